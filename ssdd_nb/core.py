@@ -130,12 +130,13 @@ def precision(name:str='float32', # one of `PRECISIONS`
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32, cudnn.deterministic = before[1:]
 
-# %% ../nbs/00_core.ipynb #20553064
+# %% ../nbs/00_core.ipynb #1b8b2c5d
 def place(net:torch.nn.Module, # any module
           device='cpu' # where to
          ) -> torch.nn.Module: # the same module
-    "Move a network to a device, its convolution weights channels-last."
-    return net.to(device=device, memory_format=torch.channels_last)
+    "Move a network to a device; its convolution weights channels-last, unless it has group norms."
+    grouped = any(isinstance(m, torch.nn.GroupNorm) for m in net.modules())
+    return net.to(device=device, memory_format=torch.contiguous_format if grouped else torch.channels_last)
 
 # %% ../nbs/00_core.ipynb #dfaac92e
 @contextmanager
@@ -273,14 +274,15 @@ class Distiller(Task, Protocol):
     "A task whose result is a distilled set."
     def distilled(self): ... # -> Distilled
 
-# %% ../nbs/00_core.ipynb #f725ef6e
+# %% ../nbs/00_core.ipynb #9c5087a4
 def progress_bar(items=None, # what to go through, if anything
                  show:bool=True, # whether to show it
                  **kwargs # for tqdm: `desc`, `total`, `initial`, …
                 ) -> tqdm:
     "A plain tqdm bar that only shows itself after two seconds, and is sparing where the output is a file."
     slow = None if sys.stderr.isatty() else 10.
-    return tqdm(items, disable=not show, delay=2, dynamic_ncols=True, **({'mininterval': slow} if slow else {}), **kwargs)
+    quiet = not show or os.environ.get('TQDM_DISABLE') == '1'
+    return tqdm(items, disable=quiet, delay=2, dynamic_ncols=True, **({'mininterval': slow} if slow else {}), **kwargs)
 
 # %% ../nbs/00_core.ipynb #a2f89da8
 class Keeper:

@@ -52,7 +52,7 @@ def halvings(size, # (H, W)
          f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w)/unit)*unit)} or a smaller depth')
     return h//unit, w//unit
 
-# %% ../nbs/04_nets.ipynb #ffb8f232
+# %% ../nbs/04_nets.ipynb #ec593bf0
 def auto_widths(size # (H, W)
                ) -> tuple: # the width of each block
     "Narrow blocks for a laptop, as many as the image allows: 2 at 8 pixels, 3 at 32, 4 at 64, 5 from 128 on."
@@ -65,18 +65,17 @@ def convnet(in_channels:int, # C
             size, # (H, W)
             out_dim:int, # k
             widths=None, # of each block; `auto_widths` if None
-            norm:str='batch', # see `norm_layer`
-            first_padding:int=1 # 1 as in MKDT's code, 2 as in KRR-ST's
+            norm:str='batch' # see `norm_layer`
            ) -> Encoder:
     "The papers' ConvNet; raises `BadInput` if its depth does not divide the image."
     widths = tuple(widths or auto_widths(size))
     h, w = halvings(size, len(widths))
     layers = []
-    for i, (a, b) in enumerate(zip((in_channels, *widths), widths)):
-        layers += [nn.Conv2d(a, b, 3, padding=1 if i else first_padding), norm_layer(norm, b), nn.ReLU(), nn.AvgPool2d(2)]
+    for a, b in zip((in_channels, *widths), widths):
+        layers += [nn.Conv2d(a, b, 3, padding=1), norm_layer(norm, b), nn.ReLU(), nn.AvgPool2d(2)]
     return Encoder(nn.Sequential(*layers), widths[-1]*h*w, out_dim)
 
-# %% ../nbs/04_nets.ipynb #5891985b
+# %% ../nbs/04_nets.ipynb #e48ea0ca
 class Block(nn.Module):
     "He et al.'s basic block: two 3×3 convolutions and a shortcut."
     def __init__(self,
@@ -100,15 +99,16 @@ def resnet(in_channels:int, # C
            blocks=(2, 2, 2, 2), # in each stage; every stage but the first halves the sides
            widths=(64, 128, 256, 512), # of each stage
            norm:str='batch', # see `norm_layer`
-           stem_stride:int=1 # 2 makes it four times as fast, for larger images
+           stem_stride:int=1, # 2 makes it four times as fast, for larger images
+           stem_padding:int=1 # 1 as in MKDT's code; 2 in KRR-ST's, whose features are 34 pixels wide
           ) -> Encoder:
     "A ResNet of basic blocks with a small stem and global average pooling; d is the last width."
-    layers = [nn.Conv2d(in_channels, widths[0], 3, stem_stride, 1, bias=False), norm_layer(norm, widths[0]), nn.ReLU()]
+    layers = [nn.Conv2d(in_channels, widths[0], 3, stem_stride, stem_padding, bias=False), norm_layer(norm, widths[0]), nn.ReLU()]
     for s, (n, a, b) in enumerate(zip(blocks, (widths[0], *widths), widths)):
         layers += [Block(b if i else a, b, 2 if s and not i else 1, norm) for i in range(n)]
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
 
-# %% ../nbs/04_nets.ipynb #a2d8c48a
+# %% ../nbs/04_nets.ipynb #f503aa8c
 NETS = dict(convnet=(convnet, {}), resnet10=(resnet, dict(blocks=(1, 1, 1, 1))), resnet18=(resnet, dict(blocks=(2, 2, 2, 2))),
             resnet_tiny=(resnet, dict(blocks=(1, 1, 1), widths=(32, 64, 128))))
 
@@ -117,7 +117,7 @@ def make_net(name:str, # one of `NETS`
              size, # (H, W)
              out_dim:int, # k
              seed:int=0, # which initial weights
-             **options # `widths`, `norm`, `first_padding`, `blocks`, `stem_stride`
+             **options # `widths`, `norm`, `blocks`, `stem_stride`, `stem_padding`
             ) -> Encoder:
     "An encoder by name, its weights drawn from `seed`; raises `BadInput`."
     name = known(name, NETS, 'net')
