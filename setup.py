@@ -13,7 +13,7 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     license_expression='Apache-2.0', license_files=['LICENSE'],
-    packages=find_packages(include=['ssdd_nb*']), include_package_data=True, package_data={'ssdd_nb': ['assets/*']},
+    packages=find_packages(include=['ssdd_nb*']), include_package_data=True, package_data={'ssdd_nb': ['assets/*', 'assets/teachers/*']},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={'lab': lab, 'dev': lab + dev},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},

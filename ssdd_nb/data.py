@@ -75,7 +75,7 @@ def check_pixels(x:Tensor # what is to be images
     lo, hi = x.min().item(), x.max().item()
     need(lo >= 0 and hi <= 1, 'x', f'floats from {lo:.4g} to {hi:.4g}', 'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)')
 
-# %% ../nbs/01_data.ipynb #214469d3
+# %% ../nbs/01_data.ipynb #e485a23d
 @patch
 def __getitem__(self:Images, i) -> Images: # i: indices, a slice or a mask
     "Some of the images, with the same normalisation."
@@ -97,6 +97,11 @@ def to(self:Images, device) -> Images: # any torch device
     "The same images, kept on another device."
     move = lambda t: None if t is None else t.to(device)
     return replace(self, x=move(self.x), y=move(self.y), mean=move(self.mean), std=move(self.std))
+
+@patch
+def describe(self:Images) -> dict: # JSON
+    "What records and manifests say about images: name, hash, number, and whatever is in `about`."
+    return dict(name=self.name, hash=self.hash, n=len(self), **self.about)
 
 @patch(as_prop=True)
 def hash(self:Images) -> str: # 16 hexadecimal digits
@@ -308,7 +313,7 @@ def tree(names # paths within a folder or zip, with forward slashes
     labels = [p[0] for p in parts if len(p) > 1]
     return (labels if len(labels) == len(parts) and len(set(labels)) > 1 else None), test
 
-# %% ../nbs/01_data.ipynb #d4ec1e46
+# %% ../nbs/01_data.ipynb #a1534676
 def from_torchvision(name:str, # a class of torchvision.datasets, whatever the case: cifar10, mnist, flowers102, …
                      root:str|None=None, # where its files are, or are downloaded to; `SSDD_DATA` or ~/.cache/ssdd-nb
                      size=None, # a side or (H, W); see `choose_size`
@@ -316,7 +321,7 @@ def from_torchvision(name:str, # a class of torchvision.datasets, whatever the c
                     ) -> tuple: # all the `Images`, and the indices of the official test split or None
     "A torchvision classification set; raises `BadInput` if it is unknown, not a classification set, or cannot be had."
     import torchvision.datasets as sets                    # takes a second: only those who need it wait
-    cls = getattr(sets, known(name, [*SOURCES, *sets.__all__], 'source'))
+    cls = getattr(sets, known(name, [*SOURCES, *sorted(sets.__all__)], 'source'))
     root = root or os.environ.get('SSDD_DATA') or str(Path('~/.cache/ssdd-nb').expanduser())
     try: parts = list(_official(cls, root, kwargs))
     except (RuntimeError, OSError) as e:
@@ -332,8 +337,8 @@ def from_torchvision(name:str, # a class of torchvision.datasets, whatever the c
     images = from_arrays(x, y, channels_last=True, classes=classes, name=name, about=about)
     return images, torch.arange(len(parts[0]), len(pairs)) if len(parts) > 1 else None
 
-# %% ../nbs/01_data.ipynb #44b66823
-SOURCES = 'digits', 'folder:PATH', 'zip:PATH', 'npz:PATH'
+# %% ../nbs/01_data.ipynb #d2fd7466
+SOURCES = 'digits', 'folder:PATH', 'zip:PATH', 'npz:PATH', 'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'SVHN', 'STL10', 'Flowers102' # the rest of torchvision's follows
 
 def _official(cls, root, kwargs):
     "The training part of a torchvision set, then its test part if it has one."
@@ -367,7 +372,7 @@ def from_npz(path:str # an .npz file with an array `x` and perhaps `y`
     need('x' in a, 'source', f'npz:{path}', f"must hold an array called x (it holds {', '.join(a) or 'nothing'})")
     return from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}'), None
 
-# %% ../nbs/01_data.ipynb #c928fa4a
+# %% ../nbs/01_data.ipynb #be0489ff
 def load_images(source:str='digits', # `digits`, a torchvision name, `folder:PATH`, `zip:PATH` or `npz:PATH`
                 size=None, # side or (H, W) to crop and resize to; see `choose_size`
                 *, split_seed:int=0, # 0: the official split where there is one; anything else: another draw
@@ -380,7 +385,9 @@ def load_images(source:str='digits', # `digits`, a torchvision name, `folder:PAT
     if kind in ('folder', 'zip'):
         files = folder_files(path) if kind == 'folder' else zip_files(path)
         images, official = from_files(files, name, size, skip_unreadable)
-    elif kind == 'npz': images, official = from_npz(path)
+    elif kind == 'npz':
+        try: images, official = from_npz(path)
+        except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
     elif source == 'digits': images, official = digits()
     else: images, official = from_torchvision(source, root, size)
     need(size is None or tuple(images.x.shape[2:]) == choose_size([], size), 'size', size, f'{source} is not resized; leave size out')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'paper_recipe', 'Pretraining', 'pretrain', 'linear_probe', 'accuracy', 'knn', 'embed', 'target_mse',
-           'probe_scores', 'Student', 'evaluate']
+           'probe_scores', 'Student', 'evaluate', 'outputs']
 
 # %% ../nbs/06_evaluate.ipynb #a18ffad7
 from dataclasses import asdict, dataclass
@@ -151,24 +151,25 @@ def target_mse(net:Encoder, # a student with its head
     "Mean squared error to the teacher, over all entries."
     return F.mse_loss(embed(net, images, 'output').double(), targets.double()).item()
 
-# %% ../nbs/06_evaluate.ipynb #e914a009
+# %% ../nbs/06_evaluate.ipynb #11d53d57
 def probe_scores(f:Tensor, # features of the training images (n, d)
                  f_test:Tensor, # features of the test images
                  train:Images, # for the labels
                  test:Images, # for the labels
                  labels=(.01, .05, .1), # fractions
                  seed:int=0, # which labelled images
-                 draws:int=5 # sets of labelled images to average over
+                 draws:int=5 # sets of labelled images to average over, where there are at most 20 a class
                 ) -> dict: # fraction: accuracy in percent, or None without labels
     "Linear-probe accuracy at several fractions of labels, averaged over draws of the labelled images."
     if train.y is None: return {l: None for l in labels}
     n, scores = max(len(train.classes), int(train.y.max()) + 1), {}
     for l in labels:
-        picks = [labelled(train.y, l, seed, d) for d in range(draws if l < 1 else 1)]
+        picks = [labelled(train.y, l, seed, 0)]
+        if len(picks[0]) <= 20*n: picks += [labelled(train.y, l, seed, d) for d in range(1, draws)]
         scores[l] = sum(accuracy(linear_probe(f[i], train.y[i], n), f_test, test.y) for i in picks)/len(picks)
     return scores
 
-# %% ../nbs/06_evaluate.ipynb #f0e3adb6
+# %% ../nbs/06_evaluate.ipynb #e1a61f08
 @dataclass(frozen=True)
 class Student:
     "The network that is pre-trained and probed."
@@ -184,18 +185,27 @@ class Student:
 def evaluate(d:Distilled|None, # the set; None for a network without pre-training
              train:Images, # where labels come from
              test:Images, # where it is tested
-             teacher:Teacher, # whose targets the distance is measured to
+             teacher:Teacher|None, # whose targets the distance is measured to; None leaves the distance out
              labels=(.01, .05, .1), # fractions of the labels
              seed:int=0, # of student, batches and labelled images
              recipe:Recipe=Recipe(), # how to pre-train
              student:Student=Student(), # what to pre-train
-             draws:int=5, # sets of labelled images to average over
+             draws:int=5, # see `probe_scores`
              **kwargs # for `run`: `show`, `precision`, …
             ) -> dict: # `accuracy` {fraction: percent}, `target_mse`, `seconds` (of pre-training)
     "Pre-train a fresh student on a set and probe it."
-    net = student.make(train, teacher.targets(test).shape[1] if d is None else d.y.shape[-1], seed)
+    Y = None if teacher is None else teacher.targets(test)
+    net = student.make(train, outputs(d, Y), seed)
     t = time.monotonic()
     if d is not None: pretrain(net, d, recipe, seed, **kwargs)
     seconds = time.monotonic() - t
     scores = probe_scores(embed(net, train), embed(net, test), train, test, labels, seed, draws)
-    return dict(accuracy=scores, target_mse=target_mse(net, test, teacher.targets(test)), seconds=seconds)
+    comparable = Y is not None and net.head.out_features == Y.shape[1]
+    return dict(accuracy=scores, target_mse=target_mse(net, test, Y) if comparable else None, seconds=seconds)
+
+def outputs(d:Distilled|None, # a set
+            Y:Tensor|None # a teacher's targets
+           ) -> int: # k
+    "How many outputs a student needs: for the set's targets or labels, or else for the teacher's targets."
+    if d is None: return 1 if Y is None else Y.shape[1]
+    return d.y.shape[1] if d.y.ndim == 2 else int(d.y.max()) + 1

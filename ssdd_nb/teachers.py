@@ -8,7 +8,7 @@ __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'TEACHER_FORMAT', 'matrix', 'c
            'barlow_twins', 'simclr', 'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Teacher',
            'load_teacher', 'train_teacher']
 
-# %% ../nbs/05_teachers.ipynb #1ed6e2e6
+# %% ../nbs/05_teachers.ipynb #938240fc
 import json, math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from .core import BadInput, Batches, atomic, digest, generator, known, need, place, run, seeded
 from .data import Images, normalise
+from .distilled import assets
 from .nets import Encoder, in_batches, make_net
 
 # %% ../nbs/05_teachers.ipynb #3a79e0fb
@@ -303,7 +304,7 @@ def projector(dim:int, # features in
         for a, b in zip((dim, *widths), widths): layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
     return nn.Sequential(*layers[:-2])
 
-# %% ../nbs/05_teachers.ipynb #d5926138
+# %% ../nbs/05_teachers.ipynb #e64de989
 class Teacher:
     "g_φ: a network in eval mode that turns images into targets, with its own normalisation."
     def __init__(self,
@@ -316,9 +317,11 @@ class Teacher:
         self.g = net.features if isinstance(net, Encoder) else net
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}
+        self.folder = None                                 # where targets are kept for the next process; set by `train_teacher`
 
     def __call__(self, x:Tensor) -> Tensor: # (n, C, H, W) in pixel units, to (n, k)
         "g_φ(x), without gradients, on the images' device."
+        need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
         mean, std = self.mean.to(x.device), self.std.to(x.device)
         out = in_batches(self.g, self.net.to(x.device), (normalise(b, mean, std) for b in x.split(512)))
         need(out.ndim == 2, 'teacher', f'output of shape {tuple(out.shape)}', 'must map (N, C, H, W) to (N, k); wrap it so that it does')
@@ -334,15 +337,14 @@ class Teacher:
 
 def _body(net): return net.body if isinstance(net, Encoder) else net
 
-# %% ../nbs/05_teachers.ipynb #f2b0be40
+# %% ../nbs/05_teachers.ipynb #50245813
 @patch
 def targets(self:Teacher,
-            images:Images, # any images
-            folder:Path|None=None # keeps the targets on disk as well, for the next process
+            images:Images # any images
            ) -> Tensor: # Y_t = g_φ(X_t), float32 (n, k), on the images' device
     "The targets of images, computed once for each (teacher, images)."
     if images.hash in self.cache: return self.cache[images.hash].to(images.x.device)
-    file = folder and Path(folder)/f'targets-{digest(self.hash(), images.hash)}.safetensors'
+    file = self.folder and self.folder/f'targets-{digest(self.hash(), images.hash)}.safetensors'
     if file and file.exists():
         with safe_open(str(file), 'pt') as f: y = f.get_tensor('y').to(images.x.device)
     else:
@@ -352,7 +354,7 @@ def targets(self:Teacher,
     self.cache[images.hash] = y
     return y
 
-# %% ../nbs/05_teachers.ipynb #5ca41c0c
+# %% ../nbs/05_teachers.ipynb #0ba348ba
 TEACHER_FORMAT = 'ssdd-nb teacher 1'
 
 @patch
@@ -362,12 +364,13 @@ def save(self:Teacher, path:Path) -> Path: # NAME.safetensors
     with atomic(path) as p: save_file({k: t.cpu().contiguous() for k, t in _body(self.net).state_dict().items()}, p, {'manifest': json.dumps(about)})
     return Path(path)
 
-def load_teacher(path:Path, # NAME.safetensors, or a folder with teacher.safetensors in it
+def load_teacher(path:Path, # NAME.safetensors, a folder with teacher.safetensors in it, or `digits`: the one that ships with the library
                  net:nn.Module|None=None # the module, for a teacher that `make_net` did not make
                 ) -> Teacher:
     "Read a teacher back; raises `BadInput` if the file is missing, torn, or not a teacher."
-    path = Path(path)/'teacher.safetensors' if Path(path).is_dir() else Path(path)
-    need(path.is_file(), 'teacher', path, 'there is no such file; `ssdd-teacher` makes one')
+    ships = assets()/'teachers'/f'{path}.safetensors'
+    path = ships if str(path) == ships.stem and ships.exists() else Path(path)/'teacher.safetensors' if Path(path).is_dir() else Path(path)
+    need(path.is_file(), 'teacher', path, 'there is no such file; ssdd-teacher makes one')
     try:
         with safe_open(str(path), 'pt') as f: m, weights = json.loads((f.metadata() or {}).get('manifest', '{}')), {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e: raise BadInput(f'teacher={path}: torn, or not a .safetensors file ({str(e)[:80]})') from None
@@ -380,7 +383,7 @@ def load_teacher(path:Path, # NAME.safetensors, or a folder with teacher.safeten
     need(teacher.hash() == want, 'teacher', path, 'its weights do not match its hash: the file was damaged or changed')
     return teacher
 
-# %% ../nbs/05_teachers.ipynb #548843f6
+# %% ../nbs/05_teachers.ipynb #0ce51865
 def train_teacher(images:Images, # unlabelled; their labels are not looked at
                   cfg:TeacherConfig|None=None, # `tiny` for the images' channels and size if None
                   seed:int=0, # of weights, batches and views
@@ -390,9 +393,9 @@ def train_teacher(images:Images, # unlabelled; their labels are not looked at
     "Train a self-supervised teacher, or take up or read the one in `out`."
     cfg = cfg or tiny(images.x.shape[1], min(images.x.shape[2:]))
     task = TeacherTask(images, cfg, seed)
-    about = dict(net=cfg.net, loss=cfg.loss, steps=task.steps, seed=seed, trained_on=dict(name=images.name, hash=images.hash))
+    about = dict(net=cfg.net, loss=cfg.loss, steps=task.steps, seed=seed, trained_on=images.describe())
     finish = lambda t: Teacher(t.net, images.mean, images.std, about).save(Path(out)/'teacher.safetensors')
     rec = run(task, task.steps, out, name='teacher', config=dict(**asdict(cfg), images=images.hash), seed=seed, finish=finish if out else None, **kwargs)
     teacher = load_teacher(out) if out else Teacher(task.net, images.mean, images.std, about)
-    teacher.run = rec
+    teacher.run, teacher.folder = rec, out and Path(out)
     return teacher

@@ -83,20 +83,20 @@ def plot_log(log, # the `log` of a Run: dicts with a `step`
     ax.set(xlabel='step', ylabel=key)
     return ax
 
-# %% ../nbs/03_viz.ipynb #33570687
+# %% ../nbs/03_viz.ipynb #2f0d3b24
 def plot_scores(scores:dict, # method: list of numbers, one for each seed
                 ylabel:str, # what they are, with the unit
                 ax=None # axes to draw on
                ): # the axes
-    "Mean of each method with its standard deviation over seeds, and every seed as a dot."
+    "Mean of each method with its standard deviation over seeds, and every seed as a small dot."
     ax = ax or plt.subplots(figsize=(1.1*len(scores) + .8, 2.8), layout='constrained')[1]
     for i, (m, v) in enumerate(scores.items()):
-        ax.bar(i, np.mean(v), color=colour(m), alpha=.75, width=.7)
-        ax.errorbar(i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, color='k', capsize=3, lw=1)
-        ax.plot(np.full(len(v), i) + np.linspace(-.15, .15, len(v)), v, 'o', ms=3, color='k', mfc='w', mew=.8)
+        ax.errorbar(i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=9, color=colour(m), capsize=4, lw=2)
+        ax.plot(np.full(len(v), i + .22), v, 'o', ms=3, color=colour(m), mfc='none')
+        ax.annotate(f'{np.mean(v):.3g}', (i, np.mean(v)), xytext=(-9, 0), textcoords='offset points', ha='right', va='center', fontsize=8)
     ax.set_xticks(range(len(scores)), [label(m) for m in scores], fontsize=8)
-    low = min(min(v) for v in scores.values())
-    ax.set(ylabel=ylabel, ylim=(max(0, low - .25*(max(max(v) for v in scores.values()) - low) - 1e-9), None))
+    ax.set(ylabel=ylabel, xlim=(-.7, len(scores) - .5))
+    ax.grid(axis='y', alpha=.3)
     return ax
 
 # %% ../nbs/03_viz.ipynb #a59dc1dc
