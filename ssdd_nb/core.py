@@ -102,8 +102,8 @@ class Batches:
         self.order, self.at = s['order'], s['at']
         self.gen.set_state(s['gen'])
 
-# %% ../nbs/00_core.ipynb #caad7ea2
-def get_device(name:str='auto' # `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`
+# %% ../nbs/00_core.ipynb #e6361e6b
+def get_device(name:str='auto' # `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`
               ) -> torch.device:
     "The device by that name; raises `BadInput` if this machine lacks it."
     if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -426,14 +426,15 @@ def run(task:Task, # what to do
     finally: keep.close()
     return rec
 
-# %% ../nbs/00_core.ipynb #b53a8fac
+# %% ../nbs/00_core.ipynb #c79502ac
 def _steps(task, start, steps, rec, keep, log_every, show, on_step):
     "Do the steps after `start`: log, save, stop when asked to."
     hint, device = getattr(task, 'hint', ''), getattr(task, 'device', 'cpu')
     bar = progress_bar(show=show, total=steps, initial=start, desc=rec.name)
-    with bar, polite_stop() as stop, precision(rec.precision, device):
+    with bar, polite_stop() as stop:
         for step in range(start + 1, steps + 1):
-            line, last = task.step(), step == steps
+            with precision(rec.precision, device): line = task.step()     # anew each step: autocast would keep old weights
+            last = step == steps
             log, save = step % log_every == 0 or last, keep.due(step) or last or stop
             if log or save: line = finite(line, rec.name, step, hint)
             if log:

@@ -249,7 +249,7 @@ def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colo
     if channels == 1: return TeacherConfig('resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=.01, views=GREY_VIEWS)
     return TeacherConfig('resnet_tiny', stem_stride=2 if side >= 32 else 1, projector=(256, 256), steps=600, batch=128, lr=2e-3, lam_bt=.01)
 
-# %% ../nbs/05_teachers.ipynb #6d3431e9
+# %% ../nbs/05_teachers.ipynb #7b59967c
 class TeacherTask:
     "Self-supervised training of one encoder, a `Task` for `run`."
     def __init__(self,
@@ -272,7 +272,7 @@ class TeacherTask:
         for group in self.opt.param_groups: group['lr'] = self.cfg.lr*.5*(1 + math.cos(math.pi*self.t/self.steps))
         x = self.images.pixels(self.batches.next())
         z1, z2 = (self.net(normalise(self.cfg.views(x, self.gen), self.images.mean, self.images.std)) for _ in range(2))
-        loss = self.loss(z1.float(), z2.float())
+        with torch.autocast(self.device.type, enabled=False): loss = self.loss(z1.float(), z2.float())
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
@@ -304,7 +304,7 @@ def projector(dim:int, # features in
         for a, b in zip((dim, *widths), widths): layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
     return nn.Sequential(*layers[:-2])
 
-# %% ../nbs/05_teachers.ipynb #e64de989
+# %% ../nbs/05_teachers.ipynb #ad054449
 class Teacher:
     "g_φ: a network in eval mode that turns images into targets, with its own normalisation."
     def __init__(self,
@@ -313,7 +313,7 @@ class Teacher:
                  std, # (C,) likewise
                  manifest:dict|None=None # how it was made
                 ):
-        self.net = place(net).eval().requires_grad_(False)
+        self.net = place(net, next((p.device for p in net.parameters()), 'cpu')).eval().requires_grad_(False)
         self.g = net.features if isinstance(net, Encoder) else net
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Build the docs site from the notebooks: `python tools/build_docs.py [OUT]` (default _docs). No network, no execution.
+
+Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
+An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
+"""
+import dataclasses, html.parser, importlib, inspect, json, re, shutil, subprocess, sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+import nbformat
+from fastcore.docments import docments
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT/'nbs'
+# the reading order: caption, pages
+PARTS = [('Start here', ['architecture']),
+         ('The library', ['00_core', '01_data', '02_distilled', '03_viz', '04_nets', '05_teachers', '06_evaluate', '07_coresets', '40_compare', '41_bench', '50_cli']),
+         ('The methods', ['10_krrst']),
+         ('Results', ['results/digits', 'results/cifar10'])]
+
+def directives(cell): return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
+
+def shown(nb):
+    "The notebook as a reader sees it."
+    out = []
+    for c in nb.cells:
+        d = directives(c)
+        if 'hide' in d or any(x.startswith('default_exp') for x in d): continue
+        if c.cell_type == 'code':
+            c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip('\n')
+            if not c.source.strip(): continue
+            if 'echo: false' in d: c.metadata.setdefault('tags', []).append('remove-input')
+            for o in c.outputs:                            # without a kernel a widget is a blank: show what else there is
+                if 'data' in o and len(o['data']) > 1: o['data'].pop('application/vnd.jupyter.widget-view+json', None)
+        else: c.source = re.sub(r'\]\(((?!https?:)[^)#]+)\.ipynb(#[^)]*)?\)', r'](\1.ipynb\2)', c.source)
+        out.append(c)
+    nb.cells = out
+    nb.metadata.pop('widgets', None)
+    return nb
+
+def rows(fn):
+    "A Markdown table of parameters, from docments."
+    if inspect.isclass(fn) and not dataclasses.is_dataclass(fn): fn = fn.__init__
+    lines = []
+    for name, p in docments(fn, full=True, returns=False).items():
+        if name in ('self', 'return'): continue
+        anno = '' if p.anno in (None, inspect.Parameter.empty) else getattr(p.anno, '__name__', str(p.anno)) if not hasattr(p.anno, '__args__') else str(p.anno)
+        default = '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
+        cell = lambda s: str(s or '').replace('|', '\\|').replace('\n', ' ')
+        lines.append(f"| `{name}` | {cell(anno.replace('torch.', '').replace('ssdd_nb.', ''))} | {cell(default)} | {cell(p.docment)} |")
+    return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
+
+def short(v):
+    s = getattr(v, '__name__', None) or repr(v)
+    return s if len(s) < 60 and '0x' not in s else type(v).__name__ + '(…)'
+
+def returns(fn):
+    r = docments(fn, full=True).get('return') if not inspect.isclass(fn) else None
+    if not r: return ''
+    anno = '' if r.anno in (None, inspect.Signature.empty) else getattr(r.anno, '__name__', str(r.anno))
+    return f"\n**Returns** {anno}{': ' if anno and r.docment else ''}{r.docment or ''}\n" if anno or r.docment else ''
+
+def entry(name, obj, level='##'):
+    "One function or class: signature, docstring, parameters, methods."
+    kind = 'class' if inspect.isclass(obj) else 'function'
+    doc = inspect.getdoc(obj) or ''
+    parts = [f'{level} {name}\n', f'*{kind}* — {doc}\n', rows(obj), returns(obj)]
+    if inspect.isclass(obj):
+        for n, m in vars(obj).items():
+            fn = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
+            if n.startswith('_') or not inspect.isfunction(fn) or not inspect.getdoc(fn): continue
+            parts += [f'{level}# {name}.{n}\n', inspect.getdoc(fn) + '\n', rows(fn), returns(fn)]
+    return '\n'.join(p for p in parts if p) + '\n'
+
+def api(module, page):
+    "A page for a module."
+    mod = importlib.import_module(f'ssdd_nb.{module}')
+    what = [(n, getattr(mod, n)) for n in mod.__all__]
+    things = [entry(n, o) for n, o in what if callable(o) and getattr(o, '__module__', '') == mod.__name__]
+    values = [f'- `{n}`' for n, o in what if not callable(o)]
+    head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
+    return head + ('\nValues: ' + ', '.join(v[2:] for v in values) + '\n' if values else '') + '\n' + '\n'.join(things)
+
+def prepare(src):
+    "Write what Sphinx reads."
+    shutil.rmtree(src, ignore_errors=True)
+    modules = {}
+    for p in sorted(NBS.rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in p.parts: continue
+        to = src/p.relative_to(NBS)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        nb = nbformat.read(p, 4)
+        for c in nb.cells:
+            for d in directives(c):
+                if d.startswith('default_exp'): modules[d.split()[1]] = p.relative_to(NBS).with_suffix('').as_posix()
+        if p.name == 'index.ipynb': nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules_later := sorted(modules))))
+        nbformat.write(shown(nb), to)
+    for folder in ('images',):
+        if (NBS/folder).is_dir(): shutil.copytree(NBS/folder, src/folder)
+    (src/'api').mkdir()
+    for m, page in modules.items(): (src/'api'/f'{m}.md').write_text(api(m, page), encoding='utf8')
+    index = nbformat.read(src/'index.ipynb', 4)
+    index.cells[-1].source = toc(sorted(modules, key=modules.get))
+    nbformat.write(index, src/'index.ipynb')
+
+def toc(modules):
+    tree = lambda caption, pages: '```{toctree}\n:hidden:\n:caption: ' + caption + '\n\n' + '\n'.join(pages) + '\n```'
+    exists = lambda p: (NBS/f'{p}.ipynb').exists()
+    return '\n\n'.join([tree(c, [p for p in pages if exists(p)]) for c, pages in PARTS] + [tree('API reference', [f'api/{m}' for m in modules])])
+
+class Links(html.parser.HTMLParser):
+    "All links and anchors of a page."
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids = [], set()
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
+        self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script')]
+
+def broken(out):
+    "Internal links that lead nowhere."
+    pages = {p.resolve(): Links(p.read_text(encoding='utf8')) for p in out.rglob('*.html')}
+    bad = []
+    for page, found in pages.items():
+        for link in found.links:
+            if re.match(r'^[a-z]+:|^//|^#?$|^data:', link): continue
+            path, anchor = urldefrag(unquote(link.split('?')[0]))
+            target = (page.parent/path).resolve() if path else page
+            if not target.exists(): bad.append(f'{page.relative_to(out.resolve())}: {link}')
+            elif anchor and target in pages and anchor not in pages[target].ids: bad.append(f'{page.relative_to(out.resolve())}: {link}')
+    return bad, len(pages), sum(len(f.links) for f in pages.values())
+
+def main(out):
+    src = ROOT/'_proc'/'site'
+    prepare(src)
+    shutil.rmtree(out, ignore_errors=True)
+    r = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/"tools"/"docs"), str(src), str(out)])
+    bad, pages, links = broken(out)
+    print('\n'.join(['these links lead nowhere:', *bad]) if bad else f'{pages} pages, {links} links and none broken: {out}/index.html')
+    return r.returncode or bool(bad)
+
+if __name__ == '__main__': sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT/'_docs')))

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Run all tests: `python tools/test.py [NOTEBOOK …] [--flags "slow cuda"]`.
+
+That the exported modules and the README are current, that there is no undefined name, every notebook from top to bottom, and that
+the site builds with all its links. Notebooks run two at a time, one thread each: two threads for each of two notebooks on two cores
+would spend their time waiting for each other.
+"""
+import argparse, os, re, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT/'nbs'
+CHECK = re.compile(r'^\s*(?:with\s+)?(?:assert\b|test_\w+\(|expect_fail\()|;\s*(?:assert\b|test_\w+\()', re.M)
+
+def sh(*args, **kwargs): return subprocess.run([str(a) for a in args], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+def tool(name): return Path(sys.executable).parent/name
+
+def exported():
+    "Exporting changes nothing."
+    before = {p: p.read_bytes() for p in (ROOT/'ssdd_nb').glob('*.py')}
+    r = sh(tool('nbdev_export'))
+    after = {p: p.read_bytes() for p in (ROOT/'ssdd_nb').glob('*.py')}
+    for p, b in before.items(): p.write_bytes(b)
+    stale = sorted(p.name for p in {*before, *after} if before.get(p) != after.get(p))
+    return r.stdout if r.returncode else f"nbdev_export changes {', '.join(stale)}" if stale else ''
+
+def checks(p):
+    "How many assertions a notebook makes."
+    return sum(len(CHECK.findall(c.source)) for c in nbformat.read(p, 4).cells if c.cell_type == 'code')
+
+def notebook(p, flags):
+    "Run one notebook in a process of its own; (seconds, what went wrong)."
+    t = time.time()
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'MPLBACKEND': 'agg'}
+    try: r = sh(tool('nbdev_test'), '--path', p, '--n_workers', 0, '--flags', flags, env=env, timeout=1800)
+    except subprocess.TimeoutExpired: return time.time() - t, 'took more than half an hour'
+    return time.time() - t, r.stdout if r.returncode or 'Success.' not in r.stdout else ''
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('notebooks', nargs='*', help='names without .ipynb (default: all, and the other checks)')
+    ap.add_argument('--flags', default='', help='flagged cells to run too: slow, cuda')
+    args = ap.parse_args()
+    t, failed, n = time.time(), [], 0
+    def report(name, error, seconds=None, more=''):
+        print(f"{'FAILED' if error else 'passed'}  {name}{more}" + (f'  {seconds:.0f} s' if seconds is not None else ''), flush=True)
+        if error: failed.append(name); print(error, flush=True)
+    if not args.notebooks:
+        report('the exported modules are current', exported())
+        r = sh(sys.executable, '-m', 'ruff', 'check', '--select', 'F', '--ignore', 'F401', 'ssdd_nb', 'tools', 'setup.py')
+        report('no undefined names (ruff)', r.stdout if r.returncode else '')
+        r = sh(sys.executable, 'tools/readme.py', '--check')
+        report('README.md is current', r.stdout if r.returncode else '')
+    files = [NBS/f'{n}.ipynb' for n in args.notebooks] or sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+    with ThreadPoolExecutor(2) as pool:
+        for p, (seconds, error) in zip(files, pool.map(lambda p: notebook(p, args.flags), files)):
+            k = checks(p); n += 0 if error else k
+            report(p.relative_to(NBS), error, seconds, f' ({k} checks)')
+    if not args.notebooks:
+        r = sh(sys.executable, 'tools/build_docs.py')
+        report('the site builds, its links lead somewhere', r.stdout if r.returncode else '')
+    ok = sum(str(p.relative_to(NBS)) not in map(str, failed) for p in files)
+    print(f"\n{ok} of {len(files)} notebooks passed, {n} checks in them, {len(failed)} failures, {time.time() - t:.0f} s")
+    return bool(failed)
+
+if __name__ == '__main__': sys.exit(main())
