@@ -138,7 +138,7 @@ def place(net:torch.nn.Module, # any module
     grouped = any(isinstance(m, torch.nn.GroupNorm) for m in net.modules())
     return net.to(device=device, memory_format=torch.contiguous_format if grouped else torch.channels_last)
 
-# %% ../nbs/00_core.ipynb #dfaac92e
+# %% ../nbs/00_core.ipynb #7312cfbf
 @contextmanager
 def atomic(path:Path # where the file shall be
           ): # yields the path to write to
@@ -151,9 +151,15 @@ def atomic(path:Path # where the file shall be
         yield part
         if part.is_file():
             with open(part, 'rb+') as f: os.fsync(f.fileno())
+            part.chmod(0o666 & ~_umask())                  # some writers make files that only their owner may read
         os.replace(part, path)
     except OSError as e: raise BadInput(f'{path}: cannot be written ({e.strerror or e})') from e
     finally: _remove(part)
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 def _remove(path):
     if path.is_dir(): shutil.rmtree(path)
