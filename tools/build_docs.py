@@ -82,31 +82,29 @@ def api(module, page):
     return head + ('\nValues: ' + ', '.join(v[2:] for v in values) + '\n' if values else '') + '\n' + '\n'.join(things)
 
 def prepare(src):
-    "Write what Sphinx reads."
+    "Write what Sphinx reads: the notebooks as they are shown, a page for each module, and the tree of pages."
     shutil.rmtree(src, ignore_errors=True)
-    modules = {}
-    for p in sorted(NBS.rglob('*.ipynb')):
-        if '.ipynb_checkpoints' in p.parts: continue
-        to = src/p.relative_to(NBS)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        nb = nbformat.read(p, 4)
-        for c in nb.cells:
-            for d in directives(c):
-                if d.startswith('default_exp'): modules[d.split()[1]] = p.relative_to(NBS).with_suffix('').as_posix()
-        if p.name == 'index.ipynb': nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules_later := sorted(modules))))
-        nbformat.write(shown(nb), to)
-    for folder in ('images',):
-        if (NBS/folder).is_dir(): shutil.copytree(NBS/folder, src/folder)
+    found = {p.relative_to(NBS): nbformat.read(p, 4) for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
+    modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp')}
+    check_parts({p.with_suffix('').as_posix() for p in found})
+    for p, nb in found.items():
+        nb = shown(nb)
+        if p.name == 'index.ipynb': nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules)))
+        (src/p).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, src/p)
+    if (NBS/'results'/'runs').is_dir(): shutil.copytree(NBS/'results'/'runs', src/'results'/'runs')
     (src/'api').mkdir()
     for m, page in modules.items(): (src/'api'/f'{m}.md').write_text(api(m, page), encoding='utf8')
-    index = nbformat.read(src/'index.ipynb', 4)
-    index.cells[-1].source = toc(sorted(modules, key=modules.get))
-    nbformat.write(index, src/'index.ipynb')
+
+def check_parts(pages):
+    "Each notebook has its place in the reading order."
+    listed = {'index', *[p for _, ps in PARTS for p in ps]}
+    if pages != listed: sys.exit(f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, {sorted(listed - pages)} do not exist')
 
 def toc(modules):
+    "The tree of pages: the parts in reading order, and the API reference."
     tree = lambda caption, pages: '```{toctree}\n:hidden:\n:caption: ' + caption + '\n\n' + '\n'.join(pages) + '\n```'
-    exists = lambda p: (NBS/f'{p}.ipynb').exists()
-    return '\n\n'.join([tree(c, [p for p in pages if exists(p)]) for c, pages in PARTS] + [tree('API reference', [f'api/{m}' for m in modules])])
+    return '\n\n'.join([tree(c, pages) for c, pages in PARTS] + [tree('API reference', [f'api/{m}' for m in modules])])
 
 class Links(html.parser.HTMLParser):
     "All links and anchors of a page."
