@@ -4,14 +4,19 @@
 Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
 An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
 """
-import dataclasses, html.parser, importlib, inspect, json, re, shutil, subprocess, sys
+import dataclasses, html.parser, importlib, inspect, re, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlparse
 import nbformat
 from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
+parser = ConfigParser(delimiters=['='])
+parser.read(ROOT/'settings.ini', encoding='utf8')
+CFG = parser['DEFAULT']
+GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
 PARTS = [('Start here', ['architecture']),
          ('The library', ['00_core', '01_data', '02_distilled', '03_viz', '04_nets', '05_teachers', '06_evaluate', '07_coresets', '40_compare', '41_bench', '50_cli']),
@@ -20,9 +25,10 @@ PARTS = [('Start here', ['architecture']),
 
 def directives(cell): return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
 
-def shown(nb):
-    "The notebook as a reader sees it."
-    out = []
+def shown(nb, path):
+    "The notebook as a reader sees it, with links to its source and to Colab."
+    out, where = [], f"{GITHUB.path}/blob/{CFG['branch']}/nbs/{path.as_posix()}"
+    links = f'<small>[Source of this page](https://github.com{where}) · [open in Colab](https://colab.research.google.com/github{where})</small>'
     for c in nb.cells:
         d = directives(c)
         if 'hide' in d or any(x.startswith('default_exp') for x in d): continue
@@ -34,6 +40,7 @@ def shown(nb):
                 if 'data' in o and len(o['data']) > 1: o['data'].pop('application/vnd.jupyter.widget-view+json', None)
         else: c.source = re.sub(r'\]\(((?!https?:)[^)#]+)\.ipynb(#[^)]*)?\)', r'](\1.ipynb\2)', c.source)
         out.append(c)
+    out.insert(1, nbformat.v4.new_markdown_cell(links))
     nb.cells = out
     nb.metadata.pop('widgets', None)
     return nb
@@ -52,7 +59,7 @@ def rows(fn):
 
 def short(v):
     s = getattr(v, '__name__', None) or repr(v)
-    return s if len(s) < 60 and '0x' not in s else type(v).__name__ + '(…)'
+    return s if len(s) < 40 and '0x' not in s else type(v).__name__ + '(...)'
 
 def returns(fn):
     r = docments(fn, full=True).get('return') if not inspect.isclass(fn) else None
@@ -60,26 +67,42 @@ def returns(fn):
     anno = '' if r.anno in (None, inspect.Signature.empty) else getattr(r.anno, '__name__', str(r.anno))
     return f"\n**Returns** {anno}{': ' if anno and r.docment else ''}{r.docment or ''}\n" if anno or r.docment else ''
 
+def signature(name, obj):
+    "The call, with defaults and without annotations."
+    if inspect.isclass(obj) and issubclass(obj, Exception): return ''
+    ps = [p.replace(annotation=inspect.Parameter.empty) for n, p in inspect.signature(obj).parameters.items() if n != 'self']
+    ps = [p if p.default is p.empty else p.replace(default=Plain(short(p.default))) for p in ps]
+    return f'~~~python\n{name}({", ".join(map(str, ps))})\n~~~\n'
+
+class Plain(str):
+    "Text that shows as it is where its `repr` is asked for."
+    def __repr__(self): return str(self)
+
+def source(obj):
+    "A link to the line where it is defined."
+    f, line = inspect.getsourcefile(obj), inspect.getsourcelines(obj)[1]
+    return f"[source]({CFG['git_url']}/blob/{CFG['branch']}/{Path(f).relative_to(ROOT).as_posix()}#L{line})"
+
 def entry(name, obj, level='##'):
     "One function or class: signature, docstring, parameters, methods."
-    kind = 'class' if inspect.isclass(obj) else 'function'
-    doc = inspect.getdoc(obj) or ''
-    parts = [f'{level} {name}\n', f'*{kind}* — {doc}\n', rows(obj), returns(obj)]
-    if inspect.isclass(obj):
-        for n, m in vars(obj).items():
-            fn = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
-            if n.startswith('_') or not inspect.isfunction(fn) or not inspect.getdoc(fn): continue
-            parts += [f'{level}# {name}.{n}\n', inspect.getdoc(fn) + '\n', rows(fn), returns(fn)]
+    fn = inspect.unwrap(obj)
+    parts = [f'{level} {name}\n', signature(name, fn), f'{inspect.getdoc(obj) or ""} {source(fn)}\n', rows(fn), returns(fn)]
+    for n, m in vars(obj).items() if inspect.isclass(obj) else ():
+        fn = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
+        if n.startswith('_') or not inspect.isfunction(fn) or not inspect.getdoc(fn): continue
+        call = f'~~~python\n{name}.{n}\n~~~\n' if isinstance(m, property) else signature(f'{name}.{n}', fn)
+        parts += [f'{level}# {name}.{n}\n', call, inspect.getdoc(fn) + '\n', rows(fn), returns(fn)]
     return '\n'.join(p for p in parts if p) + '\n'
 
 def api(module, page):
     "A page for a module."
     mod = importlib.import_module(f'ssdd_nb.{module}')
     what = [(n, getattr(mod, n)) for n in mod.__all__]
-    things = [entry(n, o) for n, o in what if callable(o) and getattr(o, '__module__', '') == mod.__name__]
-    values = [f'- `{n}`' for n, o in what if not callable(o)]
+    defined = lambda o: inspect.isclass(o) or inspect.isfunction(o)
+    things = [entry(n, o) for n, o in what if defined(o)]
+    values = [f'`{n}`' for n, o in what if not defined(o)]
     head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
-    return head + ('\nValues: ' + ', '.join(v[2:] for v in values) + '\n' if values else '') + '\n' + '\n'.join(things)
+    return head + ('\nValues: ' + ', '.join(values) + '\n' if values else '') + '\n' + '\n'.join(things)
 
 def prepare(src):
     "Write what Sphinx reads: the notebooks as they are shown, a page for each module, and the tree of pages."
@@ -88,7 +111,7 @@ def prepare(src):
     modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp')}
     check_parts({p.with_suffix('').as_posix() for p in found})
     for p, nb in found.items():
-        nb = shown(nb)
+        nb = shown(nb, p)
         if p.name == 'index.ipynb': nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules)))
         (src/p).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, src/p)
@@ -119,7 +142,7 @@ class Links(html.parser.HTMLParser):
 
 def broken(out):
     "Internal links that lead nowhere."
-    pages = {p.resolve(): Links(p.read_text(encoding='utf8')) for p in out.rglob('*.html')}
+    pages = {p.resolve(): Links(p.read_text(encoding='utf8')) for p in out.rglob('*.html') if '_static' not in p.parts}
     bad = []
     for page, found in pages.items():
         for link in found.links:
