@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench']
 
-# %% ../nbs/50_cli.ipynb #471865a6
+# %% ../nbs/50_cli.ipynb #65573e78
 import argparse, dataclasses, difflib, functools, inspect, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from . import compare as cmp
 from . import teachers
 from .bench import BENCHES, bench as run_bench, bench_table
 from .core import BadInput, Diverged, PRECISIONS, get_device, known, need, precision as in_precision, writable, write_json, atomic
-from .data import Images, load_images, split
+from .data import Images, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, evaluate as evaluate_set
 
@@ -74,12 +74,13 @@ def command(fn # a function with docments
         sys.exit(code)
     return main
 
-# %% ../nbs/50_cli.ipynb #a8c23810
+# %% ../nbs/50_cli.ipynb #d338189c
 @dataclass
 class Source:
     "Where the images come from."
     source:str='digits' # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH or npz:PATH
     size:int=None # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
+    held_out:float=.3 # share of the images to test on where there is no official split; 0 holds out none
     split_seed:int=0 # 0: the official test split, or the first draw of one; any other number draws another
     skip_unreadable:bool=False # leave out image files that cannot be read, and record which
     data_root:str=None # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
@@ -90,20 +91,22 @@ class Source:
             ) -> tuple: # train and test `Images`, on the device
         "The images; raises `BadInput`."
         device = get_device(self.device)
-        train, test = load_images(self.source, self.size, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root)
+        train, test = load_images(self.source, self.size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root)
         if self.validation: train, test = split(train, .3, self.split_seed)
-        if show: print(f'{train}; {len(test):,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
+        if show: print(f'{train}; {len(test) if test else 0:,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
         if show and train.about.get('skipped'): print(f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})")
-        return train.to(device), test.to(device)
+        if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
+        return train.to(device), test and test.to(device)
 
-# %% ../nbs/50_cli.ipynb #b7fd9fbc
+# %% ../nbs/50_cli.ipynb #d3f19c91
 def teacher_config(images:Images, # what it is trained on
                    preset:str='tiny', # tiny, barlow_twins or simclr
-                   steps:int|None=None # training steps, if not the preset's
+                   steps:int|None=None, # training steps, if not the preset's
+                   flag:str='teacher-' # what the flags' names begin with, for messages
                   ) -> teachers.TeacherConfig:
     "The settings of a teacher by name; raises `BadInput`."
-    need(steps is None or steps >= 1, 'teacher-steps', steps, 'at least 1')
-    name = known(preset, ('tiny', 'barlow_twins', 'simclr'), 'teacher-preset')
+    need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
+    name = known(preset, ('tiny', 'barlow_twins', 'simclr'), flag + 'preset')
     cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])) if name == 'tiny' else teachers.paper(name)
     return replace(cfg, steps=steps) if steps else cfg
 
@@ -137,7 +140,7 @@ def fractions(text:str # '0.01,0.05'
     need(got and all(0 < f <= 1 for f in got), 'labels', text, 'fractions of the labels above 0 and at most 1, with commas between: 0.01,0.05,0.1 is 1, 5 and 10 %')
     return got
 
-# %% ../nbs/50_cli.ipynb #0f143ea0
+# %% ../nbs/50_cli.ipynb #6f4657b7
 @command
 def teacher(src:Source=Source(), # see there
             preset:str='tiny', # tiny, or MKDT's: barlow_twins or simclr
@@ -149,9 +152,9 @@ def teacher(src:Source=Source(), # see there
     "Train a self-supervised teacher on unlabelled images. The same command again resumes."
     known(precision, PRECISIONS, 'precision')
     train, test = _start(src, out)
-    t = teachers.train_teacher(train, teacher_config(train, preset, steps), seed, out, precision=precision)
-    print(f"teacher of {t.targets(test).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors")
-    if train.y is not None:
+    t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
+    print(f"teacher of {t(train.pixels(slice(0, 1))).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors")
+    if train.y is not None and test:
         refs = cmp.references(train, test, t, seeds=1)
         print('linear probe: ' + '; '.join(f"{n} " + ', '.join(f"{r['accuracy']:.1f} % at {r['labels']:.0%} labels" for r in refs if r['method'] == n) for n in ('pixels', 'teacher')))
 
@@ -160,7 +163,7 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #caafcf1f
+# %% ../nbs/50_cli.ipynb #2371a813
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -175,6 +178,7 @@ def distill(src:Source=Source(), # see there
     "Distil unlabelled images into a few synthetic ones. The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
     need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, random, kmeans or full')
+    need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
     train, _ = _start(src, out)
     cmp.check(method, train, m, preset, steps)
     before = (Path(out)/'run.json').exists()
@@ -182,13 +186,13 @@ def distill(src:Source=Source(), # see there
     d = cmp.make_set(method, train, t, m, seed, Path(out), preset, steps, precision=precision)
     print(f"{'finished already' if before else f'finished in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json\n  the teacher  {teaching.where(Path(out)/'teacher')}")
 
-# %% ../nbs/50_cli.ipynb #91e76e66
+# %% ../nbs/50_cli.ipynb #8648127a
 @command
 def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
          src:Source=Source(), # see there
          labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
          seeds:int=3, # students and draws of labelled images
-         teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the one beside the set, if there is one)
+         teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
          out:str=None # folder for eval.json
         ):
     "Pre-train students on a distilled set and probe them with few labels, beside no pre-training and random images."
@@ -198,17 +202,31 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     d = load(path)
     if out: writable(out)
     train, test = src.load()
+    _testable(test, train, fs)
     need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
     if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
-    beside = Path(path).parent/'teacher'/'teacher.safetensors'
-    t = teachers.load_teacher(teacher or beside) if teacher or beside.exists() else None
+    t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     result = _evaluate(d, train, test, t, fs, seeds)
     print(cmp.table(result))
     if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #fef26a40
+# %% ../nbs/50_cli.ipynb #de3722fa
+def _testable(test, train, fractions):
+    "Make sure there is something to test on; say when fractions of few labels are the same number."
+    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    if train.y is None: return print('no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)')
+    counts = [len(labelled(train.y, f, 0)) for f in fractions]
+    if len(set(counts)) < len(counts): print('note: of so few images ' + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts)) + ' (at least one of each class)')
+
+def _teacher_of(d, folder):
+    "The teacher that the set was made with, if it is at hand."
+    want = (d.manifest.get('teacher') or {}).get('hash')
+    for path in [*sorted(folder.glob('teacher*/teacher.safetensors')), 'digits']:
+        t = teachers.load_teacher(path)
+        if t.hash() == want: return t
+
 def _evaluate(d, train, test, t, labels, seeds):
     "The set's rows, beside those of no pre-training and of random images."
     beside = ['none', 'random'] if t else ['none']
@@ -224,7 +242,7 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #8878d6e3
+# %% ../nbs/50_cli.ipynb #db75ea3e
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -244,13 +262,14 @@ def compare(src:Source=Source(), # see there
     need(names, 'methods', methods, f"name at least one of {', '.join(cmp.METHODS)}")
     for n in names: known(n, cmp.METHODS, 'method')
     train, test = _start(src, out)
+    _testable(test, train, fs)
     for n in names: cmp.check(n, train, m, preset, steps)
     cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
     t = teaching.get(train, Path(out)/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
     result = cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, precision=precision)
     _report(result, Path(out))
 
-# %% ../nbs/50_cli.ipynb #a48382a9
+# %% ../nbs/50_cli.ipynb #d7061f11
 def _report(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib
@@ -260,7 +279,7 @@ def _report(result, out):
     picture = cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})
     with atomic(out/'picture.png') as p: picture.savefig(p, dpi=130, format='png')
     print('\n' + cmp.table(result))
-    if cmp.gains(result): print('\n' + cmp.gains(result) + '\n(mean ± std over seeds; differences are paired by seed)')
+    if cmp.gains(result): print('\n' + cmp.gains(result) + ('\n(mean ± std over seeds; differences are paired by seed)' if result['settings']['seeds'] > 1 else ''))
     best = 'krrst' if 'krrst' in rows else next(iter(rows), None)
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))

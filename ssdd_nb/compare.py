@@ -159,20 +159,21 @@ def gain(result:dict, # from `compare`
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
-# %% ../nbs/40_compare.ipynb #ab01725f
+# %% ../nbs/40_compare.ipynb #0f7f6787
 def table(result:dict, # from `compare`
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
     "Mean ± std over seeds, a method a row; below it, the gain over the random subset."
     rows, s = result['rows'], result['settings']
-    head = ['method', 'm', *[f'{l:.3g} labels' if l > 1 else f'{l:.0%} labels' for l in s['labels']], 'test MSE to teacher', 'seconds']
+    refs, labels = (result['references'], s['labels']) if any(r['accuracy'] is not None for r in rows) else ([], [])     # nothing to say about accuracy without labels
+    head = ['method', 'm', *[f'{l:.3g} labels' if l > 1 else f'{l:.0%} labels' for l in labels], 'test MSE to teacher', 'seconds']
     body = []
     for n in dict.fromkeys(r['method'] for r in rows):
         first = dict(method=n, labels=s['labels'][0])
-        body.append([label(n), f"{pick(rows, 'm', **first)[0]}", *[mean_std(pick(rows, 'accuracy', method=n, labels=l)) for l in s['labels']],
+        body.append([label(n), f"{pick(rows, 'm', **first)[0]}", *[mean_std(pick(rows, 'accuracy', method=n, labels=l)) for l in labels],
                      mean_std(pick(rows, 'target_mse', **first), 3), mean_std(pick(rows, 'seconds', **first))])
-    for n in dict.fromkeys(r['method'] for r in result['references']):
-        body.append([f'({n}, no student)', '', *[mean_std(pick(result['references'], 'accuracy', method=n, labels=l)) for l in s['labels']], '', ''])
+    for n in dict.fromkeys(r['method'] for r in refs):
+        body.append([f'({n}, no student)', '', *[mean_std(pick(refs, 'accuracy', method=n, labels=l)) for l in labels], '', ''])
     return _markdown(head, body) if markdown else _text(head, body)
 
 def _markdown(head, body): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:']*(len(head) - 1), *body])

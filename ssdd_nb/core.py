@@ -36,7 +36,7 @@ def need(ok:bool, # the condition that must hold
     "Raise `BadInput` naming the argument, its value and what would be right, unless `ok`."
     if not ok: raise BadInput(f'{arg}={value}: {right}')
 
-# %% ../nbs/00_core.ipynb #e4d73e70
+# %% ../nbs/00_core.ipynb #7d257af0
 def known(name:str, # what the user wrote
           names, # the names there are
           what:str # what they are names of, for the message
@@ -45,7 +45,7 @@ def known(name:str, # what the user wrote
     lower = {n.lower(): n for n in names}
     if str(name).lower() in lower: return lower[str(name).lower()]
     near = difflib.get_close_matches(str(name).lower(), lower, 1, .5)
-    listed = ', '.join(list(names)[:12]) + (', …' if len(lower) > 12 else '')
+    listed = ', '.join(list(lower.values())[:12]) + (', …' if len(lower) > 12 else '')
     hint = f'did you mean {lower[near[0]]!r}? ' if near else ''
     raise BadInput(f'{what}={name}: unknown; {hint}known: {listed}')
 
@@ -290,7 +290,7 @@ def progress_bar(items=None, # what to go through, if anything
     quiet = not show or os.environ.get('TQDM_DISABLE') == '1'
     return tqdm(items, disable=quiet, delay=2, dynamic_ncols=True, **({'mininterval': slow} if slow else {}), **kwargs)
 
-# %% ../nbs/00_core.ipynb #a2f89da8
+# %% ../nbs/00_core.ipynb #02192007
 class Keeper:
     "What a run keeps in its folder, so that it can be taken up again; without a folder it keeps nothing."
     def __init__(self,
@@ -306,27 +306,31 @@ class Keeper:
         "How long it has taken so far."
         return time.monotonic() - self.began
 
-    def same(self, other:dict): # what the folder's run asked for
-        "Raise `BadInput`, naming what differs, unless the run in the folder asked the same."
-        flat = lambda d: {**d, **d['config']}
-        there, now = flat(other), flat(self.ask)
-        diff = [f'{k}: {there.get(k)} there, {now.get(k)} now' for k in {**there, **now}
-                if there.get(k) != now.get(k) and k != 'config']
-        need(not diff, 'out', self.out, f"holds another run ({'; '.join(diff)}); choose another folder, or remove this one")
+# %% ../nbs/00_core.ipynb #72bcbc5d
+@patch
+def same(self:Keeper, other:dict): # what the folder's run asked for
+    "Raise `BadInput`, naming what differs, unless the run in the folder asked the same."
+    flat = lambda d: {**d, **d['config']}
+    there, now = flat(other), flat(self.ask)
+    diff = [f'{k}: {there.get(k)} there, {now.get(k)} now' for k in {**there, **now}
+            if there.get(k) != now.get(k) and k != 'config']
+    need(not diff, 'out', self.out, f"holds another run of {self.ask['name']} ({'; '.join(diff)}); choose another folder, or remove this one")
 
-    def lines(self, upto:int) -> list: # of dicts
-        "The log up to a step; later lines, and one torn by a kill, are dropped."
-        if not (self.out/'log.jsonl').exists(): return []
-        whole = [l for l in (self.out/'log.jsonl').read_text().splitlines() if l.endswith('}')]
-        return [l for l in map(json.loads, whole) if l['step'] <= upto]
+@patch
+def lines(self:Keeper, upto:int) -> list: # of dicts
+    "The log up to a step; later lines, and one torn by a kill, are dropped."
+    if not (self.out/'log.jsonl').exists(): return []
+    whole = [l for l in (self.out/'log.jsonl').read_text().splitlines() if l.endswith('}')]
+    return [l for l in map(json.loads, whole) if l['step'] <= upto]
 
-    def finished(self) -> Run|None: # its record, if the run is over
-        "The record of this run if it is over."
-        if not self.out or not (self.out/'run.json').exists(): return None
-        done = Run.load(self.out/'run.json')
-        self.same({k: getattr(done, k) for k in self.ask})
-        done.log = self.lines(done.steps)
-        return done
+@patch
+def finished(self:Keeper) -> Run|None: # its record, if the run is over
+    "The record of this run if it is over."
+    if not self.out or not (self.out/'run.json').exists(): return None
+    done = Run.load(self.out/'run.json')
+    self.same({k: getattr(done, k) for k in self.ask})
+    done.log = self.lines(done.steps)
+    return done
 
 # %% ../nbs/00_core.ipynb #ada9b4a2
 @patch

@@ -272,7 +272,7 @@ def choose_size(sizes, # the size of each image, in whatever order of sides
         return side
     return None if len(set(sizes)) == 1 and max(max(s) for s in sizes) <= 64 else (DEFAULT_SIZE, DEFAULT_SIZE)
 
-# %% ../nbs/01_data.ipynb #09781f2c
+# %% ../nbs/01_data.ipynb #ce4ba112
 def from_files(files:dict, # name: a function that returns the file's bytes
                what:str, # what they are: the images' name
                size=None, # a side or (H, W); see `choose_size`
@@ -284,6 +284,8 @@ def from_files(files:dict, # name: a function that returns the file's bytes
     names, arrays, bad = read_files(files, what, to, skip_unreadable)
     labels, test = tree(names)
     about = dict(skipped=bad) if bad else {}
+    loose = [n for n in names if '/' not in n]
+    if labels is None and 0 < len(loose) < len(names): about['unlabelled'] = f'{len(loose)} of {len(names)} images lie outside the class folders, such as {loose[0]}, so the folders are not taken for labels'
     if to and size is None: about['resized'] = f'images of various or large sizes were cropped to squares and resized to {to[0]}×{to[1]}'
     classes = tuple(sorted(set(labels))) if labels else ()
     y = torch.tensor([classes.index(l) for l in labels]) if labels else None
@@ -354,9 +356,9 @@ def _official(cls, root, kwargs):
             except ValueError:                             # no split of that name
                 if i == len(options) - 1: raise
 
-# %% ../nbs/01_data.ipynb #2c30e1ac
+# %% ../nbs/01_data.ipynb #67e18e0d
 def digits() -> tuple: # all the `Images`, and None: there is no official split
-    "scikit-learn's 1,797 handwritten digits, 8×8, 16 grey levels, as floats."
+    "scikit-learn's 1,797 handwritten digits, 8×8, 17 grey levels, as floats."
     from sklearn.datasets import load_digits
     d = load_digits()
     about = dict(licence='Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI), CC BY 4.0, as shipped with scikit-learn')
@@ -372,13 +374,14 @@ def from_npz(path:str # an .npz file with an array `x` and perhaps `y`
     need('x' in a, 'source', f'npz:{path}', f"must hold an array called x (it holds {', '.join(a) or 'nothing'})")
     return from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}'), None
 
-# %% ../nbs/01_data.ipynb #be0489ff
+# %% ../nbs/01_data.ipynb #f22340b5
 def load_images(source:str='digits', # `digits`, a torchvision name, `folder:PATH`, `zip:PATH` or `npz:PATH`
                 size=None, # side or (H, W) to crop and resize to; see `choose_size`
-                *, split_seed:int=0, # 0: the official split where there is one; anything else: another draw
+                *, held_out:float=.3, # share of the images to test on where there is no official split; 0 holds out none
+                split_seed:int=0, # 0: the official split where there is one; anything else: another draw
                 skip_unreadable:bool=False, # go on without image files that cannot be read
                 root:str|None=None # for torchvision sets: where their files are
-               ) -> tuple: # train and test `Images`
+               ) -> tuple: # train and test `Images`; None for the second if none are held out
     "Training and test images from any source; raises `BadInput`."
     kind, _, path = str(source).partition(':')
     name = f'{kind}:{Path(path).name or path}' if path else source
@@ -389,8 +392,11 @@ def load_images(source:str='digits', # `digits`, a torchvision name, `folder:PAT
         try: images, official = from_npz(path)
         except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
     elif source == 'digits': images, official = digits()
+    elif Path(source).exists(): raise BadInput(f'source={source}: for images of your own say what it is: folder:{source}, zip:{source} or npz:{source}')
     else: images, official = from_torchvision(source, root, size)
     need(size is None or tuple(images.x.shape[2:]) == choose_size([], size), 'size', size, f'{source} is not resized; leave size out')
-    share = .3 if official is None else len(official)/len(images)
+    need(0 <= held_out < 1, 'held_out', held_out, 'a share from 0 to less than 1')
+    if official is None and not held_out: return images, None
+    share = held_out if official is None else len(official)/len(images)
     images.about['split'] = 'official' if official is not None and split_seed == 0 else f'{share:.0%} of each class held out, seed {split_seed}'
     return split(images, official if official is not None and split_seed == 0 else share, split_seed)

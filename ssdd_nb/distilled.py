@@ -136,7 +136,7 @@ def preview(self:Distilled, height:int=64) -> Image.Image: # how high an image i
     grid = make_grid(big, nrow=min(10, max(4, int(len(self)**.5*1.6))), padding=4, pad_value=1.)
     return Image.fromarray((grid*255).round().byte().permute(1, 2, 0).numpy())
 
-# %% ../nbs/02_distilled.ipynb #35a7fdc4
+# %% ../nbs/02_distilled.ipynb #44f1ade9
 CARD = """---
 tags: [dataset-distillation, self-supervised-learning]
 library_name: ssdd-nb
@@ -150,7 +150,7 @@ library_name: ssdd-nb
 ## Use
 
 ~~~python
-from ssdd_nb.distilled import load      # pip install ssdd-nb
+from ssdd_nb.distilled import load      # the library ssdd-nb
 d = load('{name}.safetensors')
 x, y = d.normalised(), d.y              # train on these: x {xs}, y {ys}
 ~~~

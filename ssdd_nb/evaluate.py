@@ -79,18 +79,18 @@ class Pretraining:
         for k in ('net', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
-# %% ../nbs/06_evaluate.ipynb #3d4bbba9
+# %% ../nbs/06_evaluate.ipynb #85cc02c2
 def pretrain(net:nn.Module, # the student: an `Encoder`, or any module from (N, C, H, W) to (N, k); trained in place
              d:Distilled, # what on
              recipe:Recipe=Recipe(), # how
              seed:int=0, # of the batches
              out:Path|None=None, # folder for checkpoint, log and record
              **kwargs # for `run`: `show`, `precision`, …
-            ) -> nn.Module: # the same module
+            ) -> nn.Module: # the same module, in eval mode
     "Pre-train a student on a distilled set (KRR-ST, eq. 5)."
     task = Pretraining(net, d, recipe, seed)
     run(task, task.steps, out, name='pretraining', config=dict(**asdict(recipe), set=d.hash), seed=seed, **kwargs)
-    return net
+    return net.eval()
 
 # %% ../nbs/06_evaluate.ipynb #9a9b3939
 def linear_probe(f:Tensor, # features of the labelled images (n, d)
@@ -169,7 +169,7 @@ def probe_scores(f:Tensor, # features of the training images (n, d)
         scores[l] = sum(accuracy(linear_probe(f[i], train.y[i], n), f_test, test.y) for i in picks)/len(picks)
     return scores
 
-# %% ../nbs/06_evaluate.ipynb #e1a61f08
+# %% ../nbs/06_evaluate.ipynb #4b217f75
 @dataclass(frozen=True)
 class Student:
     "The network that is pre-trained and probed."
@@ -182,6 +182,7 @@ class Student:
         _, c, h, w = images.x.shape
         return place(make_net(self.net, c, (h, w), out_dim, seed=seed, widths=self.widths, norm=self.norm), images.x.device)
 
+# %% ../nbs/06_evaluate.ipynb #3e945a40
 def evaluate(d:Distilled|None, # the set; None for a network without pre-training
              train:Images, # where labels come from
              test:Images, # where it is tested

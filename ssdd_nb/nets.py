@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NETS', 'Encoder', 'norm_layer', 'halvings', 'auto_widths', 'convnet', 'Block', 'resnet', 'make_net', 'as_encoder',
-           'in_batches']
+           'in_batches', 'Functional', 'flat']
 
-# %% ../nbs/04_nets.ipynb #69ed92de
+# %% ../nbs/04_nets.ipynb #3cbc1ec6
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from .core import known, need, seeded
 
 # %% ../nbs/04_nets.ipynb #e221d3a4
@@ -32,7 +33,7 @@ class Encoder(nn.Module):
         "h_W(f_ω(x))."
         return self.head(self.features(x))
 
-# %% ../nbs/04_nets.ipynb #2bfe1681
+# %% ../nbs/04_nets.ipynb #a6baf038
 def norm_layer(kind:str, # `batch`, `instance`, `group` or `none`
                width:int # channels
               ) -> nn.Module:
@@ -49,7 +50,7 @@ def halvings(size, # (H, W)
     h, w = size
     unit = 2**depth
     need(h % unit == 0 and w % unit == 0, 'size', f'{h}×{w}',
-         f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w)/unit)*unit)} or a smaller depth')
+         f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w)/unit)*unit)} or fewer blocks (`widths`)')
     return h//unit, w//unit
 
 # %% ../nbs/04_nets.ipynb #ec593bf0
@@ -150,3 +151,24 @@ def in_batches(fn, # what to apply: a method of `net`, or `net` itself
     net.eval()
     try: return torch.cat([fn(b) for b in batches])
     finally: net.train(was)
+
+# %% ../nbs/04_nets.ipynb #fc63f09c
+class Functional:
+    "A network as a function f(θ, x) of one flat parameter vector."
+    def __init__(self,
+                 net:nn.Module # any module without buffers
+                ):
+        need(not list(net.buffers()), 'norm', 'batch', 'running statistics are no parameters, so the network cannot be a function of these alone; use instance, group or none')
+        self.net = net.requires_grad_(False)
+        self.shapes = {n: p.shape for n, p in net.named_parameters()}
+        self.sizes = [s.numel() for s in self.shapes.values()]
+
+    def __call__(self, theta:Tensor, x:Tensor) -> Tensor: # (P,) and normalised images (N, C, H, W) to (N, k)
+        "f(θ, x)."
+        parts = theta.split(self.sizes)
+        return functional_call(self.net, {n: t.view(s) for (n, s), t in zip(self.shapes.items(), parts)}, (x,))
+
+def flat(net:nn.Module # any module
+        ) -> Tensor: # its parameters (P,), a copy
+    "All parameters in one vector, in the module's order."
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()

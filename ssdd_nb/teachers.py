@@ -249,7 +249,7 @@ def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colo
     if channels == 1: return TeacherConfig('resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=.01, views=GREY_VIEWS)
     return TeacherConfig('resnet_tiny', stem_stride=2 if side >= 32 else 1, projector=(256, 256), steps=600, batch=128, lr=2e-3, lam_bt=.01)
 
-# %% ../nbs/05_teachers.ipynb #7b59967c
+# %% ../nbs/05_teachers.ipynb #bff6f7a5
 class TeacherTask:
     "Self-supervised training of one encoder, a `Task` for `run`."
     def __init__(self,
@@ -258,6 +258,7 @@ class TeacherTask:
                  seed:int=0 # of weights, batches and views
                 ):
         _, c, h, w = images.x.shape
+        need(len(images) >= 2 and cfg.batch >= 2, 'images', f'{len(images)} of them in batches of {cfg.batch}', 'a teacher compares images, so it needs at least 2 in a batch')
         self.images, self.cfg, self.device, self.t = images, cfg, images.x.device, 0
         self.net = make_net(cfg.net, c, (h, w), 1, seed=seed, widths=cfg.widths, norm=cfg.norm, stem_stride=cfg.stem_stride)
         self.net.head = projector(self.net.dim, cfg.projector, seed)
