@@ -154,10 +154,11 @@ def broken(out):
     return bad, len(pages), sum(len(f.links) for f in pages.values())
 
 def main(out):
-    src = ROOT/'_proc'/'site'
+    src, built = ROOT/'_proc'/'site', ROOT/'_proc'/'html'                       # myst-nb leaves a folder beside what is built
     prepare(src)
-    shutil.rmtree(out, ignore_errors=True)
-    r = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/"tools"/"docs"), str(src), str(out)])
+    for p in (out, built): shutil.rmtree(p, ignore_errors=True)
+    r = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/"tools"/"docs"), str(src), str(built)])
+    if built.exists(): shutil.move(built, out)
     bad, pages, links = broken(out)
     print('\n'.join(['these links lead nowhere:', *bad]) if bad else f'{pages} pages, {links} links and none broken: {out}/index.html')
     return r.returncode or bool(bad)
