@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
-           'distill', 'eval', 'compare', 'demo', 'bench']
+           'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #65573e78
+# %% ../nbs/50_cli.ipynb #ab2dfc78
 import argparse, dataclasses, difflib, functools, inspect, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,11 @@ from fastcore.docments import docments
 from . import compare as cmp
 from . import teachers
 from .bench import BENCHES, bench as run_bench, bench_table
+from .studies import STUDIES
 from .core import BadInput, Diverged, PRECISIONS, get_device, known, need, precision as in_precision, writable, write_json, atomic
 from .data import Images, labelled, load_images, split
 from .distilled import load
-from .evaluate import Recipe, Student, evaluate as evaluate_set
+from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -98,23 +99,24 @@ class Source:
         if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
         return train.to(device), test and test.to(device)
 
-# %% ../nbs/50_cli.ipynb #d3f19c91
+# %% ../nbs/50_cli.ipynb #05382f82
 def teacher_config(images:Images, # what it is trained on
-                   preset:str='tiny', # tiny, barlow_twins or simclr
+                   preset:str='tiny', # tiny, tiny-simclr, barlow_twins or simclr
                    steps:int|None=None, # training steps, if not the preset's
                    flag:str='teacher-' # what the flags' names begin with, for messages
                   ) -> teachers.TeacherConfig:
     "The settings of a teacher by name; raises `BadInput`."
     need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
-    name = known(preset, ('tiny', 'barlow_twins', 'simclr'), flag + 'preset')
-    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])) if name == 'tiny' else teachers.paper(name)
+    name = known(preset, ('tiny', 'tiny-simclr', 'barlow_twins', 'simclr'), flag + 'preset')
+    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])) if name.startswith('tiny') else teachers.paper(name)
+    if name == 'tiny-simclr': cfg = replace(cfg, loss='simclr')
     return replace(cfg, steps=steps) if steps else cfg
 
 @dataclass
 class Teaching:
     "Which teacher."
     teacher:str=None # a teacher.safetensors or its folder (default: train one, and keep it with the results)
-    teacher_preset:str='tiny' # how to train one: tiny, barlow_twins or simclr
+    teacher_preset:str='tiny' # how to train one: tiny, tiny-simclr, or MKDT's: barlow_twins or simclr
     teacher_steps:int=None # its training steps, if not the preset's
 
     def get(self, images:Images, # what it is trained on
@@ -140,10 +142,10 @@ def fractions(text:str # '0.01,0.05'
     need(got and all(0 < f <= 1 for f in got), 'labels', text, 'fractions of the labels above 0 and at most 1, with commas between: 0.01,0.05,0.1 is 1, 5 and 10 %')
     return got
 
-# %% ../nbs/50_cli.ipynb #6f4657b7
+# %% ../nbs/50_cli.ipynb #ac9c1f4d
 @command
 def teacher(src:Source=Source(), # see there
-            preset:str='tiny', # tiny, or MKDT's: barlow_twins or simclr
+            preset:str='tiny', # tiny, tiny-simclr, or MKDT's: barlow_twins or simclr
             steps:int=None, # training steps, if not the preset's
             seed:int=0, # of weights, batches and views
             precision:str='float32', # float32, tf32 or bf16
@@ -163,21 +165,21 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #2371a813
+# %% ../nbs/50_cli.ipynb #e43b2d24
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, random, kmeans or full
+            method:str='krrst', # krrst, mkdt, mkdt-fixed, or a baseline: random, kmeans, highloss, full, dm, mtt-ssl
             m:int=None, # synthetic images (default: the preset's; 20 for tiny)
             steps:int=None, # distillation steps, if not the preset's
-            preset:str='tiny', # tiny, or the paper's: cifar100, tinyimagenet, imagenet64, imagenette224
+            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
     "Distil unlabelled images into a few synthetic ones. The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
-    need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, random, kmeans or full')
+    need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
     need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
     train, _ = _start(src, out)
     cmp.check(method, train, m, preset, steps)
@@ -242,7 +244,7 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #db75ea3e
+# %% ../nbs/50_cli.ipynb #987452e8
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -252,6 +254,8 @@ def compare(src:Source=Source(), # see there
             seeds:int=3, # sets, students and draws of labelled images
             preset:str='tiny', # of methods that have presets
             steps:int=None, # of methods that have steps, if not the preset's
+            recipe:str='same', # pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
+            student:str='convnet', # what is pre-trained: convnet, resnet10 or resnet18
             precision:str='float32', # float32, tf32 or bf16
             out:str='ssdd-compare' # folder for compare.json, picture.png, the sets and the teacher
            ):
@@ -261,26 +265,28 @@ def compare(src:Source=Source(), # see there
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     need(names, 'methods', methods, f"name at least one of {', '.join(cmp.METHODS)}")
     for n in names: known(n, cmp.METHODS, 'method')
+    how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
+    who = Student() if known(student, ('convnet', 'resnet10', 'resnet18'), 'student') == 'convnet' else Student(student, norm='batch')
     train, test = _start(src, out)
     _testable(test, train, fs)
     for n in names: cmp.check(n, train, m, preset, steps)
     cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
     t = teaching.get(train, Path(out)/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
-    result = cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, precision=precision)
+    result = cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, how, who, precision=precision)
     _report(result, Path(out))
 
-# %% ../nbs/50_cli.ipynb #d7061f11
+# %% ../nbs/50_cli.ipynb #c86071e7
 def _report(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib
     matplotlib.use('agg')
     rows = {r['method']: r['set'] for r in reversed(result['rows']) if r['set']}
-    sets = {n: load(out/rows[n]) for n in ('random', 'krrst') if n in rows}
+    sets = {n: load(out/rows[n]) for n in ('random', 'krrst', 'mkdt') if n in rows}
     picture = cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})
     with atomic(out/'picture.png') as p: picture.savefig(p, dpi=130, format='png')
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result) + ('\n(mean ± std over seeds; differences are paired by seed)' if result['settings']['seeds'] > 1 else ''))
-    best = 'krrst' if 'krrst' in rows else next(iter(rows), None)
+    best = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None))
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))
 
@@ -293,9 +299,9 @@ def demo(out:str='ssdd-demo', # folder for results
     compare.__wrapped__(out=out, seeds=seeds, steps=steps)
     print(f"\nload it       from ssdd_nb.distilled import load; load('{out}/distilled.safetensors').normalised()")
 
-# %% ../nbs/50_cli.ipynb #002f4d96
+# %% ../nbs/50_cli.ipynb #a6682fc0
 @command
-def bench(names:list=(), # which: krrst (default: all)
+def bench(names:list=(), # which: krrst, mkdt (default: all)
           reps:int=5, # timed steps of each variant
           device:str='auto', # auto, cpu, cuda, …
           out:str='ssdd-bench' # folder for bench.json
@@ -305,3 +311,18 @@ def bench(names:list=(), # which: krrst (default: all)
     writable(out)
     print(bench_table(run_bench(names, Path(out), reps, get_device(device))))
     print(f'the numbers  {out}/bench.json')
+
+# %% ../nbs/50_cli.ipynb #ccc94145
+@command
+def study(name:str, # which: figure1
+          src:Source=Source(), # see there
+          teaching:Teaching=Teaching(), # see there
+          seeds:int=3, # how often
+          out:str='ssdd-study' # folder for NAME.json
+         ):
+    "Measure what a figure of a paper shows, and record it."
+    name = known(name, STUDIES, 'name')
+    need(seeds >= 1, 'seeds', seeds, 'at least 1')
+    train, _ = _start(src, out)
+    STUDIES[name](train, teaching.get(train, Path(out)/'teacher'), seeds=seeds, out=Path(out))
+    print(f'the numbers  {out}/{name}.json')

@@ -6,22 +6,24 @@
 __all__ = ['METHODS', 'Method', 'make_set', 'check', 'once', 'measure', 'as_rows', 'compare', 'references', 'mean_std', 'pick',
            'gain', 'table', 'gains', 'picture']
 
-# %% ../nbs/40_compare.ipynb #28ac8507
+# %% ../nbs/40_compare.ipynb #4016ed99
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 import matplotlib.pyplot as plt
-from . import coresets, krrst
+from . import coresets, krrst, mkdt
 from .core import BadInput, Run, describe, digest, known, need, progress_bar, write_json
 from .data import Images
 from .distilled import Distilled
 from .evaluate import Recipe, Student, evaluate, probe_scores
+from . import teachers
 from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #c1eb0fe3
+# %% ../nbs/40_compare.ipynb #c9939c76
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -35,8 +37,23 @@ def _make_krrst(images, teacher, m, seed, out=None, preset='tiny', steps=None, *
 def _check_krrst(images, m, preset, steps): krrst.check(images, krrst.preset(preset, m, steps))
 def _no_check(images, m, preset, steps): pass
 
+def _mkdt(images, preset, m, steps, learn_y=None, objective='kd'):
+    "MKDT's settings, with fixed or learned targets, or for another kind of trajectory."
+    cfg = mkdt.preset(preset, m, steps)
+    views = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])).views
+    if objective != 'kd': cfg = replace(cfg, experts=replace(cfg.experts, objective=objective, views=views, lr=cfg.experts.lr*.01), lr_syn=cfg.lr_syn*.01)
+    return cfg if learn_y is None else replace(cfg, learn_y=learn_y)
+
+def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, how=(), **kwargs):
+    return mkdt.mkdt(images, teacher, _mkdt(images, preset, m, steps, **dict(how)), seed, out, **kwargs)
+
+def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
+
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
-               krrst=Method(_make_krrst, True, _check_krrst), full=Method(coresets.full, check=_no_check))
+               krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt), full=Method(coresets.full, check=_no_check),
+               highloss=Method(mkdt.highloss), dm=Method(mkdt.dm))
+METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt),
+            'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt)}
 
 # %% ../nbs/40_compare.ipynb #a4e183ba
 def make_set(method:str, # one of `METHODS`

@@ -19,14 +19,14 @@ from .distilled import Distilled, distilled_from
 from .nets import Encoder, in_batches, make_net
 from .teachers import Teacher
 
-# %% ../nbs/06_evaluate.ipynb #4b556d23
+# %% ../nbs/06_evaluate.ipynb #fb6eec5e
 @dataclass(frozen=True)
 class Recipe:
     "How a student is pre-trained on a distilled set, by SGD."
     steps:int|None = 200 # steps; None: `epochs` decide
     epochs:float = 1000 # passes over the set, if `steps` is None
     batch:int = 256 # images at a time; all of them if there are fewer
-    lr:float = .1 # learning rate
+    lr:float|None = .1 # learning rate; None: the set's own, if its manifest names one (MKDT's α_syn), or else .1
     momentum:float = .9
     weight_decay:float = 1e-4
     schedule:str = 'constant' # or `cosine`, to 0
@@ -38,10 +38,10 @@ class Recipe:
 def paper_recipe(name:str # `krrst`, `krrst-tinyimagenet` or `mkdt`
                 ) -> Recipe:
     "The papers' pre-training: KRR-ST 4.1 (arXiv version), MKDT A.1."
-    recipes = {'krrst': Recipe(None, 1000, weight_decay=1e-3), 'krrst-tinyimagenet': Recipe(None, 1000, weight_decay=5e-4), 'mkdt': Recipe(None, 20)}
+    recipes = {'krrst': Recipe(None, 1000, weight_decay=1e-3), 'krrst-tinyimagenet': Recipe(None, 1000, weight_decay=5e-4), 'mkdt': Recipe(None, 20, lr=None)}
     return recipes[known(name, recipes, 'recipe')]
 
-# %% ../nbs/06_evaluate.ipynb #cc244387
+# %% ../nbs/06_evaluate.ipynb #aa507398
 class Pretraining:
     "SGD on a distilled set, a `Task` for `run`."
     hint = 'The recipe\'s learning rate is too high for these targets; lower `lr`.'
@@ -54,13 +54,14 @@ class Pretraining:
         self.net, self.recipe, self.device, self.t = net.train(), recipe, next(net.parameters()).device, 0
         self.x, self.y = d.normalised().to(self.device), d.y.to(self.device)
         known(recipe.schedule, ('constant', 'cosine'), 'schedule')
+        self.lr = (d.manifest.get('recipe') or {}).get('lr', .1) if recipe.lr is None else recipe.lr
         self.steps, self.batches = recipe.total(len(d)), Batches(len(d), recipe.batch, seed, 'pretraining')
-        self.opt = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self.opt = torch.optim.SGD(net.parameters(), lr=self.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
     def step(self) -> dict:
         "One step of SGD on the MSE to the targets, or on the cross-entropy to the labels."
         if self.recipe.schedule == 'cosine':
-            for group in self.opt.param_groups: group['lr'] = self.recipe.lr*.5*(1 + torch.cos(torch.tensor(torch.pi*self.t/self.steps)).item())
+            for group in self.opt.param_groups: group['lr'] = self.lr*.5*(1 + torch.cos(torch.tensor(torch.pi*self.t/self.steps)).item())
         i = self.batches.next().to(self.device)
         out, y = self.net(self.x[i]), self.y[i]
         loss = F.mse_loss(out.float(), y) if y.ndim == 2 else F.cross_entropy(out.float(), y)      # eq. 5

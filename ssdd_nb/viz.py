@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from .core import need
 
-# %% ../nbs/03_viz.ipynb #33ca4601
+# %% ../nbs/03_viz.ipynb #1c87dfe3
 PALETTE = dict(none='#bbbbbb', random='#888888', kmeans='#56b4e9', full='#000000', real='#000000',
-               krrst='#d55e00', mkdt='#0072b2', scdd='#009e73', teacher='#cc79a7', highloss='#e69f00')
-NAMES = dict(none='no pre-training', random='random subset', kmeans='k-means', full='full data', krrst='KRR-ST', mkdt='MKDT', scdd='SC-DD', highloss='high-loss')
+               krrst='#d55e00', mkdt='#0072b2', scdd='#009e73', teacher='#cc79a7', highloss='#e69f00',
+               kd='#0072b2', sl='#444444', ssl='#cc79a7', dm='#999933')
+PALETTE |= {'mkdt-fixed': '#7fb2d9', 'mtt-ssl': '#cc79a7', 'mtt-sl': '#444444'}
+NAMES = dict(none='no pre-training', random='random subset', kmeans='k-means', full='full data', krrst='KRR-ST', mkdt='MKDT', scdd='SC-DD', highloss='high-loss', dm='DM, label-free')
+NAMES |= {'mkdt-fixed': 'MKDT, fixed targets', 'mtt-ssl': 'MTT on SSL'}
 
 def colour(name:str # a method's key
           ) -> str: # a colour
