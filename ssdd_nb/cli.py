@@ -6,8 +6,8 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #ab2dfc78
-import argparse, dataclasses, difflib, functools, inspect, sys
+# %% ../nbs/50_cli.ipynb #f7d2e09b
+import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -165,7 +165,7 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #e43b2d24
+# %% ../nbs/50_cli.ipynb #22c55e3b
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -175,6 +175,7 @@ def distill(src:Source=Source(), # see there
             preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
+            yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
     "Distil unlabelled images into a few synthetic ones. The same command again resumes, or says that it is finished."
@@ -182,11 +183,24 @@ def distill(src:Source=Source(), # see there
     need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
     need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
     train, _ = _start(src, out)
-    cmp.check(method, train, m, preset, steps)
+    _agreed([cmp.check(method, train, m, preset, steps)], train, m, preset, steps, out, yes)
     before = (Path(out)/'run.json').exists()
     t = teaching.get(train, Path(out)/'teacher', precision=precision)
     d = cmp.make_set(method, train, t, m, seed, Path(out), preset, steps, precision=precision)
     print(f"{'finished already' if before else f'finished in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json\n  the teacher  {teaching.where(Path(out)/'teacher')}")
+
+# %% ../nbs/50_cli.ipynb #6752a7c4
+def _agreed(methods, train, m, preset, steps, out, yes, times=1):
+    "Say what methods will take; stop if that is not there, or not wanted."
+    plans = {n: cmp.METHODS[n].plan(train, m, preset, steps) for n in methods if cmp.METHODS[n].plan}
+    for n, p in plans.items(): print(f"{n} will take about: " + ', '.join(f'{v:,.1f} {k}' if isinstance(v, float) else f'{v:,} {k}' for k, v in p.items()).replace('_gib', ' (GiB)').replace('_mib', ' (MiB)').replace('_', ' ') + (f', {times} times' if times > 1 else ''))
+    disk = times*sum(p['disk_gib'] for p in plans.values())
+    there = next(p for p in (Path(out), *Path(out).resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free/2**30
+    need(disk < free, 'out', out, f'{disk:.1f} GiB are needed there and {free:.1f} are free; choose another folder, or fewer experts')
+    if disk < 1 or yes: return
+    need(sys.stdin.isatty(), 'yes', False, f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
+    if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
 
 # %% ../nbs/50_cli.ipynb #8648127a
 @command
@@ -244,7 +258,7 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #987452e8
+# %% ../nbs/50_cli.ipynb #d0147bae
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -257,6 +271,7 @@ def compare(src:Source=Source(), # see there
             recipe:str='same', # pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
             student:str='convnet', # what is pre-trained: convnet, resnet10 or resnet18
             precision:str='float32', # float32, tf32 or bf16
+            yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-compare' # folder for compare.json, picture.png, the sets and the teacher
            ):
     "Compare methods on equal terms: one table. The same command again resumes; with other methods or seeds it computes only what is new."
@@ -269,7 +284,7 @@ def compare(src:Source=Source(), # see there
     who = Student() if known(student, ('convnet', 'resnet10', 'resnet18'), 'student') == 'convnet' else Student(student, norm='batch')
     train, test = _start(src, out)
     _testable(test, train, fs)
-    for n in names: cmp.check(n, train, m, preset, steps)
+    _agreed([cmp.check(n, train, m, preset, steps) for n in names], train, m, preset, steps, out, yes, seeds)
     cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
     t = teaching.get(train, Path(out)/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
     result = cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, how, who, precision=precision)

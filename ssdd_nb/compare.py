@@ -23,13 +23,14 @@ from . import teachers
 from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #c9939c76
+# %% ../nbs/40_compare.ipynb #b8197964
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
     make:Callable|None # (images, teacher, m, seed=, out=, **kwargs for `run`) → Distilled; None: no set at all
     tunable:bool = False # whether `make` also takes `preset` and `steps`
     check:Callable = lambda images, m, preset, steps: coresets.check_m(m, len(images), images.name) # raises `BadInput` for what cannot work
+    plan:Callable|None = None # (images, m, preset, steps) → dict with `disk_gib` and `memory_mib`, for a method that takes much of either
 
 def _make_krrst(images, teacher, m, seed, out=None, preset='tiny', steps=None, **kwargs):
     return krrst.krrst(images, teacher, krrst.preset(preset, m, steps), seed, out, **kwargs)
@@ -48,12 +49,13 @@ def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, ho
     return mkdt.mkdt(images, teacher, _mkdt(images, preset, m, steps, **dict(how)), seed, out, **kwargs)
 
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
+def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
-               krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt), full=Method(coresets.full, check=_no_check),
+               krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt, _plan_mkdt), full=Method(coresets.full, check=_no_check),
                highloss=Method(mkdt.highloss), dm=Method(mkdt.dm))
-METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt),
-            'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt)}
+METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt, _plan_mkdt),
+            'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt, _plan_mkdt)}
 
 # %% ../nbs/40_compare.ipynb #a4e183ba
 def make_set(method:str, # one of `METHODS`

@@ -502,7 +502,7 @@ def distilled(self:MKDT) -> Distilled:
     d.manifest['guards'] = {w: sum(e['what'] == w for e in self.events) for w in {e['what']: 0 for e in self.events}}
     return d
 
-# %% ../nbs/11_mkdt.ipynb #dfff6271
+# %% ../nbs/11_mkdt.ipynb #c75f6e4b
 def mkdt(images:Images, # X_t; labels are not looked at
          teacher:Teacher, # f_T
          cfg:MKDTConfig|None=None, # `tiny()` if None
@@ -521,7 +521,9 @@ def mkdt(images:Images, # X_t; labels are not looked at
     to = to or experts(images, teacher, cfg.experts, seed, out and Path(out)/'experts', at_once, show=show, precision=precision, checkpoint_steps=kwargs.get('checkpoint_steps'))
     task = MKDT(images, teacher, to, cfg, seed, memory_budget)
     config = dict(**asdict(cfg), source=images.describe(), teacher=teacher.hash(), memory_budget=memory_budget)
-    return distil(task, cfg.steps, out, name='mkdt', config=config, seed=seed, show=show, precision=precision, **kwargs)
+    d = distil(task, cfg.steps, out, name='mkdt', config=config, seed=seed, show=show, precision=precision, **kwargs)
+    d.run = replace(d.run, seconds=d.run.seconds + to.run.seconds)                    # what it took, with the experts; each run's own time is in its record
+    return d
 
 def highloss(images:Images, teacher:Teacher, m:int=20, seed:int=0, out=None, experts_cfg:ExpertConfig|None=None, show:bool=True, **kwargs # as for `coresets.random`; how to train the experts
             ) -> Distilled:
