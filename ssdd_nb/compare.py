@@ -23,7 +23,7 @@ from . import teachers
 from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #b8197964
+# %% ../nbs/40_compare.ipynb #e8195fb9
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -42,7 +42,7 @@ def _mkdt(images, preset, m, steps, learn_y=None, objective='kd'):
     "MKDT's settings, with fixed or learned targets, or for another kind of trajectory."
     cfg = mkdt.preset(preset, m, steps)
     views = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])).views
-    if objective != 'kd': cfg = replace(cfg, experts=replace(cfg.experts, objective=objective, views=views, lr=cfg.experts.lr*.01), lr_syn=cfg.lr_syn*.01)
+    if objective != 'kd': cfg = replace(cfg, experts=replace(cfg.experts, objective=objective, views=views, lr=cfg.experts.lr*.01), lr_syn=cfg.lr_syn*.01, lr_lr=cfg.lr_lr*.01**2)      # Barlow Twins sums where the MSE takes means
     return cfg if learn_y is None else replace(cfg, learn_y=learn_y)
 
 def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, how=(), **kwargs):

@@ -48,13 +48,15 @@ class Coreset:
         return distilled_from(self.images.normalised(self.index), self.teacher.targets(self.images)[self.index.to(self.images.x.device)],
                               self.images, method=self.name, config=config, seed=self.seed, teacher=self.teacher.about())
 
-# %% ../nbs/07_coresets.ipynb #741842c5
+# %% ../nbs/07_coresets.ipynb #d20a6087
 def coreset(name:str, # who chooses
             choose, # a function of (images, teacher, m, seed) that returns indices
-            images:Images, teacher:Teacher, m:int, seed:int=0, out=None, **kwargs # see `Coreset`, `distil`
+            images:Images, teacher:Teacher, m:int, seed:int=0, out=None, # see `Coreset`, `distil`
+            settings:dict|None=None, # what else the choice depends on
+            **kwargs # for `run`
            ) -> Distilled:
     "Choose, and hand over the choice as a distilled set."
-    config = dict(m=m, source=images.describe(), teacher=teacher.hash())
+    config = dict(m=m, source=images.describe(), teacher=teacher.hash(), **(settings or {}))
     return distil(Coreset(name, choose, images, teacher, m, seed), 1, out, name=name, config=config, seed=seed, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #63fdb6e9

@@ -208,7 +208,7 @@ def simclr(z1:Tensor, # outputs for one view, (n, k)
 
 LOSSES = dict(barlow_twins=barlow_twins, simclr=simclr)
 
-# %% ../nbs/05_teachers.ipynb #b497f63b
+# %% ../nbs/05_teachers.ipynb #40e17f9c
 PHOTO_VIEWS = Views(crop=(.25, 1.), ratio=(3/4, 4/3), flip=.5, jitter=.8, grey=.2, padding='reflection')
 GREY_VIEWS = Views(rotate=15, shift=.1, scale=.15, shear=.1, noise=.2)
 
@@ -221,6 +221,7 @@ class TeacherConfig:
     stem_stride:int|None = None # of a ResNet's first convolution; 1 if None
     loss:str = 'barlow_twins' # one of `LOSSES`
     projector:tuple = (512, 1024) # widths of the MLP between features and loss
+    last_norm:bool = False # a batch norm after its last layer too
     epochs:float = 400 # passes over the images
     steps:int|None = None # steps; takes the place of `epochs`
     batch:int = 256 # images at a time
@@ -234,13 +235,13 @@ class TeacherConfig:
         "How many steps the training takes."
         return self.steps or max(1, int(self.epochs*(n//min(self.batch, n))))
 
-# %% ../nbs/05_teachers.ipynb #9f091cb7
+# %% ../nbs/05_teachers.ipynb #16491b61
 def paper(name:str='barlow_twins' # `barlow_twins` or `simclr`
          ) -> TeacherConfig:
     "MKDT's teachers (A.1 and Table 6)."
     known(name, ('barlow_twins', 'simclr'), 'preset')
     if name == 'barlow_twins': return TeacherConfig()
-    return TeacherConfig(loss='simclr', projector=(512, 128), batch=512, lr=1e-3, views=replace(PHOTO_VIEWS, blur=.5))
+    return TeacherConfig(loss='simclr', projector=(512, 128), last_norm=True, batch=512, lr=1e-3, views=replace(PHOTO_VIEWS, blur=.5))
 
 def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
          side:int=8 # of the images
@@ -249,7 +250,7 @@ def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colo
     if channels == 1: return TeacherConfig('resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=.01, views=GREY_VIEWS)
     return TeacherConfig('resnet_tiny', stem_stride=2 if side >= 32 else 1, projector=(256, 256), steps=600, batch=128, lr=2e-3, lam_bt=.01)
 
-# %% ../nbs/05_teachers.ipynb #bff6f7a5
+# %% ../nbs/05_teachers.ipynb #d3c5fcea
 class TeacherTask:
     "Self-supervised training of one encoder, a `Task` for `run`."
     def __init__(self,
@@ -261,7 +262,7 @@ class TeacherTask:
         need(len(images) >= 2 and cfg.batch >= 2, 'images', f'{len(images)} of them in batches of {cfg.batch}', 'a teacher compares images, so it needs at least 2 in a batch')
         self.images, self.cfg, self.device, self.t = images, cfg, images.x.device, 0
         self.net = make_net(cfg.net, c, (h, w), 1, seed=seed, widths=cfg.widths, norm=cfg.norm, stem_stride=cfg.stem_stride)
-        self.net.head = projector(self.net.dim, cfg.projector, seed)
+        self.net.head = projector(self.net.dim, cfg.projector, seed, cfg.last_norm)
         place(self.net, self.device).train()
         self.opt = torch.optim.Adam(self.net.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
         self.batches = Batches(len(images), cfg.batch, seed, 'teacher batches')
@@ -280,7 +281,7 @@ class TeacherTask:
         self.t += 1
         return dict(loss=loss.detach())
 
-# %% ../nbs/05_teachers.ipynb #5ecc11ea
+# %% ../nbs/05_teachers.ipynb #aac3f947
 @patch
 def state_dict(self:TeacherTask) -> dict:
     "All that `step` depends on."
@@ -297,13 +298,14 @@ def load_state_dict(self:TeacherTask, s:dict): # from `state_dict`
 
 def projector(dim:int, # features in
               widths, # of its layers; the last is the output
-              seed:int=0 # of its weights
+              seed:int=0, # of its weights
+              last_norm:bool=False # whether a batch norm follows the last layer
              ) -> nn.Sequential:
     "The MLP between features and loss: linear, batch norm, ReLU, …, linear."
     layers = []
     with seeded(seed, 'projector'):
         for a, b in zip((dim, *widths), widths): layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
-    return nn.Sequential(*layers[:-2])
+    return nn.Sequential(*layers[:-1 if last_norm else -2])
 
 # %% ../nbs/05_teachers.ipynb #ad054449
 class Teacher:
