@@ -6,9 +6,9 @@
 __all__ = ['BENCHES', 'PlainKRRST', 'krrst_problem', 'measured', 'take_turns', 'mkdt_problem', 'bench_krrst', 'bench_mkdt',
            'bench', 'bench_table', 'show_bench']
 
-# %% ../nbs/41_bench.ipynb #3dc04a3e
+# %% ../nbs/41_bench.ipynb #097c2368
 import ctypes, gc, statistics, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -54,7 +54,7 @@ def krrst_problem(m:int=100, batch:int=102, side:int=32, device='cpu', **cfg # s
     teacher = Teacher(make_net('resnet18', 3, (side, side), 1), images.mean, images.std)
     return images, teacher, replace(KRRSTConfig(), **{**dict(m=m, batch=batch, pool=1, max_steps=1000, steps=1000), **cfg})
 
-# %% ../nbs/41_bench.ipynb #619a810b
+# %% ../nbs/41_bench.ipynb #7cfcd63a
 @contextmanager
 def measured(device='cpu'): # yields a dict that will hold `seconds` and `peak_mib`
     "Time and extra peak memory of the block."
@@ -78,6 +78,7 @@ def take_turns(name:str, # of the benchmark
                reps:int=5, # timed calls of each
                device='cpu', # where they run
                show:bool=True, # a progress bar
+               count:bool=True, # whether to count operations (PyTorch's counter cannot look into nested gradients)
                **about # goes into each row
               ) -> list: # a row for each variant
     "Call the variants in turn; median time, largest memory, operations."
@@ -88,9 +89,9 @@ def take_turns(name:str, # of the benchmark
             if r: got[v].append(m)                        # the first round warms up
     rows = []
     for v, call in variants.items():
-        with FlopCounterMode(display=False) as flops: call()
+        with FlopCounterMode(display=False) if count else nullcontext() as flops: call() if count else None
         rows.append(dict(name=name, variant=v, seconds=statistics.median(m['seconds'] for m in got[v]), peak_mib=round(max(m['peak_mib'] for m in got[v]), 1),
-                         gflop=round(flops.get_total_flops()/1e9, 1), all_seconds=[round(m['seconds'], 4) for m in got[v]], **about))
+                         gflop=round(flops.get_total_flops()/1e9, 1) if count else None, all_seconds=[round(m['seconds'], 4) for m in got[v]], **about))
     return rows
 
 # %% ../nbs/41_bench.ipynb #10bb5247
@@ -108,7 +109,7 @@ def mkdt_problem(N:int, # inner steps
     return [theta, rand(2*batch, 3, side, side), rand(2*batch, k), torch.tensor(.05, device=device), batches,
             lambda th, x, y, n: loss(th, x, y), lambda th: (th - end).square().sum()/(theta - end).square().sum()]
 
-# %% ../nbs/41_bench.ipynb #722631e5
+# %% ../nbs/41_bench.ipynb #6ad864e7
 def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each variant, where, and whether to show a bar
                ) -> list: # rows
     "KRR-ST's step: plain, and ours."
@@ -124,7 +125,7 @@ def bench_mkdt(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`; 
     rows = []
     for N in (5, 40):
         problem = mkdt_problem(N, device=device)
-        rows += take_turns('mkdt-step', dict(unrolled=lambda: unrolled(*problem), sweep=lambda: sweep(*problem)), min(reps, 2), device, show, N=N)
+        rows += take_turns('mkdt-step', dict(unrolled=lambda: unrolled(*problem), sweep=lambda: sweep(*problem)), min(reps, 2), device, show, count=False, N=N)
     return rows
 
 BENCHES = dict(krrst=bench_krrst, mkdt=bench_mkdt)
@@ -142,13 +143,15 @@ def bench(names=None, # of `BENCHES`; all if None
     if out: write_json(Path(out)/'bench.json', result)
     return result
 
-# %% ../nbs/41_bench.ipynb #7d8d4eba
+# %% ../nbs/41_bench.ipynb #8ab2ff92
 def bench_table(result:dict # from `bench`
                ) -> str:
     "A line for each variant, with its speed relative to the first of its benchmark."
     first = {_title(r): r['seconds'] for r in reversed(result['rows'])}
-    lines = [f"{_title(r):16s} {r['variant']:10s} {r['seconds']:9.3f} s  {r['peak_mib']:8.0f} MiB  {r['gflop']:8.0f} GFLOP  {first[_title(r)]/r['seconds']:5.2f}×" for r in result['rows']]
+    lines = [f"{_title(r):16s} {r['variant']:10s} {r['seconds']:9.3f} s  {r['peak_mib']:8.0f} MiB  {_gflop(r)}  {first[_title(r)]/r['seconds']:5.2f}×" for r in result['rows']]
     return '\n'.join([*lines, f"on {result['device']}, torch {result['versions']['torch']}"])
+
+def _gflop(r): return f"{r['gflop']:8.0f} GFLOP" if r['gflop'] is not None else ' '*14
 
 def _title(r): return r['name'] + (f" N={r['N']}" if 'N' in r else '')
 
@@ -156,8 +159,9 @@ def show_bench(result:dict): # from `bench`; the axes
     "Time and operations of each variant."
     import matplotlib.pyplot as plt
     rows = result['rows']
-    fig, axs = plt.subplots(1, 3, figsize=(9, .5*len(rows) + 1), layout='constrained', sharey=True)
-    for ax, key in zip(axs, ('seconds', 'gflop', 'peak_mib')):
+    keys = [k for k in ('seconds', 'gflop', 'peak_mib') if all(r[k] is not None for r in rows)]
+    fig, axs = plt.subplots(1, len(keys), figsize=(3*len(keys), .5*len(rows) + 1), layout='constrained', sharey=True)
+    for ax, key in zip(axs, keys):
         ax.bar_label(ax.barh([f"{_title(r)}, {r['variant']}" for r in rows], [r[key] for r in rows], color=['#999999' if r['variant'] in ('plain', 'unrolled') else '#d55e00' for r in rows]), fmt='%.3g', padding=2)
         ax.set(xlabel=dict(seconds='seconds a step', gflop='GFLOP a step', peak_mib='MiB beyond what is held')[key], xlim=(0, 1.25*max(r[key] for r in rows)))
     axs[0].invert_yaxis()
