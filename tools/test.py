@@ -49,7 +49,7 @@ def main():
         if error: failed.append(name); print(error, flush=True)
     if not args.notebooks:
         report('the exported modules are current', exported())
-        r = sh(sys.executable, '-m', 'ruff', 'check', '--select', 'F', '--ignore', 'F401', 'ssdd_nb', 'tools', 'setup.py')
+        r = sh(sys.executable, '-m', 'ruff', 'check', '--select', 'F', '--ignore', 'F401,F811', 'ssdd_nb', 'tools', 'setup.py')      # patched methods of two classes share a name
         report('no undefined names (ruff)', r.stdout if r.returncode else '')
         r = sh(sys.executable, 'tools/readme.py', '--check')
         report('README.md is current', r.stdout if r.returncode else '')
