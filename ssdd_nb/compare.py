@@ -209,7 +209,7 @@ def gains(result:dict # from `compare`
              for n in names if n not in ('none', 'random', 'full') and gain(result, n, s['labels'][0])]
     return '\n'.join(lines)
 
-# %% ../nbs/40_compare.ipynb #337da8da
+# %% ../nbs/40_compare.ipynb #fc50456f
 def picture(result:dict, # from `compare`
             sets:dict|None=None # method: Distilled, to show their images above
            ): # the figure
@@ -230,4 +230,7 @@ def picture(result:dict, # from `compare`
     else: left.axis('off')
     plot_scores({n: pick(result['rows'], 'target_mse', method=n, labels=s['labels'][0]) for n in methods if n != 'none'}, 'test MSE to the teacher', right)
     for ax in (left, right): ax.tick_params(axis='x', labelsize=7)
+    if len(methods) > 6:
+        fig.set_size_inches(13, fig.get_figheight() + .5)
+        for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
     return fig

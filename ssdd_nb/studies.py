@@ -69,14 +69,14 @@ def figure1(images:Images, # X_t, with labels
 
 STUDIES = dict(figure1=figure1)
 
-# %% ../nbs/42_studies.ipynb #258a6fbb
+# %% ../nbs/42_studies.ipynb #f814cfdd
 def show_figure1(result:dict # from `figure1`
                 ): # the figure
     "MKDT's Figure 1 from a record: a line for each seed."
     import matplotlib.pyplot as plt
     from ssdd_nb.viz import colour
     what = dict(variance='variance of weights', relative='the same, relative to the way come', match='matching loss (eq. 4)', moved='mean |change of a pixel|')
-    fig, axs = plt.subplots(1, 4, figsize=(12, 2.8), layout='constrained')
+    fig, axs = plt.subplots(1, 4, figsize=(12, 2.8), dpi=72, layout='constrained')
     for ax, (key, title) in zip(axs, what.items()):
         for r in result['rows']:
             x = range(1, len(r[key]) + 1)

@@ -86,7 +86,7 @@ def plot_log(log, # the `log` of a Run: dicts with a `step`
     ax.set(xlabel='step', ylabel=key)
     return ax
 
-# %% ../nbs/03_viz.ipynb #2f0d3b24
+# %% ../nbs/03_viz.ipynb #ff432e1b
 def plot_scores(scores:dict, # method: list of numbers, one for each seed
                 ylabel:str, # what they are, with the unit
                 ax=None # axes to draw on
@@ -96,7 +96,8 @@ def plot_scores(scores:dict, # method: list of numbers, one for each seed
     for i, (m, v) in enumerate(scores.items()):
         ax.errorbar(i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=9, color=colour(m), capsize=4, lw=2)
         ax.plot(np.full(len(v), i + .22), v, 'o', ms=3, color=colour(m), mfc='none')
-        ax.annotate(f'{np.mean(v):.3g}', (i, np.mean(v)), xytext=(-9, 0), textcoords='offset points', ha='right', va='center', fontsize=8)
+        if len(scores) <= 6: ax.annotate(f'{np.mean(v):.3g}', (i, np.mean(v)), xytext=(-9, 0), textcoords='offset points', ha='right', va='center', fontsize=8)
+        else: ax.annotate(f'{np.mean(v):.3g}', (i, max(v)), xytext=(0, 6), textcoords='offset points', ha='center', va='bottom', fontsize=7)
     ax.set_xticks(range(len(scores)), [label(m) for m in scores], fontsize=8)
     ax.set(ylabel=ylabel, xlim=(-.7, len(scores) - .5))
     ax.grid(axis='y', alpha=.3)
