@@ -105,7 +105,7 @@ def take_turns(name:str, # of the benchmark
                          gflop=round(flops.get_total_flops()/1e9, 1) if count else None, all_seconds=[round(t, 4) for t in got[v]], **about))
     return rows
 
-# %% ../nbs/41_bench.ipynb #10bb5247
+# %% ../nbs/41_bench.ipynb #15707822
 def mkdt_problem(N:int, # inner steps
                  batch:int=64, width:int=64, side:int=32, k:int=128, # mini-batch, ConvNet-3's width, image side, target dimension
                  device='cpu' # where
@@ -118,7 +118,7 @@ def mkdt_problem(N:int, # inner steps
     end = theta + .01*rand(len(theta))
     batches = [torch.randperm(2*batch, generator=gen)[:batch].to(device) for _ in range(N)]
     return [theta, rand(2*batch, 3, side, side), rand(2*batch, k), torch.tensor(.05, device=device), batches,
-            lambda th, x, y, n: loss(th, x, y), lambda th: (th - end).square().sum()/(theta - end).square().sum()]
+            loss, lambda th: (th - end).square().sum()/(theta - end).square().sum()]
 
 # %% ../nbs/41_bench.ipynb #6ad864e7
 def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each variant, where, and whether to show a bar

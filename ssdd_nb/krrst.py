@@ -6,14 +6,14 @@
 __all__ = ['PAPER', 'gram', 'krr', 'mse', 'outer_loss', 'KRRSTConfig', 'paper', 'tiny', 'preset', 'check', 'Slot', 'KRRST',
            'initial', 'shift_and_flip', 'krrst']
 
-# %% ../nbs/10_krrst.ipynb #781ca3fe
+# %% ../nbs/10_krrst.ipynb #4fb4e7bd
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import Batches, generator, known, need, place, progress_bar, seed_of
+from .core import Batches, changed, generator, known, need, place, progress_bar, seed_of
 from .coresets import check_m, kmeans_index
 from .data import Images, normalise
 from .distilled import Distilled, distil, distilled_from
@@ -106,14 +106,13 @@ def tiny(m:int=20, # synthetic images
     "For a laptop: a narrow network, a small pool, fewer and longer steps."
     return KRRSTConfig(m=m, steps=steps, batch=256, lr=4e-2, pool=5, max_steps=100, widths=None, norm='instance')
 
-# %% ../nbs/10_krrst.ipynb #5dbdda4e
+# %% ../nbs/10_krrst.ipynb #d961b0fc
 def preset(name:str='tiny', # `tiny`, or one of `PAPER`
            m:int|None=None, # synthetic images, if not the preset's
            steps:int|None=None # outer iterations, if not the preset's
           ) -> KRRSTConfig:
     "Settings by name."
-    cfg = tiny() if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name)
-    return replace(cfg, m=cfg.m if m is None else m, steps=cfg.steps if steps is None else steps)
+    return changed(tiny() if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name), m=m, steps=steps)
 
 # %% ../nbs/10_krrst.ipynb #c37c1d6b
 def check(images:Images, # X_t

@@ -8,7 +8,7 @@ __all__ = ['OBJECTIVES', 'CONV4', 'PAPER', 'objective', 'sgd', 'inner_step', 'un
            'tiny', 'preset', 'check', 'plan', 'expert_losses', 'high_loss_index', 'MKDT', 'mkdt', 'highloss', 'DM',
            'dm']
 
-# %% ../nbs/11_mkdt.ipynb #f226a3f7
+# %% ../nbs/11_mkdt.ipynb #b0e2ef5f
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from .core import BadInput, Batches, Diverged, atomic, generator, known, need, run, seed_of
+from .core import BadInput, Batches, Diverged, atomic, changed, generator, known, need, run, seed_of
 from .coresets import check_m, coreset, kmeans_index
 from .data import Images, denormalise, normalise
 from .distilled import Distilled, distil, distilled_from
@@ -152,7 +152,7 @@ def graph_mib(build # a function that builds a graph and returns something that 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): alive = build()
     return sum(seen.values())/2**20 if alive is not None else 0.
 
-# %% ../nbs/11_mkdt.ipynb #4a4b3504
+# %% ../nbs/11_mkdt.ipynb #33de3d90
 @dataclass(frozen=True)
 class ExpertConfig:
     "How the expert students are trained (MKDT, A.1; batch, width and norm, which it does not state, are those usual in the field)."
@@ -169,6 +169,10 @@ class ExpertConfig:
     views:Views = PHOTO_VIEWS # for the objective `ssl`
     half:bool = False # store snapshots in half precision
     same_start:bool = False # all from one initialisation, as for Figure 1a
+
+    def student(self, images:Images, k:int, seed:int=0): # for such images, with k outputs, from a seed
+        "A fresh student, on the CPU."
+        return make_net(self.net, images.x.shape[1], images.x.shape[2:], k, seed, widths=self.widths, norm=self.norm)
 
 # %% ../nbs/11_mkdt.ipynb #7185defa
 class Trajectories:
@@ -191,7 +195,7 @@ class Trajectories:
         "One snapshot."
         with safe_open(str(self.file(i, t)), 'pt') as f: return f.get_tensor('theta').float().to(device)
 
-# %% ../nbs/11_mkdt.ipynb #b355a1a6
+# %% ../nbs/11_mkdt.ipynb #4a42f472
 class ExpertTask:
     "Training of all experts, one group after the other, a `Task` for `run`; a step is one mini-batch for each of the group."
     hint = 'Lower the experts\' `lr`.'
@@ -213,8 +217,7 @@ class ExpertTask:
 
     def net(self, i:int): # which expert
         "Expert i as it starts."
-        _, c, h, w = self.images.x.shape
-        return make_net(self.cfg.net, c, (h, w), self.Y.shape[1], seed_of(self.seed, 'expert', 0 if self.cfg.same_start else i), widths=self.cfg.widths, norm=self.cfg.norm)
+        return self.cfg.student(self.images, self.Y.shape[1], seed_of(self.seed, 'expert', 0 if self.cfg.same_start else i))
 
     def begin(self):
         "Start the next group: weights, velocities, batches; and write where they start."
@@ -265,7 +268,7 @@ def load_state_dict(self:ExpertTask, s:dict): # from `state_dict`
     self.t, self.theta, self.v = s['t'], s['theta'].to(self.device), s['v'].to(self.device)
     for b, state in zip(self.batches, s['batches']): b.load_state_dict(state)
 
-# %% ../nbs/11_mkdt.ipynb #985e5f20
+# %% ../nbs/11_mkdt.ipynb #48adabec
 def experts(images:Images, # X_t; labels are looked at for the objective `sl` only
             teacher:Teacher, # f_T
             cfg:ExpertConfig, # how
@@ -298,7 +301,7 @@ def check_experts(images:Images, cfg:ExpertConfig # X_t, the settings
     for k in ('experts', 'epochs', 'batch'): need(getattr(cfg, k) >= 1, k, getattr(cfg, k), 'at least 1')
     known(cfg.objective, OBJECTIVES, 'objective')
     known(cfg.norm, ('instance', 'group', 'none'), 'norm')
-    with torch.device('meta'): make_net(cfg.net, images.x.shape[1], images.x.shape[2:], 1, widths=cfg.widths, norm=cfg.norm)
+    with torch.device('meta'): cfg.student(images, 1)
 
 # %% ../nbs/11_mkdt.ipynb #d5feec20
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ class MKDTConfig:
     guard:float = 10. # a pixel gradient so many times the usual is scaled down to that; 0: never
     experts:ExpertConfig = ExpertConfig()
 
-# %% ../nbs/11_mkdt.ipynb #9666dd08
+# %% ../nbs/11_mkdt.ipynb #dfa930ed
 CONV4 = ExpertConfig(widths=(128,)*4)
 PAPER = {'cifar10': dict(), 'cifar100': dict(max_start_epoch=2),
          'tinyimagenet': dict(m=2000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4),
@@ -347,8 +350,7 @@ def preset(name:str='tiny', # `tiny`, or one of `PAPER`
            steps:int|None=None # outer iterations, if not the preset's
           ) -> MKDTConfig:
     "Settings by name."
-    cfg = tiny() if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name)
-    return replace(cfg, m=cfg.m if m is None else m, steps=cfg.steps if steps is None else steps)
+    return changed(tiny() if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name), m=m, steps=steps)
 
 # %% ../nbs/11_mkdt.ipynb #a871e4fa
 def check(images:Images, # X_t
@@ -365,21 +367,20 @@ def check(images:Images, # X_t
     known(cfg.optimiser, ('sgd', 'adam'), 'optimiser')
     known(cfg.init, ('highloss', 'random', 'kmeans'), 'init')
 
-# %% ../nbs/11_mkdt.ipynb #5fc40046
+# %% ../nbs/11_mkdt.ipynb #fea6fde9
 def plan(images:Images, # X_t
          cfg:MKDTConfig, # the settings
          k:int=512, # target dimension
          at_once:int=1 # experts trained together
         ) -> dict: # parameters, steps, `disk_gib`, `memory_mib`
     "What a run will take: parameters, steps of each kind, disk for the experts, memory for their training and for the places of a walk."
-    _, c, h, w = images.x.shape
     e = cfg.experts
-    with torch.device('meta'): net = make_net(e.net, c, (h, w), k, widths=e.widths, norm=e.norm)
+    with torch.device('meta'): net = e.student(images, k)
     P, per_epoch = sum(p.numel() for p in net.parameters()), len(images)//min(e.batch, len(images))
     return dict(parameters=P, expert_steps=e.experts*e.epochs*per_epoch, inner_steps=cfg.steps*cfg.syn_steps,
                 disk_gib=e.experts*(e.epochs + 1)*P*(2 if e.half else 4)/2**30, memory_mib=max(3*at_once, cfg.syn_steps + 2)*P*4/2**20)
 
-# %% ../nbs/11_mkdt.ipynb #c3a1cb62
+# %% ../nbs/11_mkdt.ipynb #114fa235
 @torch.no_grad()
 def expert_losses(images:Images, # X_t
                   Y:Tensor, # their targets (n, k)
@@ -387,8 +388,7 @@ def expert_losses(images:Images, # X_t
                   epoch:int=1 # after which epoch
                  ) -> Tensor: # (n,)
     "The MSE of each image, averaged over all experts after an epoch (4.2)."
-    _, c, h, w = images.x.shape
-    f = Functional(make_net(to.cfg.net, c, (h, w), Y.shape[1], widths=to.cfg.widths, norm=to.cfg.norm).to(images.x.device))
+    f = Functional(to.cfg.student(images, Y.shape[1]).to(images.x.device))
     total = Y.new_zeros(len(images))
     for i in range(to.cfg.experts):
         theta = to.get(i, epoch, images.x.device)
@@ -400,7 +400,7 @@ def high_loss_index(losses:Tensor, m:int # (n,), how many
     "The images with the highest losses."
     return losses.topk(m).indices.cpu()
 
-# %% ../nbs/11_mkdt.ipynb #062de786
+# %% ../nbs/11_mkdt.ipynb #9cef578e
 class MKDT:
     "MKDT's Algorithm 1, a `Distiller` for `run`."
     hint = 'Lower `lr_x`, `lr_y` or `lr_lr`.'
@@ -415,9 +415,8 @@ class MKDT:
         check(images, cfg)
         self.images, self.teacher, self.to, self.cfg, self.seed, self.device = images, teacher, to, cfg, seed, images.x.device
         self.Y = wanted(images, teacher, cfg.experts.objective)
-        _, c, h, w = images.x.shape
-        net = make_net(cfg.experts.net, c, (h, w), self.Y.shape[1], widths=cfg.experts.widths, norm=cfg.experts.norm)
-        self.loss = objective(cfg.experts.objective, Functional(net.to(self.device)), images, cfg.experts.views)
+        f = Functional(cfg.experts.student(images, self.Y.shape[1]).to(self.device))
+        self.loss = objective(cfg.experts.objective, f, images, cfg.experts.views)
         i = self.start()
         self.X_s, self.Y_s = images.normalised(i).clone(), self.Y[i.to(self.device)].clone()
         self.lr_syn = torch.tensor(cfg.lr_syn, device=self.device)

@@ -29,14 +29,13 @@ def scatter(to:mkdt.Trajectories # experts from one initialisation (`same_start`
         out['relative'].append((var/(theta.mean(0) - start).square().sum()).item())
     return out
 
-# %% ../nbs/42_studies.ipynb #e5aa425c
+# %% ../nbs/42_studies.ipynb #08f15198
 def match_one(images:Images, teacher:Teacher, cfg:mkdt.MKDTConfig, seed:int=0, show:bool=True # X_t, f_T, settings, of everything random, progress bars
              ) -> dict: # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
     "Match one expert trajectory (MKDT, Figure 1b and 1c)."
-    start, moved = [], []
-    def look(step, task): moved.append((task.X_s - start[0]).abs().mean().item())
-    to = mkdt.experts(images, teacher, cfg.experts, seed, show=show)
-    start.append(mkdt.MKDT(images, teacher, to, cfg, seed).X_s)
+    to, moved = mkdt.experts(images, teacher, cfg.experts, seed, show=show), []
+    start = mkdt.MKDT(images, teacher, to, cfg, seed).X_s
+    def look(step, task): moved.append((task.X_s - start).abs().mean().item())
     d = mkdt.mkdt(images, teacher, cfg, seed, to=to, on_step=look, show=show)
     return dict(match=[l['match'] for l in d.run.log], moved=moved, guards=d.manifest['guards'])
 
