@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #f7d2e09b
+# %% ../nbs/50_cli.ipynb #d8fd1bb8
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,13 @@ from . import compare as cmp
 from . import teachers
 from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
-from .core import BadInput, Diverged, PRECISIONS, get_device, known, need, precision as in_precision, writable, write_json, atomic
+from . import labelled as lab
+from .core import BadInput, Diverged, PRECISIONS, changed, get_device, known, need, precision as in_precision, writable, write_json, atomic
 from .data import Images, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
+from .nets import NETS
+from .posttrain import align, relabel
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -99,24 +102,24 @@ class Source:
         if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
         return train.to(device), test and test.to(device)
 
-# %% ../nbs/50_cli.ipynb #05382f82
+# %% ../nbs/50_cli.ipynb #f959ac8f
 def teacher_config(images:Images, # what it is trained on
-                   preset:str='tiny', # tiny, tiny-simclr, barlow_twins or simclr
+                   preset:str='tiny', # tiny, tiny-LOSS for any loss (moco, supervised, simclr, swav, dino, …), or a paper's: barlow_twins, simclr, moco, supervised
                    steps:int|None=None, # training steps, if not the preset's
                    flag:str='teacher-' # what the flags' names begin with, for messages
                   ) -> teachers.TeacherConfig:
     "The settings of a teacher by name; raises `BadInput`."
     need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
-    name = known(preset, ('tiny', 'tiny-simclr', 'barlow_twins', 'simclr'), flag + 'preset')
-    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])) if name.startswith('tiny') else teachers.paper(name)
-    if name == 'tiny-simclr': cfg = replace(cfg, loss='simclr')
-    return replace(cfg, steps=steps) if steps else cfg
+    small = {'tiny': 'barlow_twins', **{f"tiny-{l.replace('_', '-')}": l for l in teachers.LOSSES}}
+    name = known(preset, (*small, 'barlow_twins', 'simclr', 'moco', 'supervised'), flag + 'preset')
+    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), small[name]) if name in small else teachers.paper(name)
+    return changed(cfg, steps=steps)
 
 @dataclass
 class Teaching:
     "Which teacher."
-    teacher:str=None # a teacher.safetensors or its folder (default: train one, and keep it with the results)
-    teacher_preset:str='tiny' # how to train one: tiny, tiny-simclr, or MKDT's: barlow_twins or simclr
+    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME (default: train one, and keep it with the results)
+    teacher_preset:str=None # how to train one: tiny, tiny-moco, tiny-supervised, tiny-simclr, …, or a paper's: barlow_twins, simclr, moco, supervised (default: tiny; for scdd tiny-moco, for sre2l tiny-supervised)
     teacher_steps:int=None # its training steps, if not the preset's
 
     def get(self, images:Images, # what it is trained on
@@ -124,8 +127,8 @@ class Teaching:
             **kwargs # for `run`
            ) -> teachers.Teacher:
         "Read the teacher, or train one."
-        if not self.teacher: return teachers.train_teacher(images, teacher_config(images, self.teacher_preset, self.teacher_steps), 0, out, **kwargs)
-        t = teachers.load_teacher(self.teacher)
+        if not self.teacher: return teachers.train_teacher(images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs)
+        t = teachers.find_teacher(self.teacher)
         t(images.pixels(slice(0, 1)))                      # says at once if it does not take such images
         return t
 
@@ -142,16 +145,16 @@ def fractions(text:str # '0.01,0.05'
     need(got and all(0 < f <= 1 for f in got), 'labels', text, 'fractions of the labels above 0 and at most 1, with commas between: 0.01,0.05,0.1 is 1, 5 and 10 %')
     return got
 
-# %% ../nbs/50_cli.ipynb #ac9c1f4d
+# %% ../nbs/50_cli.ipynb #6e576eea
 @command
 def teacher(src:Source=Source(), # see there
-            preset:str='tiny', # tiny, tiny-simclr, or MKDT's: barlow_twins or simclr
+            preset:str='tiny', # tiny, tiny-LOSS (moco, moco-v3, swav, dino, simclr, supervised), or a paper's: barlow_twins, simclr, moco, supervised
             steps:int=None, # training steps, if not the preset's
             seed:int=0, # of weights, batches and views
             precision:str='float32', # float32, tf32 or bf16
             out:str='ssdd-teacher' # folder for teacher.safetensors, its log and its record
            ):
-    "Train a self-supervised teacher on unlabelled images. The same command again resumes."
+    "Train a teacher: on unlabelled images, but for the preset supervised. The same command again resumes."
     known(precision, PRECISIONS, 'precision')
     train, test = _start(src, out)
     t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
@@ -165,14 +168,16 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #22c55e3b
+# %% ../nbs/50_cli.ipynb #6a22ad68
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, or a baseline: random, kmeans, highloss, full, dm, mtt-ssl
+            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, or a baseline: random, kmeans, highloss, full, dm, mtt-ssl, sre2l
             m:int=None, # synthetic images (default: the preset's; 20 for tiny)
+            ipc:int=None, # images per class, in place of m, for sets with labels: scdd, sre2l
             steps:int=None, # distillation steps, if not the preset's
-            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind
+            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind; scdd has cifar100, tinyimagenet, imagenet
+            soft_labels:bool=False, # of scdd and sre2l: also store the network's scores for all views of the post-training, in OUT/labels
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
             yes:bool=False, # do not ask before a run that takes much disk
@@ -182,12 +187,25 @@ def distill(src:Source=Source(), # see there
     known(precision, PRECISIONS, 'precision')
     need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
     need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
+    with_labels = known(method, cmp.METHODS, 'method') in lab.LABELLED and lab.LABELLED[method.lower()].recovered
+    need(ipc is None or m is None and with_labels, 'ipc', ipc, 'is for scdd and sre2l, in place of m; others take m')
+    need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd and sre2l')
     train, _ = _start(src, out)
-    _agreed([cmp.check(method, train, m, preset, steps)], train, m, preset, steps, out, yes)
+    if ipc is not None: m = ipc*len(train.classes)
+    name = cmp.check(method, train, m, preset, steps)
+    _agreed([name], train, m, preset, steps, out, yes)
+    teaching = replace(teaching, teacher_preset=teaching.teacher_preset or cmp.METHODS[name].teaching)
     before = (Path(out)/'run.json').exists()
     t = teaching.get(train, Path(out)/'teacher', precision=precision)
     d = cmp.make_set(method, train, t, m, seed, Path(out), preset, steps, precision=precision)
     print(f"{'finished already' if before else f'finished in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json\n  the teacher  {teaching.where(Path(out)/'teacher')}")
+    if soft_labels: _store_labels(d, align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
+
+def _store_labels(d, net, recipe, out, device):
+    "Soft labels for the views of a post-training, beside the set."
+    relabel(d, net, recipe, d.manifest['seed'], out/'labels', device)
+    size = sum(f.stat().st_size for f in (out/'labels').glob('*.safetensors'))
+    print(f"  soft labels  {out}/labels: {recipe.total(len(d))*recipe.batch:,} views, {size/1e6:.1f} MB, {size/d.x.numel():.0f} times the images as bytes")
 
 # %% ../nbs/50_cli.ipynb #6752a7c4
 def _agreed(methods, train, m, preset, steps, out, yes, times=1):
@@ -258,39 +276,93 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #d0147bae
+# %% ../nbs/50_cli.ipynb #1b08be33
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            methods:str='none,random,kmeans,krrst,full', # with commas between
-            m:int=20, # synthetic images
-            labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
+            protocol:str='probe', # probe: pre-train on each set, then a linear probe with few labels; posttrain: train classifiers on sets with labels
+            methods:str=None, # with commas between (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
+            m:int=None, # synthetic images (default: 20; posttrain goes by ipc)
+            labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
+            ipc:str='1,5,10', # posttrain: images per class
+            label_kinds:str='hard,soft', # posttrain: of labels
             seeds:int=3, # sets, students and draws of labelled images
+            students:int=3, # posttrain: students for each set
             preset:str='tiny', # of methods that have presets
             steps:int=None, # of methods that have steps, if not the preset's
-            recipe:str='same', # pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
-            student:str='convnet', # what is pre-trained: convnet, resnet10 or resnet18
+            recipe:str='same', # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
+            student:str=None, # what is trained: any network of the library (default: convnet; for posttrain the network that sets are recovered from)
             precision:str='float32', # float32, tf32 or bf16
             yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-compare' # folder for compare.json, picture.png, the sets and the teacher
            ):
     "Compare methods on equal terms: one table. The same command again resumes; with other methods or seeds it computes only what is new."
     known(precision, PRECISIONS, 'precision')
-    fs, names = fractions(labels), [n.strip() for n in methods.split(',') if n.strip()]
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
-    need(names, 'methods', methods, f"name at least one of {', '.join(cmp.METHODS)}")
-    for n in names: known(n, cmp.METHODS, 'method')
+    who = student and (Student() if known(student, NETS, 'student') == 'convnet' else Student(student.lower(), norm='batch'))
+    both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
+    if known(protocol, ('probe', 'posttrain'), 'protocol') == 'posttrain':
+        need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
+        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, who, **both)
     how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
-    who = Student() if known(student, ('convnet', 'resnet10', 'resnet18'), 'student') == 'convnet' else Student(student, norm='batch')
+    _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, **both)
+
+# %% ../nbs/50_cli.ipynb #f8396f39
+def _names(text, known_names, what='methods'):
+    "Names with commas between, each a known one."
+    names = [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
+    need(names, what, text, f"name at least one of {', '.join(known_names)}")
+    return names
+
+def _numbers(text):
+    "Positive whole numbers with commas between."
+    try: got = tuple(int(n) for n in text.split(',') if n.strip())
+    except ValueError: got = ()
+    need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
+    return got
+
+def _compare_probe(names, m, fs, recipe, student, yes, src, teaching, seeds, preset, steps, precision, out):
+    "Pre-training and a linear probe."
+    alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
+    need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
     train, test = _start(src, out)
     _testable(test, train, fs)
     _agreed([cmp.check(n, train, m, preset, steps) for n in names], train, m, preset, steps, out, yes, seeds)
-    cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
-    t = teaching.get(train, Path(out)/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
-    result = cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, how, who, precision=precision)
-    _report(result, Path(out))
+    t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    _report(cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, recipe, student, precision=precision), Path(out))
 
-# %% ../nbs/50_cli.ipynb #c86071e7
+def _teacher_in(out, train, teaching, preset, precision):
+    "The teacher that was asked for, or one of its own folder."
+    teaching = replace(teaching, teacher_preset=teaching.teacher_preset or preset)
+    cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
+    return teaching.get(train, out/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
+
+def _compare_labelled(names, ipc, kinds, students, student, src, teaching, seeds, preset, steps, precision, out):
+    "Training of classifiers on sets with labels."
+    need(students >= 1, 'students', students, 'at least 1')
+    train, test = _start(src, out)
+    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    lab.check_labelled(train, names, ipc, preset, steps)
+    kw = dict(out=Path(out), train=train, precision=precision)
+    wanted, nets = {lab.LABELLED[n].net for n in names}, {}
+    if 'ssl' in wanted: nets['ssl'] = align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
+    if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(), preset='tiny-supervised', **kw), train)
+    for n in set(names) & {'scdd'}: cmp.METHODS[n].suits(nets['ssl'])
+    result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, student, precision=precision)
+    _report_labelled(result, Path(out))
+
+# %% ../nbs/50_cli.ipynb #18d20499
+def _report_labelled(result, out):
+    "Print the table, draw the picture, say where everything is."
+    import matplotlib
+    matplotlib.use('agg')
+    largest = {r['method']: r['set'] for r in result['rows'] if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])}
+    sets = {n: load(out/p) for n, p in largest.items()}
+    with atomic(out/'picture.png') as p: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}).savefig(p, dpi=130, format='png')
+    print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n(test accuracy in %, mean ± std over seeds, each the mean of {result['settings']['students']} students; differences are paired by seed)")
+    print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
+    print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
+
 def _report(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib

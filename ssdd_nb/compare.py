@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'make_set', 'check', 'once', 'measure', 'as_rows', 'compare', 'references', 'mean_std', 'pick',
-           'gain', 'table', 'gains', 'picture']
+           'gain', 'table', 'markdown_table', 'aligned_text', 'gains', 'picture']
 
-# %% ../nbs/40_compare.ipynb #4016ed99
+# %% ../nbs/40_compare.ipynb #f2e1d9d5
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 import matplotlib.pyplot as plt
-from . import coresets, krrst, mkdt
+from . import coresets, krrst, mkdt, scdd
 from .core import BadInput, Run, describe, digest, known, need, progress_bar, write_json
 from .data import Images
 from .distilled import Distilled
 from .evaluate import Recipe, Student, evaluate, probe_scores
 from . import teachers
-from .teachers import Teacher
+from .teachers import Classifier, Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #e8195fb9
+# %% ../nbs/40_compare.ipynb #2416fee8
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -31,6 +31,8 @@ class Method:
     tunable:bool = False # whether `make` also takes `preset` and `steps`
     check:Callable = lambda images, m, preset, steps: coresets.check_m(m, len(images), images.name) # raises `BadInput` for what cannot work
     plan:Callable|None = None # (images, m, preset, steps) → dict with `disk_gib` and `memory_mib`, for a method that takes much of either
+    teaching:str = 'tiny' # how its teacher is trained where nobody says: a preset's name
+    suits:Callable = lambda teacher: None # raises `BadInput` for a teacher that it cannot use
 
 def _make_krrst(images, teacher, m, seed, out=None, preset='tiny', steps=None, **kwargs):
     return krrst.krrst(images, teacher, krrst.preset(preset, m, steps), seed, out, **kwargs)
@@ -48,16 +50,34 @@ def _mkdt(images, preset, m, steps, learn_y=None, objective='kd'):
 def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, how=(), **kwargs):
     return mkdt.mkdt(images, teacher, _mkdt(images, preset, m, steps, **dict(how)), seed, out, **kwargs)
 
+def _ipc(images, m):
+    "Images per class, for methods that make as many of each."
+    need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
+    need(m is None or m % len(images.classes) == 0, 'm', m, f'must be a multiple of the number of classes, {len(images.classes)}')
+    return None if m is None else m//len(images.classes)
+
+def _scdd(images, preset, m, steps): return scdd.preset(preset, _ipc(images, m), steps, images.x.shape[1])
+def _make_scdd(images, teacher, m, seed, out=None, preset='tiny', steps=None, **kwargs):
+    return scdd.scdd(images, teacher, _scdd(images, preset, m, steps), seed, out, **kwargs)
+
+def _check_scdd(images, m, preset, steps): scdd.check(images, _scdd(images, preset, m, steps))
+def _suits(supervised):
+    def check(teacher):
+        right = 'sre2l recovers from a supervised network (teacher preset tiny-supervised)' if supervised else 'scdd recovers from a self-supervised one; from a supervised one it is sre2l'
+        need((teacher.manifest.get('loss') == 'supervised') == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
+    return check
+
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
 def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
                krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt, _plan_mkdt), full=Method(coresets.full, check=_no_check),
                highloss=Method(mkdt.highloss), dm=Method(mkdt.dm))
+METHODS |= dict(scdd=Method(_make_scdd, True, _check_scdd, None, 'tiny-moco', _suits(False)), sre2l=Method(_make_scdd, True, _check_scdd, None, 'tiny-supervised', _suits(True)))
 METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt, _plan_mkdt),
             'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt, _plan_mkdt)}
 
-# %% ../nbs/40_compare.ipynb #a4e183ba
+# %% ../nbs/40_compare.ipynb #47ea4050
 def make_set(method:str, # one of `METHODS`
              images:Images, # the training images
              teacher:Teacher, # g_φ
@@ -71,6 +91,7 @@ def make_set(method:str, # one of `METHODS`
     "Distil with a method by name; raises `BadInput`."
     how = METHODS[known(method, METHODS, 'method')]
     if how.make is None: return None
+    how.suits(teacher)
     if how.tunable: kwargs = dict(preset=preset, steps=steps, **kwargs)
     return how.make(images, teacher, 20 if m is None and not how.tunable else m, seed=seed, out=out, **kwargs)
 
@@ -121,7 +142,7 @@ def as_rows(method:str, seed:int, labels, r:dict # from `measure`
     return [dict(method=method, m=r['size'], labels=l, seed=seed, accuracy=a, target_mse=r['target_mse'], seconds=r['seconds_set'] + r['seconds_pretrain'],
                  seconds_set=r['seconds_set'], seconds_pretrain=r['seconds_pretrain'], set=r['set']) for l, a in zip(labels, r['accuracy'])]
 
-# %% ../nbs/40_compare.ipynb #515b0b9a
+# %% ../nbs/40_compare.ipynb #fcd4c5fe
 def compare(train:Images, # what is distilled; its labels are used by the probe only
             test:Images, # held out
             teacher:Teacher, # g_φ, the same for all
@@ -137,6 +158,7 @@ def compare(train:Images, # what is distilled; its labels are used by the probe 
     "Methods × seeds × labels; resumes, and reuses what was measured before."
     need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
     methods = [check(n, train, m, preset, steps) for n in methods]
+    for n in methods: METHODS[n].suits(teacher)
     rows, plan = [], [(n, s) for n in methods for s in range(seeds)]
     for n, s in progress_bar(plan, show=kwargs.get('show', True), desc='comparing'):
         rows += as_rows(n, s, labels, measure(n, train, test, teacher, m, s, labels, out, preset, steps, recipe, student, draws, **kwargs))
@@ -178,7 +200,7 @@ def gain(result:dict, # from `compare`
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
-# %% ../nbs/40_compare.ipynb #0f7f6787
+# %% ../nbs/40_compare.ipynb #c3684326
 def table(result:dict, # from `compare`
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -193,11 +215,14 @@ def table(result:dict, # from `compare`
                      mean_std(pick(rows, 'target_mse', **first), 3), mean_std(pick(rows, 'seconds', **first))])
     for n in dict.fromkeys(r['method'] for r in refs):
         body.append([f'({n}, no student)', '', *[mean_std(pick(refs, 'accuracy', method=n, labels=l)) for l in labels], '', ''])
-    return _markdown(head, body) if markdown else _text(head, body)
+    return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-def _markdown(head, body): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:']*(len(head) - 1), *body])
+def markdown_table(head:list, body:list) -> str: # names of the columns, rows of strings
+    "A table in Markdown; all columns but the first to the right."
+    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:']*(len(head) - 1), *body])
 
-def _text(head, body):
+def aligned_text(head:list, body:list) -> str: # likewise
+    "A table for a terminal."
     w = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
     return '\n'.join('  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r)) for r in [head, ['─'*n for n in w], *body])
 
@@ -209,7 +234,7 @@ def gains(result:dict # from `compare`
              for n in names if n not in ('none', 'random', 'full') and gain(result, n, s['labels'][0])]
     return '\n'.join(lines)
 
-# %% ../nbs/40_compare.ipynb #fc50456f
+# %% ../nbs/40_compare.ipynb #9d96f734
 def picture(result:dict, # from `compare`
             sets:dict|None=None # method: Distilled, to show their images above
            ): # the figure
@@ -228,7 +253,7 @@ def picture(result:dict, # from `compare`
     some = [n for n in methods if None not in pick(result['rows'], 'accuracy', method=n)]
     if some: plot_scores({n: pick(result['rows'], 'accuracy', method=n, labels=s['labels'][0]) for n in some}, f"accuracy, {s['labels'][0]:.0%} labels, %", left)
     else: left.axis('off')
-    plot_scores({n: pick(result['rows'], 'target_mse', method=n, labels=s['labels'][0]) for n in methods if n != 'none'}, 'test MSE to the teacher', right)
+    plot_scores({n: pick(result['rows'], 'target_mse', method=n, labels=s['labels'][0]) for n in methods if n != 'none' and None not in pick(result['rows'], 'target_mse', method=n)}, 'test MSE to the teacher', right)
     for ax in (left, right): ax.tick_params(axis='x', labelsize=7)
     if len(methods) > 6:
         fig.set_size_inches(13, fig.get_figheight() + .5)
