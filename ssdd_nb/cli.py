@@ -307,7 +307,7 @@ def compare(src:Source=Source(), # see there
     how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
     _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, **both)
 
-# %% ../nbs/50_cli.ipynb #f8396f39
+# %% ../nbs/50_cli.ipynb #21127b9b
 def _names(text, known_names, what='methods'):
     "Names with commas between, each a known one."
     names = [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
@@ -346,7 +346,7 @@ def _compare_labelled(names, ipc, kinds, students, student, src, teaching, seeds
     kw = dict(out=Path(out), train=train, precision=precision)
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
     if 'ssl' in wanted: nets['ssl'] = align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
-    if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(), preset='tiny-supervised', **kw), train)
+    if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='tiny-supervised', **kw), train)
     for n in set(names) & {'scdd'}: cmp.METHODS[n].suits(nets['ssl'])
     result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, student, precision=precision)
     _report_labelled(result, Path(out))

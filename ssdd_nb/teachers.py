@@ -411,7 +411,7 @@ class TeacherConfig:
         "How many steps the training takes."
         return self.steps or max(1, int(self.epochs*(n//min(self.batch, n))))
 
-# %% ../nbs/05_teachers.ipynb #eb93ce33
+# %% ../nbs/05_teachers.ipynb #53c2fbb0
 MOCO_VIEWS = replace(PHOTO_VIEWS, crop=(.2, 1.), blur=.5)
 
 def paper(name:str='barlow_twins' # `barlow_twins` or `simclr` (MKDT), `moco` or `supervised` (SC-DD)
@@ -433,8 +433,7 @@ def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colo
     known(loss, LOSSES, 'loss')
     if channels == 1: cfg = TeacherConfig('resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=.01, views=GREY_VIEWS)
     else: cfg = TeacherConfig('resnet_tiny', stem_stride=2 if side >= 32 else 1, projector=(256, 256), steps=600, batch=128, lr=2e-3, lam_bt=.01)
-    narrow = dict(widths=(16, 32, 64)) if channels == 1 else {}
-    return cfg if loss == 'barlow_twins' else replace(cfg, loss=loss, **{**narrow, **TINY[loss]})
+    return cfg if loss == 'barlow_twins' else replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
 
 TINY = dict(simclr=dict(widths=None), moco=dict(projector=(128, 64), optimiser='sgd', lr=.06, weight_decay=5e-4, temperature=.1, queue=1024),
             moco_v3=dict(temperature=.2), swav=dict(temperature=.1, prototypes=64, queue=512),
