@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #d8fd1bb8
+# %% ../nbs/50_cli.ipynb #19b7b9a2
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from . import compare as cmp
 from . import teachers
 from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
+from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
 from .core import BadInput, Diverged, PRECISIONS, changed, get_device, known, need, precision as in_precision, writable, write_json, atomic
 from .data import Images, labelled, load_images, split
@@ -276,7 +277,7 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #1b08be33
+# %% ../nbs/50_cli.ipynb #edb41465
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -290,6 +291,7 @@ def compare(src:Source=Source(), # see there
             students:int=3, # posttrain: students for each set
             preset:str='tiny', # of methods that have presets
             steps:int=None, # of methods that have steps, if not the preset's
+            post_steps:int=None, # posttrain: steps of the students' training, if not the preset's
             recipe:str='same', # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
             student:str=None, # what is trained: any network of the library (default: convnet; for posttrain the network that sets are recovered from)
             precision:str='float32', # float32, tf32 or bf16
@@ -303,11 +305,11 @@ def compare(src:Source=Source(), # see there
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
     if known(protocol, ('probe', 'posttrain'), 'protocol') == 'posttrain':
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
-        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, who, **both)
+        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who, **both)
     how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
     _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, **both)
 
-# %% ../nbs/50_cli.ipynb #21127b9b
+# %% ../nbs/50_cli.ipynb #1d1e9097
 def _names(text, known_names, what='methods'):
     "Names with commas between, each a known one."
     names = [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
@@ -337,9 +339,10 @@ def _teacher_in(out, train, teaching, preset, precision):
     cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
     return teaching.get(train, out/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
 
-def _compare_labelled(names, ipc, kinds, students, student, src, teaching, seeds, preset, steps, precision, out):
+def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, teaching, seeds, preset, steps, precision, out):
     "Training of classifiers on sets with labels."
     need(students >= 1, 'students', students, 'at least 1')
+    need(post_steps is None or post_steps >= 1, 'post-steps', post_steps, 'at least 1')
     train, test = _start(src, out)
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
     lab.check_labelled(train, names, ipc, preset, steps)
@@ -348,7 +351,7 @@ def _compare_labelled(names, ipc, kinds, students, student, src, teaching, seeds
     if 'ssl' in wanted: nets['ssl'] = align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
     if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='tiny-supervised', **kw), train)
     for n in set(names) & {'scdd'}: cmp.METHODS[n].suits(nets['ssl'])
-    result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, student, precision=precision)
+    result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
     _report_labelled(result, Path(out))
 
 # %% ../nbs/50_cli.ipynb #18d20499
@@ -399,17 +402,21 @@ def bench(names:list=(), # which: krrst, mkdt (default: all)
     print(bench_table(run_bench(names, Path(out), reps, get_device(device))))
     print(f'the numbers  {out}/bench.json')
 
-# %% ../nbs/50_cli.ipynb #ccc94145
+# %% ../nbs/50_cli.ipynb #744091bf
 @command
-def study(name:str, # which: figure1
+def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
           src:Source=Source(), # see there
           teaching:Teaching=Teaching(), # see there
           seeds:int=3, # how often
           out:str='ssdd-study' # folder for NAME.json
          ):
-    "Measure what a figure of a paper shows, and record it."
-    name = known(name, STUDIES, 'name')
+    "Measure what a figure or table of a paper shows, and record it. The same command again resumes SC-DD's."
+    name = known(name, [*STUDIES, *SCDD_STUDIES], 'name')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
-    train, _ = _start(src, out)
-    STUDIES[name](train, teaching.get(train, Path(out)/'teacher'), seeds=seeds, out=Path(out))
+    train, test = _start(src, out)
+    if name in STUDIES: STUDIES[name](train, teaching.get(train, Path(out)/'teacher'), seeds=seeds, out=Path(out))
+    else:
+        need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+        need(train.y is not None, 'source', train.name, 'has no labels')
+        SCDD_STUDIES[name](train, test, seeds=seeds, out=Path(out))
     print(f'the numbers  {out}/{name}.json')

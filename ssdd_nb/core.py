@@ -137,13 +137,13 @@ def precision(name:str='float32', # one of `PRECISIONS`
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32, cudnn.deterministic = before[1:]
 
-# %% ../nbs/00_core.ipynb #1b8b2c5d
+# %% ../nbs/00_core.ipynb #07959411
 def place(net:torch.nn.Module, # any module
           device='cpu' # where to
          ) -> torch.nn.Module: # the same module
-    "Move a network to a device; its convolution weights channels-last, unless it has group norms."
-    grouped = any(isinstance(m, torch.nn.GroupNorm) for m in net.modules())
-    return net.to(device=device, memory_format=torch.contiguous_format if grouped else torch.channels_last)
+    "Move a network to a device; its convolution weights channels-last, unless it has group norms or very narrow layers."
+    usual = any(isinstance(m, torch.nn.GroupNorm) or isinstance(m, torch.nn.Conv2d) and m.out_channels < 8 for m in net.modules())
+    return net.to(device=device, memory_format=torch.contiguous_format if usual else torch.channels_last)
 
 # %% ../nbs/00_core.ipynb #7312cfbf
 @contextmanager

@@ -6,7 +6,7 @@
 __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post_scores', 'measure_labelled', 'compare_labelled',
            'check_labelled', 'picked', 'labelled_table', 'difference', 'labelled_gains', 'labelled_picture']
 
-# %% ../nbs/43_labelled.ipynb #8ae2a802
+# %% ../nbs/43_labelled.ipynb #e633f779
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from . import posttrain, scdd
 from .compare import aligned_text, markdown_table, mean_std, once
-from .core import BadInput, describe, digest, generator, known, need, progress_bar, write_json
+from .core import BadInput, changed, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images
 from .distilled import Distilled, distilled_from
 from .evaluate import Student
@@ -41,7 +41,7 @@ def _scdd(images, net, ipc, seed, preset, steps, out=None, **kwargs):
 LABELLED = {'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True),
             'scdd': Labelled(_scdd, 'ssl', True), 'full': Labelled(_full, 'ssl'), 'full-sl': Labelled(_full, 'sl')}
 
-# %% ../nbs/43_labelled.ipynb #826f26e8
+# %% ../nbs/43_labelled.ipynb #301fb104
 def same_net(net:Classifier # the network that compresses
             ) -> Student: # fresh ones of the same architecture
     "The student that SRe²L and SC-DD use: the architecture they recover from."
@@ -51,10 +51,12 @@ def same_net(net:Classifier # the network that compresses
 
 def post_recipe(preset:str, # `tiny`, or one of SC-DD's presets
                 kind:str, # `soft` or `hard`
-                channels:int # of the images
+                channels:int, # of the images
+                steps:int|None=None # if not the preset's
                ) -> PostRecipe:
     "The post-training that belongs to a preset."
-    return posttrain.tiny_post(channels, kind) if preset == 'tiny' else replace(posttrain.paper_post(preset.split('-')[0]), kind=kind)
+    recipe = posttrain.tiny_post(channels) if preset == 'tiny' else posttrain.paper_post(preset.split('-')[0])
+    return changed(recipe, kind=kind, steps=steps)
 
 def post_scores(d:Distilled, # a set with labels
                 train:Images, test:Images, # for the students' shape, and to test on
@@ -70,15 +72,15 @@ def post_scores(d:Distilled, # a set with labels
     fresh = lambda i: student.make(train, len(train.classes), 1000*seed + i)
     return [test_accuracy(post_train(fresh(i), d, recipe, labels, seed, **kwargs), test) for i in range(students)]
 
-# %% ../nbs/43_labelled.ipynb #b6f1941f
+# %% ../nbs/43_labelled.ipynb #c9c49226
 def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED`, images per class, kind of label, of everything random
                      train:Images, test:Images, nets:dict, # images; `ssl` and `sl` classifiers
-                     student:Student, students:int, out:Path|None, preset:str, steps:int|None, # how
+                     student:Student, students:int, out:Path|None, preset:str, steps:int|None, post_steps:int|None, # how
                      **kwargs # for `run`
                     ) -> dict: # a row of the table
     "Make a set and post-train students on it, once."
     how, net = LABELLED[method], nets[LABELLED[method].net]
-    recipe = post_recipe(preset, kind, train.x.shape[1])
+    recipe = post_recipe(preset, kind, train.x.shape[1], post_steps)
     setting = dict(method=method, ipc=ipc, seed=seed, train=train.hash, net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
     ask = dict(**setting, kind=kind, test=test.hash, recipe=json.loads(json.dumps(asdict(recipe))), student=asdict(student), students=students, precision=kwargs.get('precision', 'float32'))
     def compute():
@@ -90,7 +92,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
                     net=how.net, seconds_set=d.run.seconds if hasattr(d, 'run') else 0., seconds_students=time.monotonic() - t, set=str(folder.relative_to(out)/'distilled.safetensors') if folder else None)
     return once(out and Path(out)/'rows', f'{method}-ipc{ipc}-{kind}-seed{seed}', ask, compute)
 
-# %% ../nbs/43_labelled.ipynb #784c2df8
+# %% ../nbs/43_labelled.ipynb #15dc563f
 def compare_labelled(train:Images, # with labels
                      test:Images, # held out
                      nets:dict, # `ssl` and `sl`: classifiers
@@ -100,7 +102,7 @@ def compare_labelled(train:Images, # with labels
                      seeds:int=3, # seeds 0, 1, …: each a new set, new views, new students
                      students:int=3, # students for each row
                      out:Path|None=None, # folder for sets, rows and compare.json
-                     preset:str='tiny', steps:int|None=None, # of recovery
+                     preset:str='tiny', steps:int|None=None, post_steps:int|None=None, # of recovery; steps of recovery and of post-training, if not the preset's
                      student:Student|None=None, # the architecture that is recovered from if None
                      **kwargs # for `run`: `show`, `precision`
                     ) -> dict: # `rows`, `settings`
@@ -109,10 +111,10 @@ def compare_labelled(train:Images, # with labels
     methods, kinds = check_labelled(train, methods, ipc, preset, steps), [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
     plan = [(n, i, k, s) for n in methods for i in (ipc if not n.startswith('full') else ipc[:1]) for k in kinds for s in range(seeds)]
     plan = [p for p in plan if not (p[0].endswith('-sl') and p[2] == 'hard')]       # the same real images with the same labels
-    rows = [measure_labelled(*p, train, test, nets, student or same_net(nets[LABELLED[p[0]].net]), students, out, preset, steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
+    rows = [measure_labelled(*p, train, test, nets, student or same_net(nets[LABELLED[p[0]].net]), students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
     who = student or same_net(next(iter(nets.values())))
     settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), ipc=list(ipc), label_kinds=kinds, seeds=seeds, students=students, preset=preset,
-                    steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1])))), networks={k: dict(n.about(), accuracy=_accuracy(n, test)) for k, n in nets.items()})
+                    steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))), networks={k: dict(n.about(), accuracy=_accuracy(n, test)) for k, n in nets.items()})
     result = dict(protocol='posttrain', rows=rows, settings=settings, **describe(train.x.device))
     if out: write_json(Path(out)/'compare.json', result)
     return result

@@ -10,7 +10,7 @@ __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEW
            'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes', 'Teacher', 'Classifier',
            'load_teacher', 'train_teacher', 'read_state', 'take_weights', 'foreign', 'find_teacher']
 
-# %% ../nbs/05_teachers.ipynb #7ae64b3a
+# %% ../nbs/05_teachers.ipynb #a4469394
 import copy, json, math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .core import BadInput, Batches, atomic, changed, digest, generator, known, need, place, run, seeded
 from .data import Images, normalise
 from .distilled import assets
-from .nets import Encoder, headless, in_batches, make_net
+from .nets import Encoder, batch_norms, headless, in_batches, make_net
 
 # %% ../nbs/05_teachers.ipynb #3a79e0fb
 def matrix(n:int, # how many
@@ -290,7 +290,7 @@ def exactly(loss, # a function of tensors, or of lists of them
     full = lambda a: [full(t) for t in a] if isinstance(a, (list, tuple)) else a.float() if isinstance(a, Tensor) and a.is_floating_point() else a
     with torch.autocast(next(t for a in args for t in (a if isinstance(a, list) else [a])).device.type, enabled=False): return loss(*map(full, args))
 
-# %% ../nbs/05_teachers.ipynb #f44d025e
+# %% ../nbs/05_teachers.ipynb #d1c53ad4
 class Pair(Objective):
     "Barlow Twins and SimCLR: the two views' outputs, and nothing else."
     def forward(self, net:Encoder, views:list, y, done:float) -> Tensor:
@@ -304,7 +304,9 @@ class Supervised(Objective):
     views = 1
     def forward(self, net:Encoder, views:list, y:Tensor, done:float) -> Tensor:
         "The loss of a batch."
-        return exactly(F.cross_entropy, net(views[0]), y)
+        loss = exactly(F.cross_entropy, net(views[0]), y)
+        if not self.cfg.slim: return loss
+        return loss + self.cfg.slim*sum(m.weight.abs().sum() for m in batch_norms(net))
 
 class MoCo(Objective):
     "A slow network and a queue of its outputs."
@@ -373,7 +375,7 @@ class DINO(Objective):
 
 LOSSES = dict(barlow_twins=Pair, simclr=Pair, moco=MoCo, moco_v3=MoCoV3, swav=SwAV, dino=DINO, supervised=Supervised)
 
-# %% ../nbs/05_teachers.ipynb #acd34fd9
+# %% ../nbs/05_teachers.ipynb #ff27c475
 PHOTO_VIEWS = Views(crop=(.25, 1.), ratio=(3/4, 4/3), flip=.5, jitter=.8, grey=.2, padding='reflection')
 GREY_VIEWS = Views(rotate=15, shift=.1, scale=.15, shear=.1, noise=.2)
 
@@ -403,6 +405,7 @@ class TeacherConfig:
     eps:float = .05 # of SwAV's codes
     temperature_t:float = .04 # τ_t of DINO's teacher
     centre_momentum:float = .9 # of DINO's centre
+    slim:float = 0. # weight of Σ|γ| over the batch norms, for `supervised` (network slimming)
     views:Views = PHOTO_VIEWS # the distortions
     local:Views|None = None # smaller crops, which SwAV and DINO look at besides (multi-crop)
     n_local:int = 0 # how many of them
