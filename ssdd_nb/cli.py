@@ -389,9 +389,9 @@ def demo(out:str='ssdd-demo', # folder for results
     compare.__wrapped__(out=out, seeds=seeds, steps=steps)
     print(f"\nload it       from ssdd_nb.distilled import load; load('{out}/distilled.safetensors').normalised()")
 
-# %% ../nbs/50_cli.ipynb #a6682fc0
+# %% ../nbs/50_cli.ipynb #3829d6cf
 @command
-def bench(names:list=(), # which: krrst, mkdt (default: all)
+def bench(names:list=(), # which: krrst, mkdt, scdd (default: all)
           reps:int=5, # timed steps of each variant
           device:str='auto', # auto, cpu, cuda, …
           out:str='ssdd-bench' # folder for bench.json
