@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #19b7b9a2
+# %% ../nbs/50_cli.ipynb #9aa9d658
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .data import Images, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
 from .nets import NETS
-from .posttrain import align, relabel
+from .posttrain import align, random_set, relabel
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -221,7 +221,7 @@ def _agreed(methods, train, m, preset, steps, out, yes, times=1):
     need(sys.stdin.isatty(), 'yes', False, f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
     if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
 
-# %% ../nbs/50_cli.ipynb #8648127a
+# %% ../nbs/50_cli.ipynb #ebab4ece
 @command
 def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
          src:Source=Source(), # see there
@@ -230,7 +230,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
          teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
          out:str=None # folder for eval.json
         ):
-    "Pre-train students on a distilled set and probe them with few labels, beside no pre-training and random images."
+    "Pre-train students on a distilled set and probe them with few labels, beside no pre-training and random images; on a set with labels, train classifiers."
     fs = fractions(labels)
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     path = Path(path)/'distilled.safetensors' if Path(path).is_dir() else path
@@ -240,6 +240,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     _testable(test, train, fs)
     need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
     if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
+    if d.y.ndim == 1: return _eval_labelled(d, train, test, Path(path).parent, seeds, out)
     t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     result = _evaluate(d, train, test, t, fs, seeds)
     print(cmp.table(result))
@@ -247,13 +248,28 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #de3722fa
+# %% ../nbs/50_cli.ipynb #d53ed822
 def _testable(test, train, fractions):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
     if train.y is None: return print('no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)')
     counts = [len(labelled(train.y, f, 0)) for f in fractions]
     if len(set(counts)) < len(counts): print('note: of so few images ' + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts)) + ' (at least one of each class)')
+
+def _eval_labelled(d, train, test, folder, seeds, out):
+    "Students that are trained on a set with labels, beside as many random images; with soft labels if the network lies beside the set."
+    need(train.y is not None, 'source', train.name, 'has no labels, and the set has')
+    ipc, method, file = len(d)//len(train.classes), d.manifest['method'], folder/'classifier.safetensors'
+    net = teachers.load_teacher(file) if file.exists() else None
+    kinds = ['hard', 'soft'] if net else ['hard']
+    student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
+    beside, rows = 'random-sl' if method == 'sre2l' else 'random', []
+    for n, k, s in [(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)]:
+        acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, lab.post_recipe('tiny', k, train.x.shape[1]), student, 1, s)
+        rows.append(dict(method=n, ipc=ipc, label_kind=k, seed=s, m=len(d), accuracy=acc[0]))
+    result = dict(protocol='posttrain', rows=rows, settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash))
+    print(lab.labelled_table(result) + ('' if net else f'\nno soft labels: {file} is not there'))
+    if out: write_json(Path(out)/'eval.json', result)
 
 def _teacher_of(d, folder):
     "The teacher that the set was made with, if it is at hand."
