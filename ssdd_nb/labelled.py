@@ -24,7 +24,7 @@ from .posttrain import PostRecipe, post_train, relabel, test_accuracy
 from .teachers import Classifier
 from .viz import colour, label, show_images
 
-# %% ../nbs/43_labelled.ipynb #afcff23a
+# %% ../nbs/43_labelled.ipynb #7503acea
 @dataclass(frozen=True)
 class Labelled:
     "A way to make a set with labels."
@@ -38,7 +38,12 @@ def _full(images, net, ipc, seed, preset, steps, out=None, **kwargs):
 def _scdd(images, net, ipc, seed, preset, steps, out=None, **kwargs):
     return scdd.scdd(images, net, scdd.preset(preset, ipc, steps, images.x.shape[1]), seed, out, **kwargs)
 
-LABELLED = {'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True),
+def _noise(images, net, ipc, seed, preset, steps, out=None, **kwargs):
+    d = scdd.SCDD(images, net, scdd.preset('tiny', ipc, 1, images.x.shape[1]), seed).distilled()
+    d.manifest['method'] = 'noise'
+    return d
+
+LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True),
             'scdd': Labelled(_scdd, 'ssl', True), 'full': Labelled(_full, 'ssl'), 'full-sl': Labelled(_full, 'sl')}
 
 # %% ../nbs/43_labelled.ipynb #301fb104

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from .core import need
 
-# %% ../nbs/03_viz.ipynb #40c57bae
+# %% ../nbs/03_viz.ipynb #a260011d
 PALETTE = dict(none='#bbbbbb', random='#888888', kmeans='#56b4e9', full='#000000', real='#000000',
                krrst='#d55e00', mkdt='#0072b2', scdd='#009e73', teacher='#cc79a7', highloss='#e69f00',
                kd='#0072b2', sl='#444444', ssl='#cc79a7', dm='#999933')
-PALETTE |= {'sre2l': '#e69f00', 'random-sl': '#cccccc', 'full-sl': '#555555', 'moco': '#009e73', 'supervised': '#e69f00'}
+PALETTE |= {'sre2l': '#e69f00', 'random-sl': '#cccccc', 'full-sl': '#555555', 'noise': '#cc79a7', 'moco': '#009e73', 'supervised': '#e69f00'}
 PALETTE |= {'mkdt-fixed': '#7fb2d9', 'mtt-ssl': '#cc79a7', 'mtt-sl': '#444444'}
 NAMES = dict(none='no pre-training', random='random subset', kmeans='k-means', full='full data', krrst='KRR-ST', mkdt='MKDT', scdd='SC-DD', highloss='high-loss', dm='DM, label-free')
-NAMES |= {'sre2l': 'SRe²L', 'random-sl': 'random subset', 'full-sl': 'full data', 'moco': 'MoCo', 'moco_v3': 'MoCo v3', 'swav': 'SwAV', 'dino': 'DINO', 'barlow_twins': 'Barlow Twins', 'simclr': 'SimCLR'}
+NAMES |= {'sre2l': 'SRe²L', 'random-sl': 'random subset', 'full-sl': 'full data', 'noise': 'Gaussian noise', 'moco': 'MoCo', 'moco_v3': 'MoCo v3', 'swav': 'SwAV', 'dino': 'DINO', 'barlow_twins': 'Barlow Twins', 'simclr': 'SimCLR'}
 NAMES |= {'mkdt-fixed': 'MKDT, fixed targets', 'mtt-ssl': 'MTT on SSL'}
 
 def colour(name:str # a method's key
