@@ -122,14 +122,13 @@ def mkdt_problem(N:int, # inner steps
     return [theta, rand(2*batch, 3, side, side), rand(2*batch, k), torch.tensor(.05, device=device), batches,
             loss, lambda th: (th - end).square().sum()/(theta - end).square().sum()]
 
-# %% ../nbs/41_bench.ipynb #27cb76a0
+# %% ../nbs/41_bench.ipynb #d9c84af1
 class PlainTaps(Taps):
     "`Taps` as one would write them down: the yardstick, and equal to them."
     def __enter__(self):
         def listen(i):
             def hook(layer, args):
-                x = args[0]
-                self.stats[i] = x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
+                self.stats[i] = plain_tap(args[0])[1:]
             return hook
         self.hooks = [m.register_forward_pre_hook(listen(i)) for i, m in enumerate(self.layers)]
         return self
@@ -141,6 +140,7 @@ class PlainSCDD(SCDD):
         with PlainTaps(self.net) as taps: scores = self.net(x)
         return torch.nn.functional.cross_entropy(scores, self.y[self.rows]), bn_terms(taps, self.cfg.bn_loss)
 
+# %% ../nbs/41_bench.ipynb #93a9752f
 def scdd_problem(cls=SCDD, layout=torch.channels_last, net:str='resnet18', side:int=32, classes:int=100, batch:int=100, device='cpu', **options # which class, the network's memory layout, and sizes
                 ) -> SCDD: # ready to step
     "Images to be recovered from an untrained network: speed does not depend on what it knows."
@@ -158,7 +158,9 @@ def listen(x:torch.Tensor, tap # an activation (N, C, H, W) that needs a gradien
     y, mean, var = tap(x)
     torch.autograd.grad(y.sum() + mean.norm() + var.norm(), x)
 
-def plain_tap(x): return x, x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
+def plain_tap(x:torch.Tensor) -> tuple: # (N, C, H, W); the same, mean and variance of each channel
+    "What a hook would do: a mean, and a variance of a copy with the channels first."
+    return x, x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
 
 # %% ../nbs/41_bench.ipynb #e3671108
 def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each variant, where, and whether to show a bar

@@ -325,7 +325,7 @@ def compare(src:Source=Source(), # see there
     how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
     _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, **both)
 
-# %% ../nbs/50_cli.ipynb #1d1e9097
+# %% ../nbs/50_cli.ipynb #a043df12
 def _names(text, known_names, what='methods'):
     "Names with commas between, each a known one."
     names = [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
@@ -339,6 +339,7 @@ def _numbers(text):
     need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
     return got
 
+# %% ../nbs/50_cli.ipynb #75e0b35c
 def _compare_probe(names, m, fs, recipe, student, yes, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training and a linear probe."
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
@@ -370,7 +371,7 @@ def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, tea
     result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
     _report_labelled(result, Path(out))
 
-# %% ../nbs/50_cli.ipynb #18d20499
+# %% ../nbs/50_cli.ipynb #6705d81e
 def _report_labelled(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib
@@ -382,6 +383,7 @@ def _report_labelled(result, out):
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
+# %% ../nbs/50_cli.ipynb #c86071e7
 def _report(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib

@@ -23,7 +23,7 @@ from . import teachers
 from .teachers import Classifier, Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #2416fee8
+# %% ../nbs/40_compare.ipynb #ed3e9884
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -50,6 +50,10 @@ def _mkdt(images, preset, m, steps, learn_y=None, objective='kd'):
 def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, how=(), **kwargs):
     return mkdt.mkdt(images, teacher, _mkdt(images, preset, m, steps, **dict(how)), seed, out, **kwargs)
 
+def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
+def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
+
+# %% ../nbs/40_compare.ipynb #47723dd1
 def _ipc(images, m):
     "Images per class, for methods that make as many of each."
     need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
@@ -66,9 +70,6 @@ def _suits(supervised):
         right = 'sre2l recovers from a supervised network (teacher preset tiny-supervised)' if supervised else 'scdd recovers from a self-supervised one; from a supervised one it is sre2l'
         need((teacher.manifest.get('loss') == 'supervised') == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
     return check
-
-def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
-def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
                krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt, _plan_mkdt), full=Method(coresets.full, check=_no_check),

@@ -127,7 +127,7 @@ def vgg(in_channels:int, # C
             side //= 2
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
 
-# %% ../nbs/04_nets.ipynb #c8b979d1
+# %% ../nbs/04_nets.ipynb #01959bdd
 def headless(net:nn.Module # a classifier of torchvision, timm or alike
             ) -> nn.Module: # the same module, whose output is its features
     "Take the classifier off."
@@ -145,6 +145,7 @@ def swap(net:nn.Module, old:nn.Module, new:nn.Module # where, what, by what
     parent, _, last = name.rpartition('.')
     setattr(net.get_submodule(parent), last, new)
 
+# %% ../nbs/04_nets.ipynb #f5b8af04
 def fitted(net:nn.Module, # a classifier of torchvision, timm or alike
            in_channels:int, # C
            size, # (H, W)
