@@ -67,21 +67,21 @@ def _vary(name, train, test, values, config, seeds, ipc, students, post_steps, t
             for v in values for m, n in nets.items() for s in range(seeds)]
     return study(name, jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #e029f314
+# %% ../nbs/44_scdd_studies.ipynb #ac8d9bb9
 def iterations(train:Images, test:Images, seeds:int=3, values=(30, 100, 300, 1000), ipc:int=5, students:int=2, # images, how often, iterations of recovery, images per class, students for each set
-               post_steps:int|None=None, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # steps if not the presets', folder for iterations.json, progress bars
+               post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
               ) -> dict:
     "Accuracy against iterations of recovery, with loss curves (SC-DD, Table 4, Figure 5)."
     return _vary('iterations', train, test, values, lambda v: dict(steps=v), seeds, ipc, students, post_steps, teacher_steps, out, show, curves=True)
 
-def multiplier(train:Images, test:Images, seeds:int=3, values=(1, 5, 10, 15, 20), ipc:int=5, students:int=2, # as for `iterations`
-               post_steps:int|None=None, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
+def multiplier(train:Images, test:Images, seeds:int=3, values=(1, 10, 20), ipc:int=5, students:int=2, # as for `iterations`
+               post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
               ) -> dict:
     "Accuracy against the first batch norm's multiplier (SC-DD, Table 5)."
     return _vary('multiplier', train, test, values, lambda v: dict(first_bn_multiplier=float(v)), seeds, ipc, students, post_steps, teacher_steps, out, show)
 
 def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, students:int=2, # `values` multiply the network's widths
-         post_steps:int|None=None, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
+         post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
         ) -> dict:
     "Accuracy against the size of the network that images are recovered from; students stay the same (SC-DD, Figure 2, Table 3)."
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
@@ -95,10 +95,10 @@ def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, s
 
 def _accuracy(net, images): return test_accuracy(net.net, images)
 
-# %% ../nbs/44_scdd_studies.ipynb #ea9ef464
-def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=2, # `values` are steps of the network's training
-                losses=tuple(l for l in teachers.LOSSES), # ways to compress
-                post_steps:int|None=None, out:Path|None=None, show:bool=True
+# %% ../nbs/44_scdd_studies.ipynb #18b811bf
+def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=1, # `values` are steps of the network's training
+                losses=tuple(teachers.LOSSES), # ways to compress
+                post_steps:int|None=150, out:Path|None=None, show:bool=True
                ) -> dict:
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
     jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, source=train.describe(), test=test.hash)
@@ -109,10 +109,10 @@ def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:
             jobs += [(dict(method=loss, value=v, seed=s, **about), partial(recovery_row, train, test, net, scdd.tiny(ipc, channels=train.x.shape[1]), s, None, students, post_steps)) for s in range(seeds)]
     return study('compression', jobs, settings, out, train.x.device, show)
 
-STUDENTS = 'resnet_tiny', 'convnet', 'resnet10', 'vgg11', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'squeezenet1_0', 'vit_tiny'
+STUDENTS = 'resnet_tiny', 'convnet', 'resnet10', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'squeezenet1_0'
 
 def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:int=10, students:int=1, # `values` are the students
-                  post_steps:int|None=None, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
+                  post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
                  ) -> dict:
     "Accuracy of other architectures on the same sets (SC-DD, Table 8, Figure 8)."
     nets = {m: squeezed(train, m, teacher_steps, show) for m in KINDS}
@@ -124,11 +124,11 @@ def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:i
     jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS) for s in range(seeds)]
     return study('architectures', jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #98784331
+# %% ../nbs/44_scdd_studies.ipynb #f4825b35
 QUARTER = 16, 32, 64, 64, 128, 128, 128, 128               # VGG-11's widths, a quarter of each
 
 def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float=.6, # `values` are images per class; share of the channels that are cut
-            slim:float=.01, widths=QUARTER, post_steps:int|None=None, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # λ_slim, VGG-11's widths; None: its own
+            slim:float=.01, widths=QUARTER, post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # λ_slim, VGG-11's widths; None: its own
            ) -> dict:
     "A VGG-11, pruned by network slimming and repaired on sets of images (SC-DD, Table 9)."
     cfg = replace(slimming(train, slim), widths=widths)
