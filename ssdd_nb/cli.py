@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #9aa9d658
+# %% ../nbs/50_cli.ipynb #5a597630
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .data import Images, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
 from .nets import NETS
-from .posttrain import align, random_set, relabel
+from .posttrain import align, load_labels, random_set, relabel
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -248,7 +248,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #d53ed822
+# %% ../nbs/50_cli.ipynb #e3399ff3
 def _testable(test, train, fractions):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
@@ -261,11 +261,14 @@ def _eval_labelled(d, train, test, folder, seeds, out):
     need(train.y is not None, 'source', train.name, 'has no labels, and the set has')
     ipc, method, file = len(d)//len(train.classes), d.manifest['method'], folder/'classifier.safetensors'
     net = teachers.load_teacher(file) if file.exists() else None
+    need(net is None or net.hash() == (d.manifest.get('teacher') or {}).get('hash'), 'path', file, 'is not the network that this set was recovered from; remove it, and labels will be hard')
+    stored = load_labels(folder/'labels') if net and (folder/'labels'/'labels.json').exists() else None
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
     beside, rows = 'random-sl' if method == 'sre2l' else 'random', []
     for n, k, s in [(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)]:
-        acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, lab.post_recipe('tiny', k, train.x.shape[1]), student, 1, s)
+        its_own = stored if n == method and k == 'soft' else None
+        acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, lab.post_recipe('tiny', k, train.x.shape[1]), student, 1, s, its_own)
         rows.append(dict(method=n, ipc=ipc, label_kind=k, seed=s, m=len(d), accuracy=acc[0]))
     result = dict(protocol='posttrain', rows=rows, settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash))
     print(lab.labelled_table(result) + ('' if net else f'\nno soft labels: {file} is not there'))
@@ -339,7 +342,7 @@ def _numbers(text):
     need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
     return got
 
-# %% ../nbs/50_cli.ipynb #75e0b35c
+# %% ../nbs/50_cli.ipynb #3454aa98
 def _compare_probe(names, m, fs, recipe, student, yes, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training and a linear probe."
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
@@ -366,7 +369,7 @@ def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, tea
     kw = dict(out=Path(out), train=train, precision=precision)
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
     if 'ssl' in wanted: nets['ssl'] = align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
-    if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='tiny-supervised', **kw), train)
+    if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='supervised' if teaching.teacher_preset == 'moco' else 'tiny-supervised', **kw), train)
     for n in set(names) & {'scdd'}: cmp.METHODS[n].suits(nets['ssl'])
     result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
     _report_labelled(result, Path(out))
@@ -420,7 +423,7 @@ def bench(names:list=(), # which: krrst, mkdt, scdd (default: all)
     print(bench_table(run_bench(names, Path(out), reps, get_device(device))))
     print(f'the numbers  {out}/bench.json')
 
-# %% ../nbs/50_cli.ipynb #744091bf
+# %% ../nbs/50_cli.ipynb #e78dee11
 @command
 def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
           src:Source=Source(), # see there
@@ -436,5 +439,7 @@ def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compr
     else:
         need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
         need(train.y is not None, 'source', train.name, 'has no labels')
-        SCDD_STUDIES[name](train, test, seeds=seeds, out=Path(out))
+        need(not (teaching.teacher or teaching.teacher_preset), 'teacher', teaching.teacher or teaching.teacher_preset, f'{name} trains its own networks; leave it out')
+        need(name != 'compression' or not teaching.teacher_steps, 'teacher-steps', teaching.teacher_steps, 'compression varies them; leave it out')
+        SCDD_STUDIES[name](train, test, seeds=seeds, out=Path(out), **({'teacher_steps': teaching.teacher_steps} if teaching.teacher_steps else {}))
     print(f'the numbers  {out}/{name}.json')

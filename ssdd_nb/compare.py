@@ -53,7 +53,7 @@ def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, ho
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
 def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
-# %% ../nbs/40_compare.ipynb #47723dd1
+# %% ../nbs/40_compare.ipynb #edeb2270
 def _ipc(images, m):
     "Images per class, for methods that make as many of each."
     need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
@@ -68,7 +68,7 @@ def _check_scdd(images, m, preset, steps): scdd.check(images, _scdd(images, pres
 def _suits(supervised):
     def check(teacher):
         right = 'sre2l recovers from a supervised network (teacher preset tiny-supervised)' if supervised else 'scdd recovers from a self-supervised one; from a supervised one it is sre2l'
-        need((teacher.manifest.get('loss') == 'supervised') == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
+        need(teachers.saw_labels(teacher) == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
     return check
 
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),

@@ -75,7 +75,7 @@ def check_pixels(x:Tensor # what is to be images
     lo, hi = x.min().item(), x.max().item()
     need(lo >= 0 and hi <= 1, 'x', f'floats from {lo:.4g} to {hi:.4g}', 'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)')
 
-# %% ../nbs/01_data.ipynb #e485a23d
+# %% ../nbs/01_data.ipynb #21b1f521
 @patch
 def __getitem__(self:Images, i) -> Images: # i: indices, a slice or a mask
     "Some of the images, with the same normalisation."
@@ -102,6 +102,11 @@ def to(self:Images, device) -> Images: # any torch device
 def describe(self:Images) -> dict: # JSON
     "What records and manifests say about images: name, hash, number, and whatever is in `about`."
     return dict(name=self.name, hash=self.hash, n=len(self), **self.about)
+
+@patch(as_prop=True)
+def label_hash(self:Images) -> str|None: # 16 hexadecimal digits; None without labels
+    "The content hash of labels and class names: for what depends on them."
+    return None if self.y is None else digest(self.y, list(self.classes))
 
 @patch(as_prop=True)
 def hash(self:Images) -> str: # 16 hexadecimal digits

@@ -46,13 +46,13 @@ def _noise(images, net, ipc, seed, preset, steps, out=None, **kwargs):
 LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True),
             'scdd': Labelled(_scdd, 'ssl', True), 'full': Labelled(_full, 'ssl'), 'full-sl': Labelled(_full, 'sl')}
 
-# %% ../nbs/43_labelled.ipynb #301fb104
+# %% ../nbs/43_labelled.ipynb #865b318e
 def same_net(net:Classifier # the network that compresses
             ) -> Student: # fresh ones of the same architecture
     "The student that SRe²L and SC-DD use: the architecture they recover from."
     spec = getattr(net.net, 'spec', None)
     need(spec, 'student', None, 'the network is none of this library; name a student')
-    return Student(spec['name'], spec.get('widths'), spec.get('norm') or 'batch')
+    return Student(spec['name'], spec.get('widths') and tuple(spec['widths']), spec.get('norm') or 'batch', spec.get('stem_stride'))
 
 def post_recipe(preset:str, # `tiny`, or one of SC-DD's presets
                 kind:str, # `soft` or `hard`
@@ -70,14 +70,15 @@ def post_scores(d:Distilled, # a set with labels
                 student:Student, # what is trained
                 students:int=3, # how many
                 seed:int=0, # of views and students
+                stored=None, # soft labels, if they are there already
                 **kwargs # for `run`
                ) -> list: # accuracies in percent
     "Test accuracy of students that were trained on a set."
-    labels = relabel(d, net, recipe, seed, device=train.x.device, **kwargs) if recipe.kind == 'soft' else None
+    labels = None if recipe.kind == 'hard' else stored or relabel(d, net, recipe, seed, device=train.x.device, **kwargs)
     fresh = lambda i: student.make(train, len(train.classes), 1000*seed + i)
     return [test_accuracy(post_train(fresh(i), d, recipe, labels, seed, **kwargs), test) for i in range(students)]
 
-# %% ../nbs/43_labelled.ipynb #c9c49226
+# %% ../nbs/43_labelled.ipynb #0a29f22b
 def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED`, images per class, kind of label, of everything random
                      train:Images, test:Images, nets:dict, # images; `ssl` and `sl` classifiers
                      student:Student, students:int, out:Path|None, preset:str, steps:int|None, post_steps:int|None, # how
@@ -86,7 +87,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
     "Make a set and post-train students on it, once."
     how, net = LABELLED[method], nets[LABELLED[method].net]
     recipe = post_recipe(preset, kind, train.x.shape[1], post_steps)
-    setting = dict(method=method, ipc=ipc, seed=seed, train=train.hash, net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
+    setting = dict(method=method, ipc=ipc, seed=seed, train=train.hash, labels=[train.label_hash, test.label_hash], net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
     ask = dict(**setting, kind=kind, test=test.hash, recipe=json.loads(json.dumps(asdict(recipe))), student=asdict(student), students=students, precision=kwargs.get('precision', 'float32'))
     def compute():
         folder = out and how.recovered and Path(out)/'sets'/f'{method}-ipc{ipc}-seed{seed}-{digest(setting)}'
@@ -97,7 +98,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
                     net=how.net, seconds_set=d.run.seconds if hasattr(d, 'run') else 0., seconds_students=time.monotonic() - t, set=str(folder.relative_to(out)/'distilled.safetensors') if folder else None)
     return once(out and Path(out)/'rows', f'{method}-ipc{ipc}-{kind}-seed{seed}', ask, compute)
 
-# %% ../nbs/43_labelled.ipynb #15dc563f
+# %% ../nbs/43_labelled.ipynb #d9b24f39
 def compare_labelled(train:Images, # with labels
                      test:Images, # held out
                      nets:dict, # `ssl` and `sl`: classifiers
@@ -116,8 +117,8 @@ def compare_labelled(train:Images, # with labels
     methods, kinds = check_labelled(train, methods, ipc, preset, steps), [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
     plan = [(n, i, k, s) for n in methods for i in (ipc if not n.startswith('full') else ipc[:1]) for k in kinds for s in range(seeds)]
     plan = [p for p in plan if not (p[0].endswith('-sl') and p[2] == 'hard')]       # the same real images with the same labels
-    rows = [measure_labelled(*p, train, test, nets, student or same_net(nets[LABELLED[p[0]].net]), students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
-    who = student or same_net(next(iter(nets.values())))
+    who = student or same_net(nets.get('ssl') or nets['sl'])     # one for all
+    rows = [measure_labelled(*p, train, test, nets, who, students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
     settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), ipc=list(ipc), label_kinds=kinds, seeds=seeds, students=students, preset=preset,
                     steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))), networks={k: dict(n.about(), accuracy=_accuracy(n, test)) for k, n in nets.items()})
     result = dict(protocol='posttrain', rows=rows, settings=settings, **describe(train.x.device))
@@ -136,7 +137,7 @@ def check_labelled(train:Images, methods:list, ipc:tuple, preset:str='tiny', ste
 
 def _accuracy(net, images): return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
 
-# %% ../nbs/43_labelled.ipynb #867b05c8
+# %% ../nbs/43_labelled.ipynb #b2cc5b64
 def picked(result:dict, # from `compare_labelled`
            key:str='accuracy', # what
            **which # `method=…`, `ipc=…`, `label_kind=…`
@@ -171,8 +172,8 @@ def labelled_gains(result:dict # from `compare_labelled`
                   ) -> str: # a line for each comparison
     "What the table says about images and about labels, in differences paired by seed."
     s, lines = result['settings'], []
-    for text, a, b in [('SC-DD − SRe²L, soft labels', ('scdd', 'soft'), ('sre2l', 'soft')), ('SC-DD − random real images with the same soft labels', ('scdd', 'soft'), ('random', 'soft')),
-                       ('SRe²L − random real images with the same soft labels', ('sre2l', 'soft'), ('random-sl', 'soft')), ('random: soft − hard labels', ('random', 'soft'), ('random', 'hard')),
+    for text, a, b in [('SC-DD − SRe²L, soft labels', ('scdd', 'soft'), ('sre2l', 'soft')), ('SC-DD − random real images, soft labels from the same network', ('scdd', 'soft'), ('random', 'soft')),
+                       ('SRe²L − random real images, soft labels from the same network', ('sre2l', 'soft'), ('random-sl', 'soft')), ('random: soft − hard labels', ('random', 'soft'), ('random', 'hard')),
                        ('SC-DD: soft − hard labels', ('scdd', 'soft'), ('scdd', 'hard'))]:
         cells = [(i, mean_std(difference(result, a, b, i))) for i in s['ipc']]
         if any(c != '–' for _, c in cells): lines.append(f'{text}: ' + ', '.join(f'{c} at IPC {i}' for i, c in cells))

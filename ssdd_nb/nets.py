@@ -145,7 +145,7 @@ def swap(net:nn.Module, old:nn.Module, new:nn.Module # where, what, by what
     parent, _, last = name.rpartition('.')
     setattr(net.get_submodule(parent), last, new)
 
-# %% ../nbs/04_nets.ipynb #f5b8af04
+# %% ../nbs/04_nets.ipynb #489583d7
 def fitted(net:nn.Module, # a classifier of torchvision, timm or alike
            in_channels:int, # C
            size, # (H, W)
@@ -172,7 +172,7 @@ def from_torchvision(in_channels:int, size, out_dim:int, # C, (H, W), k
 def vit_tiny(in_channels:int, size, out_dim:int, # C, (H, W), k
              norm:str='batch' # its own: no other
             ) -> Encoder:
-    "ViT-Tiny on 8×8 patches of the image; raises `BadInput`."
+    "ViT-Tiny on a grid of 8×8 patches; raises `BadInput`."
     from torchvision.models import VisionTransformer
     need(norm == 'batch' and size[0] == size[1], 'norm, size', (norm, tuple(size)), 'vit_tiny takes square images and comes with its own norms; leave them at batch')
     return fitted(VisionTransformer(size[0], halvings(size, 3)[0], 12, 3, 192, 768), in_channels, size, out_dim, False)
@@ -242,20 +242,21 @@ def flat(net:nn.Module # any module
     "All parameters in one vector, in the module's order."
     return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
 
-# %% ../nbs/04_nets.ipynb #bceac963
+# %% ../nbs/04_nets.ipynb #28255ee0
 class Tap(torch.autograd.Function):
     "x itself, and the mean and variance of each of its channels."
     @staticmethod
     def forward(ctx, x:Tensor): # (N, C, …); returns x, μ (C,), σ² (C,)
         "Two sums over the activation, without a copy."
         rows = x.permute(0, *range(2, x.ndim), 1)          # (N, …, C)
+        full = torch.promote_types(x.dtype, torch.float32) # sums in full precision, whatever the network computes in
         if rows.is_contiguous():                           # channels last: a plain matrix
             rows = rows.reshape(-1, x.shape[1])
-            mean = rows.mean(0)
+            mean = rows.mean(0, dtype=full)
             var = (rows - mean).square_().mean(0)
         else:
             dims, shape = (0, *range(2, x.ndim)), (-1, *[1]*(x.ndim - 2))
-            mean = x.mean(dims)
+            mean = x.mean(dims, dtype=full)
             var = torch.linalg.vector_norm(x - mean.view(shape), dim=dims).square()/(x.numel()//x.shape[1])
         ctx.save_for_backward(x, mean)
         return x.view_as(x), mean, var

@@ -7,7 +7,7 @@ __all__ = ['SGD_PROBE', 'align', 'copy_with_head', 'fits', 'PostRecipe', 'draw_v
            'Relabelling', 'view_bytes', 'relabel', 'soft_loss', 'hard_loss', 'PostTraining', 'post_train',
            'test_accuracy', 'random_set', 'per_class', 'paper_post', 'tiny_post']
 
-# %% ../nbs/08_posttrain.ipynb #2d3fa6d5
+# %% ../nbs/08_posttrain.ipynb #adf34fb2
 import copy, json, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .core import BadInput, atomic, digest, generator, known, need, run, seeded, write_json
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
-from .evaluate import Recipe, Student, embed, linear_probe, pretrain
+from .evaluate import Recipe, Student, embed, linear_probe, pretrain, train_student
 from .nets import Encoder, as_encoder
 from .teachers import Classifier, Teacher, Views, warp
 
@@ -128,7 +128,7 @@ def _box(size, lam, gen):
     (t, b), (l, r) = edges
     return torch.tensor([t, b, l, r], dtype=torch.int16), torch.tensor(1 - (b - t)*(r - l)/(h*w))
 
-# %% ../nbs/08_posttrain.ipynb #aa4451db
+# %% ../nbs/08_posttrain.ipynb #9f5086e9
 def make_views(x:Tensor, # all images of the set, (m, C, H, W) in pixel units
                p:dict # from `draw_views`
               ) -> Tensor: # (b, C, H, W) in pixel units
@@ -142,7 +142,7 @@ def make_views(x:Tensor, # all images of the set, (m, C, H, W) in pixel units
         v = v.clone()
         v[:, :, t:b, l:r] = other[:, :, t:b, l:r]
         return v
-    return lam*v + (1 - lam)*other if b == t == l == r == 0 and lam < 1 else v
+    return lam*v + (1 - lam)*other if b == t == l == r == 0 and p['lam'] < 1 else v
 
 def _randaugment(x, key):
     "RandAugment with draws of its own for each image."
@@ -152,14 +152,14 @@ def _randaugment(x, key):
         with seeded(key, i): out.append(ra(im))
     return torch.stack(out).to(x.device).float()/255
 
-# %% ../nbs/08_posttrain.ipynb #20cb7abe
+# %% ../nbs/08_posttrain.ipynb #018f870d
 class SoftLabels:
     "The views of a training and a network's scores for them, in pieces: in memory, or in a folder."
     def __init__(self,
                  where, # a folder, or a list of pieces: dicts of tensors with the steps as first dimension
-                 per_piece:int # steps in a piece
+                 about:dict # `per_piece`, `pieces`, `steps`, `seed`, `set`, `network`, `recipe`
                 ):
-        self.where, self.per_piece, self.held = where, per_piece, (None, None)
+        self.where, self.about, self.per_piece, self.held = where, about, about['per_piece'], (None, None)
 
     def piece(self, i:int) -> dict: # tensors, a row for each step
         "Piece number i."
@@ -181,7 +181,7 @@ def load_labels(folder:Path # where `relabel` put them
     except (OSError, ValueError): raise BadInput(f'labels={folder}: no finished soft labels there; relabel makes them') from None
     missing = [i for i in range(about['pieces']) if not _piece(folder, i).exists()]
     need(not missing, 'labels', folder, f'{len(missing)} of {about["pieces"]} files are missing; relabel again')
-    return SoftLabels(Path(folder), about['per_piece'])
+    return SoftLabels(Path(folder), about)
 
 # %% ../nbs/08_posttrain.ipynb #6b14318f
 class Relabelling:
@@ -215,7 +215,7 @@ def view_bytes(p:dict # parameters and scores
     "What they take on disk."
     return sum(t.numel()*t.element_size() for t in p.values())
 
-# %% ../nbs/08_posttrain.ipynb #bca6aaa8
+# %% ../nbs/08_posttrain.ipynb #b9f2e767
 def relabel(d:Distilled, # a set with labels
             net:Classifier, # whose scores
             recipe:PostRecipe, # the training they are for
@@ -226,9 +226,9 @@ def relabel(d:Distilled, # a set with labels
            ) -> SoftLabels:
     "Crop-level soft labels, generated beforehand (SC-DD, 2.5); the same again resumes."
     task = Relabelling(d, net, recipe, seed, out and Path(out), device)
-    about = dict(pieces=task.n_pieces, per_piece=task.per_piece, seed=seed, set=d.hash, network=net.hash(), recipe=json.loads(json.dumps(asdict(recipe))))
+    about = dict(pieces=task.n_pieces, per_piece=task.per_piece, steps=task.steps, seed=seed, set=d.hash, network=net.hash(), recipe=json.loads(json.dumps(asdict(recipe))))
     run(task, task.n_pieces, out, name='relabelling', config=about, seed=seed, finish=(lambda t: write_json(Path(out)/'labels.json', about)) if out else None, **kwargs)
-    return load_labels(out) if out else SoftLabels(task.pieces, task.per_piece)
+    return load_labels(out) if out else SoftLabels(task.pieces, about)
 
 # %% ../nbs/08_posttrain.ipynb #d4a375af
 def soft_loss(z_s:Tensor, # the student's scores (b, n)
@@ -247,7 +247,7 @@ def hard_loss(z_s:Tensor, # the student's scores (b, n)
     "λ CE(y) + (1 − λ) CE(y')."
     return lam*F.cross_entropy(z_s, y) + (1 - lam)*F.cross_entropy(z_s, y2)
 
-# %% ../nbs/08_posttrain.ipynb #fb93ae3c
+# %% ../nbs/08_posttrain.ipynb #558b9b49
 class PostTraining:
     "Training of a student on a set with labels, a `Task` for `run`."
     hint = 'Lower `lr`.'
@@ -258,6 +258,9 @@ class PostTraining:
         self.device = next(net.parameters()).device
         self.x, self.y, self.stats = d.x.to(self.device), d.y.to(self.device), [t.to(self.device) for t in d.stats()]
         self.steps = recipe.total(len(d))
+        if isinstance(labels, SoftLabels):
+            need(labels.about['set'] == d.hash, 'labels', labels.about['set'], f'were made for another set; this one is {d.hash}')
+            need(labels.about['steps'] >= self.steps, 'labels', f"{labels.about['steps']} steps", f'the training takes {self.steps}; relabel for as many')
         how = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.opt = torch.optim.AdamW(net.parameters(), **how) if known(recipe.optimiser, ('adamw', 'sgd'), 'optimiser') == 'adamw' else torch.optim.SGD(net.parameters(), momentum=.9, **how)
 
@@ -288,19 +291,19 @@ class PostTraining:
         for k in ('net', 'opt'): getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
-# %% ../nbs/08_posttrain.ipynb #b08895cb
+# %% ../nbs/08_posttrain.ipynb #1d2b79bf
 def post_train(net:nn.Module, # the student, from (N, C, H, W) to (N, n); trained in place
                d:Distilled, # a set with labels
                recipe:PostRecipe=PostRecipe(), # how
                labels=None, # for soft labels: a `Classifier`, asked on the fly, or stored `SoftLabels`
                seed:int=0, # of the views
-               out:Path|None=None, # folder for checkpoint, log and record
+               out:Path|None=None, # folder for checkpoint, log, record and student.safetensors
                **kwargs # for `run`
               ) -> nn.Module: # the same, in eval mode
     "Train a student on a set with labels (SC-DD, eq. 10)."
     task = PostTraining(net, d, recipe, labels, seed)
-    run(task, task.steps, out, name='post-training', config=dict(json.loads(json.dumps(asdict(recipe))), set=d.hash), seed=seed, **kwargs)
-    return net.eval()
+    who = labels.about['network'] if isinstance(labels, SoftLabels) else labels and labels.hash()
+    return train_student(task, out, name='post-training', config=dict(json.loads(json.dumps(asdict(recipe))), set=d.hash, labels=who), seed=seed, **kwargs)
 
 def test_accuracy(net:nn.Module, # a student
                   images:Images # with labels

@@ -7,7 +7,7 @@ __all__ = ['BN_LOSSES', 'RRC', 'PAPER', 'bn_l2', 'bn_gauge', 'bn_terms', 'coeffi
            'SCDDConfig', 'paper', 'tiny', 'preset', 'check', 'batches', 'SCDD', 'method_of', 'scdd', 'recovered',
            'bn_fluctuation', 'selection', 'show_bn', 'pixel_clusters']
 
-# %% ../nbs/12_scdd.ipynb #96e90414
+# %% ../nbs/12_scdd.ipynb #13cc4733
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from .data import Images, denormalise, normalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Taps, batch_norms
 from .posttrain import align, per_class
-from .teachers import Classifier, Teacher, Views, warp
+from .teachers import Classifier, Teacher, Views, saw_labels, warp
 
-# %% ../nbs/12_scdd.ipynb #fdf93aa5
+# %% ../nbs/12_scdd.ipynb #f25f5c0c
 def bn_l2(stats, RM:Tensor, RV:Tensor # (μ, σ²) of a batch at one layer, and what the layer remembers, (C,) each
          ) -> Tensor: # (2,): of the means, of the variances
     "Euclidean distances of mean and variance (SC-DD, eq. 8)."
@@ -33,7 +33,8 @@ def bn_gauge(stats, RM:Tensor, RV:Tensor # as for `bn_l2`
             ) -> Tensor: # (2,)
     "Distances in units of what the layer remembers: they do not change when a layer is rescaled."
     mean, var = stats
-    return torch.stack([torch.linalg.vector_norm((mean - RM)/RV.sqrt()), .5*torch.linalg.vector_norm((var/RV).log())])
+    floor = 1e-5                                           # relative, so that it does not bring the gauge back; for channels that are constant
+    return torch.stack([torch.linalg.vector_norm((mean - RM)/RV.sqrt()), .5*torch.linalg.vector_norm(((var/RV + floor)/(1 + floor)).log())])
 
 BN_LOSSES = dict(l2=bn_l2, gauge=bn_gauge)
 
@@ -86,7 +87,7 @@ def weighed(terms:Tensor, # (2, K)
     "Σ c·term − log c: with learnt coefficients, the optimum is c = 1/term."
     return (log_c.exp()*terms - log_c).sum()
 
-# %% ../nbs/12_scdd.ipynb #8fc94f6f
+# %% ../nbs/12_scdd.ipynb #d30257a3
 @dataclass(frozen=True)
 class SCDDConfig:
     "Everything recovery depends on but the seed, the images and the network."
@@ -109,7 +110,7 @@ class SCDDConfig:
     flip:float = 0. # probability of mirroring
     clip:bool = True # keep pixels in [0, 1]
     init:str = 'noise' # or `real`: random images of the class
-    keep:str = 'last' # or `best`: the image with the lowest loss on the way
+    keep:str = 'last' # or `best`: the batch as it was when its loss was lowest, on the views of that iteration
 
 # %% ../nbs/12_scdd.ipynb #f9fa4940
 RRC = dict(crop=(.08, 1.), ratio=(3/4, 4/3), flip=.5)
@@ -232,10 +233,10 @@ def step(self:SCDD) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, n
     if at == cfg.steps - 1: self.z[self.rows] = self.best if cfg.keep == 'best' else self.x.detach()
     return dict(ce=ce.detach(), bn=(self.c*terms).sum().detach())
 
-# %% ../nbs/12_scdd.ipynb #cb850346
+# %% ../nbs/12_scdd.ipynb #3f1f11da
 @patch
 def remember(self:SCDD, loss:Tensor): # of the images before this step
-    "Keep the images with the lowest loss so far."
+    "Keep the batch as it was when its loss was lowest so far."
     better = loss < self.lowest
     self.best, self.lowest = torch.where(better, self.x.detach(), self.best), torch.where(better, loss, self.lowest)
 
@@ -248,9 +249,14 @@ def clip(self:SCDD):
 @patch
 def pixels(self:SCDD) -> Tensor: # (m, C, H, W) in [0, 1]
     "All images as they stand."
+    return self.as_they_are().clamp(0, 1)
+
+@patch
+def as_they_are(self:SCDD) -> Tensor: # (m, C, H, W) in pixel units
+    "The same, not clipped."
     z = self.z.clone()
-    z[self.rows] = self.x.detach() if self.t % self.cfg.steps else z[self.rows]
-    return denormalise(z, self.mean, self.std).clamp(0, 1)
+    if self.t % self.cfg.steps: z[self.rows] = self.x.detach()
+    return denormalise(z, self.mean, self.std)
 
 @patch
 def state_dict(self:SCDD) -> dict:
@@ -270,17 +276,17 @@ def load_state_dict(self:SCDD, s:dict): # from `state_dict`
     self.gen.set_state(s['gen'])
     self.best, self.lowest = s['best'].to(self.device), s['lowest'].to(self.device)
 
-# %% ../nbs/12_scdd.ipynb #cc5ae811
+# %% ../nbs/12_scdd.ipynb #c6945baf
 @patch
 def distilled(self:SCDD) -> Distilled:
-    "The set as it stands, its pixels valid."
-    z = normalise(self.pixels(), self.images.mean, self.images.std)
+    "The set as it stands; its pixels are valid if they were clipped."
+    z = normalise(self.as_they_are(), self.images.mean, self.images.std)
     d = distilled_from(z, self.y, self.images, method=method_of(self.classifier), config=asdict(self.cfg), seed=self.seed, teacher=self.classifier.about(), target_kind='labels')
     return Distilled(d.x.clamp(0, 1) if self.cfg.clip else d.x, d.y, d.manifest)
 
 def method_of(net:Classifier) -> str: # whose network
     "`sre2l` if the network was trained on labels, `scdd` if it was not."
-    return 'sre2l' if net.manifest.get('loss') == 'supervised' else 'scdd'
+    return 'sre2l' if saw_labels(net) else 'scdd'
 
 def scdd(images:Images, # with labels, which the probe is fitted to; otherwise only their classes and shape are used
          teacher:Teacher, # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
@@ -294,24 +300,26 @@ def scdd(images:Images, # with labels, which the probe is fitted to; otherwise o
     check(images, cfg)
     batch_norms(teacher.net)
     net = align(teacher, images)
-    task = SCDD(images, net, cfg, seed)
-    if out: net.save(Path(out)/'classifier.safetensors')   # whoever wants soft labels needs it
-    config = dict(**asdict(cfg), source=images.describe(), teacher=net.hash())
-    return distil(task, cfg.steps*len(task.plan), out, name=method_of(net), config=config, seed=seed, **kwargs)
+    task, file = SCDD(images, net, cfg, seed), out and Path(out)/'classifier.safetensors'
+    config = dict(**asdict(cfg), source=images.describe(), labels=images.label_hash, teacher=net.hash())
+    d = distil(task, cfg.steps*len(task.plan), out, name=method_of(net), config=config, seed=seed, **kwargs)
+    if file and not file.exists(): net.save(file)          # whoever wants soft labels needs it
+    return d
 
-# %% ../nbs/12_scdd.ipynb #4f0c2792
+# %% ../nbs/12_scdd.ipynb #d01ae8b7
 @torch.no_grad()
 def recovered(d:Distilled, # a set with labels
               net:Classifier, # what it was recovered from
               cfg:SCDDConfig # how: for its batches and coefficients
              ) -> dict: # class: (CE of its images, batch-norm loss of the batches they were recovered in)
     "How well a set fits the network, class by class (SC-DD, eq. 9)."
-    n, ce, bn = int(d.y.max()) + 1, [], torch.zeros(len(d))
+    device, n = next(net.net.parameters()).device, int(d.y.max()) + 1
+    x, y, mean, std = (t.to(device) for t in (d.x, d.y, net.mean, net.std))
+    ce, bn = torch.zeros(len(d)), torch.zeros(len(d))
     for rows in batches(n, cfg):
-        with Taps(net.net.eval()) as taps: scores = net.net(normalise(d.x[rows], net.mean, net.std))
-        ce.append((rows, F.cross_entropy(scores, d.y[rows], reduction='none')))
-        bn[rows] = (coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma)*bn_terms(taps, cfg.bn_loss)).sum()
-    ce = torch.cat([c for _, c in ce])[torch.cat([r for r, _ in ce]).argsort()]
+        with Taps(net.net.eval()) as taps: scores = net.net(normalise(x[rows], mean, std))
+        ce[rows] = F.cross_entropy(scores, y[rows], reduction='none').cpu()
+        bn[rows] = (coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(device)*bn_terms(taps, cfg.bn_loss)).sum().cpu()
     return {c: (ce[d.y == c].mean().item(), bn[d.y == c].mean().item()) for c in range(n)}
 
 # %% ../nbs/12_scdd.ipynb #4bce11aa

@@ -6,14 +6,15 @@
 __all__ = ['KINDS', 'STUDENTS', 'QUARTER', 'SCDD_STUDIES', 'AXES', 'squeezed', 'study', 'recovery_row', 'iterations',
            'multiplier', 'size', 'compression', 'architectures', 'pruning', 'show_study']
 
-# %% ../nbs/44_scdd_studies.ipynb #f77a0d0b
+# %% ../nbs/44_scdd_studies.ipynb #f1284a2f
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+import json
 import numpy as np
 from . import scdd, teachers
 from .compare import once
-from .core import describe, digest, need, progress_bar, write_json
+from .core import changed, describe, digest, need, progress_bar, write_json
 from .data import Images
 from .evaluate import Student
 from .labelled import post_recipe, post_scores, same_net
@@ -22,18 +23,19 @@ from .pruning import prune, repair, slimming
 from .teachers import Classifier, train_teacher
 from .viz import colour, label
 
-# %% ../nbs/44_scdd_studies.ipynb #8da9c51f
+# %% ../nbs/44_scdd_studies.ipynb #a59bff74
 KINDS = dict(scdd='moco', sre2l='supervised')
 
 def squeezed(train:Images, # with labels
              method:str, # `scdd` or `sre2l`
              steps:int|None=None, # of the training, if not the preset's
              show:bool=True, # progress bars
-             **cfg # more for `TeacherConfig`
+             out:Path|None=None, # folder of the study: networks are kept in it
+             **given # more for `TeacherConfig`
             ) -> Classifier:
     "The network that a method recovers from."
-    tiny = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), KINDS.get(method, method))
-    return align(train_teacher(train, replace(tiny, **({'steps': steps} if steps else {}), **cfg), 0, show=show), train)
+    cfg = changed(teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), KINDS.get(method, method)), steps=steps, **given)
+    return align(train_teacher(train, cfg, 0, out and Path(out)/'networks'/digest(asdict(cfg), train.hash, train.label_hash), show=show), train)
 
 def study(name:str, # of the study
           jobs:list, # (what identifies a row: a dict, a function that measures it and returns a dict)
@@ -44,11 +46,12 @@ def study(name:str, # of the study
          ) -> dict: # `rows`, `settings`
     "Measure row after row, each once; resumes."
     rows = [dict(which, **once(out and Path(out)/'rows', name, dict(which, **settings), measure)) for which, measure in progress_bar(jobs, show=show, desc=name)]
+    settings = json.loads(json.dumps(settings))
     result = dict(study=name, rows=rows, settings=settings, **describe(device))
     if out: write_json(Path(out)/f'{name}.json', result)
     return result
 
-# %% ../nbs/44_scdd_studies.ipynb #a464a558
+# %% ../nbs/44_scdd_studies.ipynb #39ec7c59
 def recovery_row(train:Images, test:Images, net:Classifier, cfg:scdd.SCDDConfig, seed:int, student:Student|None, students:int, post_steps:int|None, curves:bool=False # what, and whether to keep the loss curves
                 ) -> dict: # `accuracy`, `ce`, `bn`, `seconds`; `curve` with both losses, thinned
     "Recover a set, train students on it with soft labels."
@@ -60,14 +63,14 @@ def recovery_row(train:Images, test:Images, net:Classifier, cfg:scdd.SCDDConfig,
 
 def _vary(name, train, test, values, config, seeds, ipc, students, post_steps, teacher_steps, out, show, nets=None, curves=False):
     "A study of recovery: `config(value)` changes the settings, for both kinds of network."
-    nets = nets or {m: squeezed(train, m, teacher_steps, show) for m in KINDS}
+    nets = nets or {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     base = scdd.tiny(ipc, channels=train.x.shape[1])
-    settings = dict(ipc=ipc, students=students, post_steps=post_steps, base=asdict(base), source=train.describe(), test=test.hash, networks={m: n.hash() for m, n in nets.items()})
+    settings = dict(ipc=ipc, students=students, post_steps=post_steps, base=asdict(base), source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), networks={m: n.hash() for m, n in nets.items()})
     jobs = [(dict(method=m, value=v, seed=s), partial(recovery_row, train, test, n, replace(base, **config(v)), s, None, students, post_steps, curves))
             for v in values for m, n in nets.items() for s in range(seeds)]
     return study(name, jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #ac8d9bb9
+# %% ../nbs/44_scdd_studies.ipynb #6a46cfa9
 def iterations(train:Images, test:Images, seeds:int=3, values=(30, 100, 300, 1000), ipc:int=5, students:int=2, # images, how often, iterations of recovery, images per class, students for each set
                post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
               ) -> dict:
@@ -85,26 +88,26 @@ def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, s
         ) -> dict:
     "Accuracy against the size of the network that images are recovered from; students stay the same (SC-DD, Figure 2, Table 3)."
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
-    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, teacher_steps=teacher_steps, source=train.describe(), test=test.hash, widths=base)
+    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, teacher_steps=teacher_steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), widths=base)
     for v in values:
         for m in KINDS:
-            net = squeezed(train, m, teacher_steps, show, widths=tuple(round(v*w) for w in base))
+            net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v*w) for w in base))
             cfg, about = scdd.tiny(ipc, channels=train.x.shape[1]), dict(parameters=sum(p.numel() for p in net.net.parameters()), network=_accuracy(net, test))
             jobs += [(dict(method=m, value=v, seed=s, **about), partial(recovery_row, train, test, net, cfg, s, Student('resnet_tiny', base, 'batch'), students, post_steps)) for s in range(seeds)]
     return study('size', jobs, settings, out, train.x.device, show)
 
 def _accuracy(net, images): return test_accuracy(net.net, images)
 
-# %% ../nbs/44_scdd_studies.ipynb #18b811bf
+# %% ../nbs/44_scdd_studies.ipynb #bc1d05a5
 def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=1, # `values` are steps of the network's training
                 losses=tuple(teachers.LOSSES), # ways to compress
                 post_steps:int|None=150, out:Path|None=None, show:bool=True
                ) -> dict:
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
-    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, source=train.describe(), test=test.hash)
+    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()))
     for loss in losses:
         for v in values:
-            net = squeezed(train, loss, v, show, widths=(16, 32, 64))
+            net = squeezed(train, loss, v, show, out, widths=(16, 32, 64))
             about = dict(network=_accuracy(net, test), **scdd.selection({loss: net.net})[loss])
             jobs += [(dict(method=loss, value=v, seed=s, **about), partial(recovery_row, train, test, net, scdd.tiny(ipc, channels=train.x.shape[1]), s, None, students, post_steps)) for s in range(seeds)]
     return study('compression', jobs, settings, out, train.x.device, show)
@@ -115,16 +118,16 @@ def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:i
                   post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
                  ) -> dict:
     "Accuracy of other architectures on the same sets (SC-DD, Table 8, Figure 8)."
-    nets = {m: squeezed(train, m, teacher_steps, show) for m in KINDS}
+    nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    settings = dict(ipc=ipc, students=students, recipe_steps=recipe.steps, source=train.describe(), test=test.hash, networks={m: n.hash() for m, n in nets.items()})
+    settings = dict(ipc=ipc, students=students, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), networks={m: n.hash() for m, n in nets.items()})
     def measure(method, name, seed):
         d = random_set(train, ipc, seed) if method == 'random' else scdd.scdd(train, nets[method], scdd.tiny(ipc, channels=train.x.shape[1]), seed, show=False)
         return dict(accuracy=float(np.mean(post_scores(d, train, test, nets.get(method, nets['scdd']), recipe, Student(name, norm='batch'), students, seed, show=False))))
     jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS) for s in range(seeds)]
     return study('architectures', jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #f4825b35
+# %% ../nbs/44_scdd_studies.ipynb #559856bf
 QUARTER = 16, 32, 64, 64, 128, 128, 128, 128               # VGG-11's widths, a quarter of each
 
 def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float=.6, # `values` are images per class; share of the channels that are cut
@@ -133,9 +136,9 @@ def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float
     "A VGG-11, pruned by network slimming and repaired on sets of images (SC-DD, Table 9)."
     cfg = replace(slimming(train, slim), widths=widths)
     whole = train_teacher(train, replace(cfg, steps=teacher_steps or cfg.steps), 0, show=show)
-    nets = {m: squeezed(train, m, teacher_steps, show) for m in KINDS}
+    nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=test.hash, network=whole.hash(), whole=_accuracy(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
+    settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), network=whole.hash(), whole=_accuracy(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
     def made(method, ipc, seed):
         config = scdd.tiny(ipc, channels=train.x.shape[1])
         if method == 'noise': return scdd.SCDD(train, whole, config, seed).distilled()

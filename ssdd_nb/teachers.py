@@ -8,9 +8,9 @@ __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEW
            'saturation', 'hue', 'blur', 'solarise', 'Views', 'barlow_twins', 'simclr', 'moco', 'moco_v3', 'dino',
            'sinkhorn', 'swav', 'Objective', 'exactly', 'Pair', 'Supervised', 'MoCo', 'MoCoV3', 'SwAV', 'DINO',
            'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes', 'Teacher', 'Classifier',
-           'load_teacher', 'train_teacher', 'read_state', 'take_weights', 'foreign', 'find_teacher']
+           'load_teacher', 'train_teacher', 'read_state', 'take_weights', 'foreign', 'saw_labels', 'find_teacher']
 
-# %% ../nbs/05_teachers.ipynb #a4469394
+# %% ../nbs/05_teachers.ipynb #dbc812c1
 import copy, json, math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, atomic, changed, digest, generator, known, need, place, run, seeded
+from .core import BadInput, Batches, atomic, changed, digest, generator, known, need, place, run, seed_of, seeded
 from .data import Images, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, make_net
@@ -263,13 +263,14 @@ def swav(scores:list, # for each view (n, K)
     codes = [sinkhorn(torch.cat([s.detach(), *more[i:i+1]]), eps)[:len(s)] for i, s in enumerate(scores[:2])]
     return torch.stack([-(codes[i]*log_p[j]).sum(1).mean() for i in range(2) for j in range(len(log_p)) if i != j]).mean()
 
-# %% ../nbs/05_teachers.ipynb #bb9bf14f
+# %% ../nbs/05_teachers.ipynb #d30319fa
 class Objective(nn.Module):
     "What is minimised over the views of a batch: a loss, and whatever it has to remember."
     views = 2                                              # how many views of each image it looks at
     def __init__(self,
                  net:Encoder, # the network that is trained
-                 cfg # TeacherConfig
+                 cfg, # TeacherConfig
+                 seed:int=0 # of what it draws
                 ):
         super().__init__()
         self.cfg = cfg
@@ -290,7 +291,7 @@ def exactly(loss, # a function of tensors, or of lists of them
     full = lambda a: [full(t) for t in a] if isinstance(a, (list, tuple)) else a.float() if isinstance(a, Tensor) and a.is_floating_point() else a
     with torch.autocast(next(t for a in args for t in (a if isinstance(a, list) else [a])).device.type, enabled=False): return loss(*map(full, args))
 
-# %% ../nbs/05_teachers.ipynb #d1c53ad4
+# %% ../nbs/05_teachers.ipynb #ba089bdf
 class Pair(Objective):
     "Barlow Twins and SimCLR: the two views' outputs, and nothing else."
     def forward(self, net:Encoder, views:list, y, done:float) -> Tensor:
@@ -310,10 +311,10 @@ class Supervised(Objective):
 
 class MoCo(Objective):
     "A slow network and a queue of its outputs."
-    def __init__(self, net:Encoder, cfg):
-        super().__init__(net, cfg)
-        self.slow, k = self.slow_copy(net), net.head[-1].out_features
-        self.register_buffer('queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(0, 'moco queue')), dim=1))
+    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+        super().__init__(net, cfg, seed)
+        self.slow, k = self.slow_copy(net), cfg.projector[-1]
+        self.register_buffer('queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(seed, 'moco queue')), dim=1))
 
     def forward(self, net:Encoder, views:list, y, done:float) -> Tensor:
         "The loss of a batch, whose keys then join the queue in place of the oldest."
@@ -324,13 +325,13 @@ class MoCo(Objective):
         self.queue = torch.cat([F.normalize(keys.float(), dim=1), self.queue])[:len(self.queue)]
         return loss
 
-# %% ../nbs/05_teachers.ipynb #4bebc417
+# %% ../nbs/05_teachers.ipynb #b94db820
 class MoCoV3(Objective):
     "A slow network, and a predictor on the fast one."
-    def __init__(self, net:Encoder, cfg):
-        super().__init__(net, cfg)
+    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+        super().__init__(net, cfg, seed)
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
-        self.predictor = projector(k, (2*k, k), 1)
+        self.predictor = projector(k, (2*k, k), seed_of(seed, 'predictor'))
 
     def forward(self, net:Encoder, views:list, y, done:float) -> Tensor:
         "The loss of a batch."
@@ -341,8 +342,8 @@ class MoCoV3(Objective):
 
 class SwAV(Objective):
     "Prototypes in the head, and perhaps a queue of earlier outputs."
-    def __init__(self, net:Encoder, cfg):
-        super().__init__(net, cfg)
+    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+        super().__init__(net, cfg, seed)
         self.register_buffer('queue', torch.zeros(2, cfg.queue, cfg.projector[-1]))
         self.register_buffer('filled', torch.zeros((), dtype=torch.long))
 
@@ -356,11 +357,11 @@ class SwAV(Objective):
         self.filled += len(z[0])
         return loss
 
-# %% ../nbs/05_teachers.ipynb #33307630
+# %% ../nbs/05_teachers.ipynb #a4449142
 class DINO(Objective):
     "A slow network that teaches, and the running mean of its scores."
-    def __init__(self, net:Encoder, cfg):
-        super().__init__(net, cfg)
+    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+        super().__init__(net, cfg, seed)
         self.slow = self.slow_copy(net)
         self.register_buffer('centre', torch.zeros(cfg.prototypes))
 
@@ -442,7 +443,7 @@ TINY = dict(simclr=dict(widths=None), moco=dict(projector=(128, 64), optimiser='
             moco_v3=dict(temperature=.2), swav=dict(temperature=.1, prototypes=64, queue=512),
             dino=dict(norms=False, temperature=.1, prototypes=256, ema=.99, ema_end=1.), supervised=dict(optimiser='sgd', lr=.05, weight_decay=5e-4, steps=300))
 
-# %% ../nbs/05_teachers.ipynb #313ff0d9
+# %% ../nbs/05_teachers.ipynb #920be3a1
 class TeacherTask:
     "Training of one encoder, a `Task` for `run`."
     def __init__(self,
@@ -453,11 +454,14 @@ class TeacherTask:
         _, c, h, w = images.x.shape
         need(len(images) >= 2 and cfg.batch >= 2, 'images', f'{len(images)} of them in batches of {cfg.batch}', 'a teacher compares images, so it needs at least 2 in a batch')
         known(cfg.loss, LOSSES, 'loss'), known(cfg.optimiser, ('adam', 'sgd'), 'optimiser')
+        need(cfg.loss != 'moco' or cfg.queue >= 1, 'queue', cfg.queue, 'MoCo needs at least 1 earlier key')
+        need(cfg.loss not in ('swav', 'dino') or cfg.prototypes >= 2, 'prototypes', cfg.prototypes, f'{cfg.loss} needs at least 2')
+        need(cfg.n_local == 0 or cfg.loss in ('swav', 'dino') and cfg.local, 'n_local', cfg.n_local, 'small crops are for swav and dino, and need `local` views')
         need(cfg.loss != 'supervised' or images.y is not None, 'loss', cfg.loss, f'{images.name} has no labels; choose a self-supervised one')
         self.images, self.cfg, self.device, self.t = images, cfg, images.x.device, 0
         self.net = make_net(cfg.net, c, (h, w), len(images.classes) if cfg.loss == 'supervised' else 1, seed=seed, widths=cfg.widths, norm=cfg.norm, stem_stride=cfg.stem_stride)
         if cfg.loss != 'supervised': self.net.head = projector(self.net.dim, cfg.projector, seed, cfg.last_norm, cfg.norms, cfg.prototypes)
-        self.objective = LOSSES[cfg.loss](self.net, cfg)
+        self.objective = LOSSES[cfg.loss](self.net, cfg, seed)
         for part in (self.net, self.objective): place(part, self.device).train()
         learnt = [p for p in (*self.net.parameters(), *self.objective.parameters()) if p.requires_grad]
         self.opt = torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay) if cfg.optimiser == 'adam' else torch.optim.SGD(learnt, cfg.lr, .9, weight_decay=cfg.weight_decay)
@@ -568,7 +572,7 @@ def targets(self:Teacher,
     self.cache[images.hash] = y
     return y
 
-# %% ../nbs/05_teachers.ipynb #26ba2c03
+# %% ../nbs/05_teachers.ipynb #d1e189df
 TEACHER_FORMAT = 'ssdd-nb teacher 1'
 
 @patch
@@ -590,13 +594,18 @@ def load_teacher(path:Path, # NAME.safetensors, a folder with teacher.safetensor
     except (SafetensorError, OSError, ValueError) as e: raise BadInput(f'teacher={path}: torn, or not a .safetensors file ({str(e)[:80]})') from None
     need(m.pop('format', None) == TEACHER_FORMAT, 'teacher', path, f'not a teacher of this library ({TEACHER_FORMAT})')
     spec, want, mean, std = m.pop('spec'), m.pop('hash'), m.pop('mean'), m.pop('std')
-    need(net is not None or spec, 'net', net, f'this teacher is a {m.get("net")} of your own: pass the module')
-    teacher = (Classifier if m.get('what') == 'class scores' else Teacher)(make_net(**spec) if net is None else net, mean, std, m)
+    scores = m.get('what') == 'class scores'
+    if net is None and spec: net = make_net(**spec)
+    if net is None and str(m.get('net')).startswith(('torchvision:', 'timm:')):
+        net = _made(m['net'], False)
+        if scores: net = Encoder(net, *weights['head.weight'].shape[::-1])
+    need(net is not None, 'net', net, f'this teacher is a {m.get("net")} of your own: pass the module')
+    teacher = (Classifier if scores else Teacher)(net, mean, std, m)
     teacher.kept.load_state_dict(weights)
     need(teacher.hash() == want, 'teacher', path, 'its weights do not match its hash: the file was damaged or changed')
     return teacher
 
-# %% ../nbs/05_teachers.ipynb #aa8d0449
+# %% ../nbs/05_teachers.ipynb #8f4b251e
 def train_teacher(images:Images, # their labels are looked at by the loss `supervised` only
                   cfg:TeacherConfig|None=None, # `tiny` for the images' channels and size if None
                   seed:int=0, # of weights, batches and views
@@ -609,12 +618,12 @@ def train_teacher(images:Images, # their labels are looked at by the loss `super
     about = dict(net=cfg.net, loss=cfg.loss, steps=task.steps, seed=seed, trained_on=images.describe())
     kind = Classifier if cfg.loss == 'supervised' else Teacher
     finish = lambda t: kind(t.net, images.mean, images.std, about).save(Path(out)/'teacher.safetensors')
-    rec = run(task, task.steps, out, name='teacher', config=dict(**asdict(cfg), images=images.hash), seed=seed, finish=finish if out else None, **kwargs)
+    rec = run(task, task.steps, out, name='teacher', config=dict(**asdict(cfg), images=images.hash, labels=images.label_hash if cfg.loss == 'supervised' else None), seed=seed, finish=finish if out else None, **kwargs)
     teacher = load_teacher(out) if out else kind(task.net, images.mean, images.std, about)
     teacher.run, teacher.folder = rec, out and Path(out)
     return teacher
 
-# %% ../nbs/05_teachers.ipynb #243a7ca7
+# %% ../nbs/05_teachers.ipynb #111b0110
 IMAGENET = (.485, .456, .406), (.229, .224, .225)
 
 def read_state(path:Path # .safetensors, or what `torch.save` wrote
@@ -638,13 +647,14 @@ def take_weights(net:nn.Module, # whose weights are set
     own = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
     prefixes = {''} | {k[:i + 1] for k in state for i, c in enumerate(k) if c == '.'}
     got = lambda prefix: {k for k, v in own.items() if prefix + k in state and state[prefix + k].shape == v.shape}
-    best = max(sorted(prefixes), key=lambda p: len(got(p)))
+    slow = lambda p: any(s in p for s in ('encoder_k', 'momentum', 'ema', 'teacher'))       # of two complete networks, the one that was trained
+    best = max(sorted(prefixes), key=lambda p: (len(got(p)), not slow(p)))
     missing = sorted(set(own) - got(best))
     need(not missing, 'weights', what, f"{len(missing)} of {len(own)} tensors of {type(net).__name__} are missing or of another shape, such as {', '.join(missing[:3])}; is this the right architecture?")
     net.load_state_dict({k: state[best + k] for k in own}, strict=False)
     return best
 
-# %% ../nbs/05_teachers.ipynb #fcce61cd
+# %% ../nbs/05_teachers.ipynb #b8248e74
 def foreign(net:nn.Module|str, # a module from (N, C, H, W) to (N, k), or `torchvision:NAME`, `timm:NAME`
             weights:Path|dict|None=None, # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
             mean=IMAGENET[0], std=IMAGENET[1] # what the network expects, per channel
@@ -652,7 +662,11 @@ def foreign(net:nn.Module|str, # a module from (N, C, H, W) to (N, k), or `torch
     "A backbone from elsewhere as a teacher, its classifier taken off; raises `BadInput`."
     name, module = (net, _made(net, weights is None)) if isinstance(net, str) else (type(net).__name__, net)
     if weights is not None: take_weights(module, weights if isinstance(weights, dict) else read_state(weights), 'given' if isinstance(weights, dict) else weights)
-    return Teacher(module, mean, std, dict(net=name, loss='foreign', weights=str(weights) if isinstance(weights, (str, Path)) else None))
+    return Teacher(module, mean, std, dict(net=name, loss='foreign', supervised=name.startswith('torchvision:') and weights is None, weights=str(weights) if isinstance(weights, (str, Path)) else None))
+
+def saw_labels(teacher:Teacher) -> bool: # whose manifest is asked
+    "Whether a network is known to have been trained on labels; torchvision's own weights are."
+    return teacher.manifest.get('loss') == 'supervised' or bool(teacher.manifest.get('supervised'))
 
 def _made(name, pretrained):
     "A headless network by its library's name for it."
