@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #5a597630
+# %% ../nbs/50_cli.ipynb #d6cade78
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
 from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
-from .core import BadInput, Diverged, PRECISIONS, changed, get_device, known, need, precision as in_precision, writable, write_json, atomic
+from .core import BadInput, Diverged, PRECISIONS, changed, get_device, progress_bar, known, need, precision as in_precision, writable, write_json, atomic
 from .data import Images, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
@@ -169,22 +169,22 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #6a22ad68
+# %% ../nbs/50_cli.ipynb #3dbbcdc4
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
             method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, or a baseline: random, kmeans, highloss, full, dm, mtt-ssl, sre2l
-            m:int=None, # synthetic images (default: the preset's; 20 for tiny)
+            m:int=None, # synthetic images (default: the preset's; 20 for tiny; of scdd and sre2l a multiple of the classes)
             ipc:int=None, # images per class, in place of m, for sets with labels: scdd, sre2l
             steps:int=None, # distillation steps, if not the preset's
-            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind; scdd has cifar100, tinyimagenet, imagenet
+            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind; scdd has cifar100, tinyimagenet, imagenet, and imagenet-moco_v2, -swav, -dino
             soft_labels:bool=False, # of scdd and sre2l: also store the network's scores for all views of the post-training, in OUT/labels
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
             yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
-    "Distil unlabelled images into a few synthetic ones. The same command again resumes, or says that it is finished."
+    "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, sre2l). The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
     need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
     need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
@@ -196,17 +196,18 @@ def distill(src:Source=Source(), # see there
     name = cmp.check(method, train, m, preset, steps)
     _agreed([name], train, m, preset, steps, out, yes)
     teaching = replace(teaching, teacher_preset=teaching.teacher_preset or cmp.METHODS[name].teaching)
+    if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out)/'run.json').exists()
     t = teaching.get(train, Path(out)/'teacher', precision=precision)
     d = cmp.make_set(method, train, t, m, seed, Path(out), preset, steps, precision=precision)
-    print(f"{'finished already' if before else f'finished in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json\n  the teacher  {teaching.where(Path(out)/'teacher')}")
+    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json\n  the teacher  {teaching.where(Path(out)/'teacher')}" + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
     if soft_labels: _store_labels(d, align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
 
 def _store_labels(d, net, recipe, out, device):
     "Soft labels for the views of a post-training, beside the set."
     relabel(d, net, recipe, d.manifest['seed'], out/'labels', device)
     size = sum(f.stat().st_size for f in (out/'labels').glob('*.safetensors'))
-    print(f"  soft labels  {out}/labels: {recipe.total(len(d))*recipe.batch:,} views, {size/1e6:.1f} MB, {size/d.x.numel():.0f} times the images as bytes")
+    print(f"  soft labels  {out}/labels: {recipe.total(len(d))*recipe.batch:,} views, {size/1e6:.1f} MB (the images as bytes: {d.x.numel()/1e3:.1f} kB)")
 
 # %% ../nbs/50_cli.ipynb #6752a7c4
 def _agreed(methods, train, m, preset, steps, out, yes, times=1):
@@ -248,7 +249,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #e3399ff3
+# %% ../nbs/50_cli.ipynb #d9e14e29
 def _testable(test, train, fractions):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
@@ -265,13 +266,14 @@ def _eval_labelled(d, train, test, folder, seeds, out):
     stored = load_labels(folder/'labels') if net and (folder/'labels'/'labels.json').exists() else None
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
-    beside, rows = 'random-sl' if method == 'sre2l' else 'random', []
-    for n, k, s in [(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)]:
+    beside, rows, recipe = 'random-sl' if method == 'sre2l' else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1])
+    for n, k, s in progress_bar([(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)], desc='training students'):
         its_own = stored if n == method and k == 'soft' else None
-        acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, lab.post_recipe('tiny', k, train.x.shape[1]), student, 1, s, its_own)
+        acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, replace(recipe, kind=k), student, 1, s, its_own)
         rows.append(dict(method=n, ipc=ipc, label_kind=k, seed=s, m=len(d), accuracy=acc[0]))
     result = dict(protocol='posttrain', rows=rows, settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash))
-    print(lab.labelled_table(result) + ('' if net else f'\nno soft labels: {file} is not there'))
+    print(lab.labelled_table(result))
+    print(f'(test accuracy in %, one {student.net} for each of {seeds} seed{"s" if seeds > 1 else ""}, {recipe.total(len(d))} steps; chance {100/len(train.classes):.0f} %' + (f', the network itself {lab.accuracy_of(net, test):.1f} %' if net else f'; no soft labels: {file} is not there') + (f'; its soft labels from {folder}/labels' if stored else '') + ')')
     if out: write_json(Path(out)/'eval.json', result)
 
 def _teacher_of(d, folder):
@@ -342,11 +344,12 @@ def _numbers(text):
     need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
     return got
 
-# %% ../nbs/50_cli.ipynb #3454aa98
+# %% ../nbs/50_cli.ipynb #d2407242
 def _compare_probe(names, m, fs, recipe, student, yes, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training and a linear probe."
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
     need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
+    if 'scdd' in names: print('note: scdd makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
     _testable(test, train, fs)
     _agreed([cmp.check(n, train, m, preset, steps) for n in names], train, m, preset, steps, out, yes, seeds)
@@ -374,7 +377,12 @@ def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, tea
     result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
     _report_labelled(result, Path(out))
 
-# %% ../nbs/50_cli.ipynb #6705d81e
+# %% ../nbs/50_cli.ipynb #59b8821e
+def _how(s):
+    "What the numbers of a table of labelled sets are."
+    over = f"mean ± std over {s['seeds']} seeds, differences paired by seed" if s['seeds'] > 1 else 'one seed, so no spread'
+    return f"(test accuracy in %; {over}; {s['students']} student{'s' if s['students'] > 1 else ''} for each set, {s['student']['net']}, {s['recipe']['steps']} steps)"
+
 def _report_labelled(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib
@@ -382,7 +390,7 @@ def _report_labelled(result, out):
     largest = {r['method']: r['set'] for r in result['rows'] if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])}
     sets = {n: load(out/p) for n, p in largest.items()}
     with atomic(out/'picture.png') as p: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}).savefig(p, dpi=130, format='png')
-    print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n(test accuracy in %, mean ± std over seeds, each the mean of {result['settings']['students']} students; differences are paired by seed)")
+    print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n{_how(result['settings'])}")
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 

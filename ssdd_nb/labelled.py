@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post_scores', 'measure_labelled', 'compare_labelled',
-           'check_labelled', 'picked', 'labelled_table', 'difference', 'labelled_gains', 'labelled_picture']
+           'check_labelled', 'accuracy_of', 'picked', 'labelled_table', 'difference', 'labelled_gains',
+           'labelled_picture']
 
 # %% ../nbs/43_labelled.ipynb #e633f779
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
                     net=how.net, seconds_set=d.run.seconds if hasattr(d, 'run') else 0., seconds_students=time.monotonic() - t, set=str(folder.relative_to(out)/'distilled.safetensors') if folder else None)
     return once(out and Path(out)/'rows', f'{method}-ipc{ipc}-{kind}-seed{seed}', ask, compute)
 
-# %% ../nbs/43_labelled.ipynb #d9b24f39
+# %% ../nbs/43_labelled.ipynb #b6731ce5
 def compare_labelled(train:Images, # with labels
                      test:Images, # held out
                      nets:dict, # `ssl` and `sl`: classifiers
@@ -120,7 +121,7 @@ def compare_labelled(train:Images, # with labels
     who = student or same_net(nets.get('ssl') or nets['sl'])     # one for all
     rows = [measure_labelled(*p, train, test, nets, who, students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
     settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), ipc=list(ipc), label_kinds=kinds, seeds=seeds, students=students, preset=preset,
-                    steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))), networks={k: dict(n.about(), accuracy=_accuracy(n, test)) for k, n in nets.items()})
+                    steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))), networks={k: dict(n.about(), accuracy=accuracy_of(n, test)) for k, n in nets.items()})
     result = dict(protocol='posttrain', rows=rows, settings=settings, **describe(train.x.device))
     if out: write_json(Path(out)/'compare.json', result)
     return result
@@ -135,7 +136,9 @@ def check_labelled(train:Images, methods:list, ipc:tuple, preset:str='tiny', ste
         scdd.check(train, scdd.preset(preset, i, steps, train.x.shape[1]))
     return methods
 
-def _accuracy(net, images): return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
+def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; percent
+    "Share of images whose highest score is their class."
+    return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
 
 # %% ../nbs/43_labelled.ipynb #b2cc5b64
 def picked(result:dict, # from `compare_labelled`

@@ -242,12 +242,12 @@ def flat(net:nn.Module # any module
     "All parameters in one vector, in the module's order."
     return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
 
-# %% ../nbs/04_nets.ipynb #28255ee0
+# %% ../nbs/04_nets.ipynb #ceed80d4
 class Tap(torch.autograd.Function):
     "x itself, and the mean and variance of each of its channels."
     @staticmethod
     def forward(ctx, x:Tensor): # (N, C, …); returns x, μ (C,), σ² (C,)
-        "Two sums over the activation, without a copy."
+        "Two sums over the activation, and no copy of it kept."
         rows = x.permute(0, *range(2, x.ndim), 1)          # (N, …, C)
         full = torch.promote_types(x.dtype, torch.float32) # sums in full precision, whatever the network computes in
         if rows.is_contiguous():                           # channels last: a plain matrix
