@@ -222,18 +222,19 @@ def _agreed(methods, train, m, preset, steps, out, yes, times=1):
     need(sys.stdin.isatty(), 'yes', False, f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
     if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
 
-# %% ../nbs/50_cli.ipynb #ebab4ece
+# %% ../nbs/50_cli.ipynb #82a2b05c
 @command
 def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
          src:Source=Source(), # see there
          labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
          seeds:int=3, # students and draws of labelled images
          teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
+         post_steps:int=None, # of a set with labels: steps of the students' training, if not the preset's
          out:str=None # folder for eval.json
         ):
     "Pre-train students on a distilled set and probe them with few labels, beside no pre-training and random images; on a set with labels, train classifiers."
     fs = fractions(labels)
-    need(seeds >= 1, 'seeds', seeds, 'at least 1')
+    for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items(): need(v >= 1, name, v, 'at least 1')
     path = Path(path)/'distilled.safetensors' if Path(path).is_dir() else path
     d = load(path)
     if out: writable(out)
@@ -241,7 +242,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     _testable(test, train, fs)
     need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
     if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
-    if d.y.ndim == 1: return _eval_labelled(d, train, test, Path(path).parent, seeds, out)
+    if d.y.ndim == 1: return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
     t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     result = _evaluate(d, train, test, t, fs, seeds)
     print(cmp.table(result))
@@ -249,7 +250,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #d9e14e29
+# %% ../nbs/50_cli.ipynb #30207698
 def _testable(test, train, fractions):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
@@ -257,7 +258,7 @@ def _testable(test, train, fractions):
     counts = [len(labelled(train.y, f, 0)) for f in fractions]
     if len(set(counts)) < len(counts): print('note: of so few images ' + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts)) + ' (at least one of each class)')
 
-def _eval_labelled(d, train, test, folder, seeds, out):
+def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
     "Students that are trained on a set with labels, beside as many random images; with soft labels if the network lies beside the set."
     need(train.y is not None, 'source', train.name, 'has no labels, and the set has')
     ipc, method, file = len(d)//len(train.classes), d.manifest['method'], folder/'classifier.safetensors'
@@ -266,7 +267,7 @@ def _eval_labelled(d, train, test, folder, seeds, out):
     stored = load_labels(folder/'labels') if net and (folder/'labels'/'labels.json').exists() else None
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
-    beside, rows, recipe = 'random-sl' if method == 'sre2l' else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1])
+    beside, rows, recipe = 'random-sl' if method == 'sre2l' else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
     for n, k, s in progress_bar([(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)], desc='training students'):
         its_own = stored if n == method and k == 'soft' else None
         acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, replace(recipe, kind=k), student, 1, s, its_own)
