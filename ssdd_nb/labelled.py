@@ -140,7 +140,7 @@ def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; perc
     "Share of images whose highest score is their class."
     return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
 
-# %% ../nbs/43_labelled.ipynb #b2cc5b64
+# %% ../nbs/43_labelled.ipynb #ce2ad6d0
 def picked(result:dict, # from `compare_labelled`
            key:str='accuracy', # what
            **which # `method=…`, `ipc=…`, `label_kind=…`
@@ -153,14 +153,14 @@ LABELLERS = dict(ssl='the aligned self-supervised network', sl='the supervised n
 def labelled_table(result:dict, # from `compare_labelled`
                    markdown:bool=False # for a README, or else for a terminal
                   ) -> str:
-    "Mean ± std over seeds: a line for each method and kind of label, a column for each IPC."
+    "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC."
     s = result['settings']
     head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']]], []
     for n in dict.fromkeys(r['method'] for r in result['rows']):
         for k in s['label_kinds']:
             cells = [mean_std(picked(result, method=n, label_kind=k, **({} if n.startswith('full') else dict(ipc=i)))) for i in s['ipc']]
             if n.startswith('full'): cells = [c if i == 0 else '' for i, c in enumerate(cells)]
-            if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if LABELLED[n].net == 'ssl' else 'supervised'} network)" if k == 'soft' else ''), *cells])
+            if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if LABELLED[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''), *cells])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 def difference(result:dict, # from `compare_labelled`
@@ -182,7 +182,7 @@ def labelled_gains(result:dict # from `compare_labelled`
         if any(c != '–' for _, c in cells): lines.append(f'{text}: ' + ', '.join(f'{c} at IPC {i}' for i, c in cells))
     return '\n'.join(lines)
 
-# %% ../nbs/43_labelled.ipynb #cb0a4c7c
+# %% ../nbs/43_labelled.ipynb #3aa9a1be
 def labelled_picture(result:dict, # from `compare_labelled`
                      sets:dict|None=None # method: Distilled, to show an image of each class above
                     ): # the figure
@@ -199,10 +199,11 @@ def labelled_picture(result:dict, # from `compare_labelled`
             for ax in row: ax.axis('off')
     ax = parts[1].subplots()
     for n in dict.fromkeys(r['method'] for r in result['rows']):
+        more = ' (supervised network)' if n.endswith('-sl') else ''
         for k, style in (('soft', '-'), ('hard', ':')):
             pts = [(i, v) for i in s['ipc'] if (v := picked(result, method=n, label_kind=k, ipc=i))]
-            if n.startswith('full') and (v := picked(result, method=n, label_kind=k)): ax.axhline(np.mean(v), ls=style, lw=1, color=colour(n), label=f'{label(n)}, {k}')
-            elif pts: ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='o' + style, ms=5, lw=1.5, capsize=3, color=colour(n), label=f'{label(n)}, {k}')
+            if n.startswith('full') and (v := picked(result, method=n, label_kind=k)): ax.axhline(np.mean(v), ls=style, lw=1, color=colour(n), label=f'{label(n)}, {k}{more}')
+            elif pts: ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='o' + style, ms=5, lw=1.5, capsize=3, color=colour(n), label=f'{label(n)}, {k}{more}')
     ax.set(xlabel='images per class', ylabel='test accuracy, %', xticks=s['ipc'])
     ax.grid(alpha=.3)
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
