@@ -98,7 +98,7 @@ def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, s
 
 def _accuracy(net, images): return test_accuracy(net.net, images)
 
-# %% ../nbs/44_scdd_studies.ipynb #f40a44e3
+# %% ../nbs/44_scdd_studies.ipynb #4016a3ed
 def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=1, # `values` are steps of the network's training
                 losses=tuple(teachers.LOSSES), # ways to compress
                 post_steps:int|None=150, out:Path|None=None, show:bool=True
@@ -112,7 +112,7 @@ def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:
             jobs += [(dict(method=loss, value=v, seed=s, **about), partial(recovery_row, train, test, net, scdd.tiny(ipc, channels=train.x.shape[1]), s, None, students, post_steps)) for s in range(seeds)]
     return study('compression', jobs, settings, out, train.x.device, show)
 
-STUDENTS = 'convnet', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'squeezenet1_0'
+STUDENTS = 'convnet', 'mobilenet_v3_small', 'shufflenet_v2_x0_5'
 
 def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:int=10, students:int=1, # `values` are the students
                   post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
