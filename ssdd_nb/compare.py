@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'Method', 'make_set', 'check', 'once', 'measure', 'as_rows', 'compare', 'references', 'mean_std', 'pick',
            'gain', 'table', 'markdown_table', 'aligned_text', 'gains', 'picture']
 
-# %% ../nbs/40_compare.ipynb #f2e1d9d5
+# %% ../nbs/40_compare.ipynb #d6b2f537
 import json
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ from .data import Images
 from .distilled import Distilled
 from .evaluate import Recipe, Student, evaluate, probe_scores
 from . import teachers
-from .teachers import Classifier, Teacher
+from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
 # %% ../nbs/40_compare.ipynb #ed3e9884

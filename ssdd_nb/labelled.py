@@ -7,7 +7,7 @@ __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post
            'check_labelled', 'accuracy_of', 'picked', 'labelled_table', 'difference', 'labelled_gains',
            'labelled_picture']
 
-# %% ../nbs/43_labelled.ipynb #e633f779
+# %% ../nbs/43_labelled.ipynb #bc308b5e
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from . import posttrain, scdd
-from .compare import aligned_text, markdown_table, mean_std, once
+from .compare import aligned_text, markdown_table, mean_std, once, pick
 from .core import BadInput, changed, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images
 from .distilled import Distilled, distilled_from
@@ -140,13 +140,13 @@ def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; perc
     "Share of images whose highest score is their class."
     return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
 
-# %% ../nbs/43_labelled.ipynb #ce2ad6d0
+# %% ../nbs/43_labelled.ipynb #11d2a1a5
 def picked(result:dict, # from `compare_labelled`
            key:str='accuracy', # what
            **which # `method=…`, `ipc=…`, `label_kind=…`
           ) -> list: # by seed
     "One quantity of the rows that match."
-    return [r[key] for r in sorted(result['rows'], key=lambda r: r['seed']) if all(r[k] == v for k, v in which.items())]
+    return pick(result['rows'], key, **which)
 
 LABELLERS = dict(ssl='the aligned self-supervised network', sl='the supervised network')
 

@@ -7,7 +7,7 @@ __all__ = ['SGD_PROBE', 'align', 'copy_with_head', 'fits', 'PostRecipe', 'draw_v
            'Relabelling', 'view_bytes', 'relabel', 'soft_loss', 'hard_loss', 'PostTraining', 'post_train',
            'test_accuracy', 'random_set', 'per_class', 'paper_post', 'tiny_post']
 
-# %% ../nbs/08_posttrain.ipynb #adf34fb2
+# %% ../nbs/08_posttrain.ipynb #9b0e16e2
 import copy, json, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, atomic, digest, generator, known, need, run, seeded, write_json
+from .core import BadInput, atomic, cosine, digest, generator, known, need, run, seeded, write_json
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluate import Recipe, Student, embed, linear_probe, pretrain, train_student
-from .nets import Encoder, as_encoder
+from .nets import Encoder
 from .teachers import Classifier, Teacher, Views, warp
 
 # %% ../nbs/08_posttrain.ipynb #14d3a3c2
@@ -247,7 +247,7 @@ def hard_loss(z_s:Tensor, # the student's scores (b, n)
     "λ CE(y) + (1 − λ) CE(y')."
     return lam*F.cross_entropy(z_s, y) + (1 - lam)*F.cross_entropy(z_s, y2)
 
-# %% ../nbs/08_posttrain.ipynb #558b9b49
+# %% ../nbs/08_posttrain.ipynb #540818b3
 class PostTraining:
     "Training of a student on a set with labels, a `Task` for `run`."
     hint = 'Lower `lr`.'
@@ -273,7 +273,7 @@ class PostTraining:
 
     def step(self) -> dict:
         "One step of the optimiser."
-        for group in self.opt.param_groups: group['lr'] = self.recipe.lr*.5*(1 + math.cos(math.pi*self.t/self.steps))
+        for group in self.opt.param_groups: group['lr'] = self.recipe.lr*cosine(self.t, self.steps)
         v, p, scores = self.batch()
         z = self.net(normalise(v, *self.stats)).float()
         y = self.y[p['index'].long().to(self.device)]

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BN_LOSSES', 'RRC', 'PAPER', 'bn_l2', 'bn_gauge', 'bn_terms', 'coefficients', 'regauge', 'conv_norm_pairs', 'weighed',
            'SCDDConfig', 'paper', 'tiny', 'preset', 'check', 'batches', 'SCDD', 'method_of', 'scdd', 'recovered',
-           'bn_fluctuation', 'selection', 'show_bn', 'pixel_clusters']
+           'remembered', 'bn_fluctuation', 'selection', 'show_bn', 'pixel_clusters']
 
-# %% ../nbs/12_scdd.ipynb #13cc4733
-import math
+# %% ../nbs/12_scdd.ipynb #366536f4
+import copy, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import changed, generator, known, need
+from .core import changed, cosine, generator, known, need
 from .data import Images, denormalise, normalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Taps, batch_norms
-from .posttrain import align, per_class
+from .posttrain import align, fits, per_class
 from .teachers import Classifier, Teacher, Views, saw_labels, warp
 
 # %% ../nbs/12_scdd.ipynb #f25f5c0c
@@ -57,13 +57,12 @@ def coefficients(K:int, # layers
     c[:, 0] *= first
     return c
 
-# %% ../nbs/12_scdd.ipynb #df8a8861
+# %% ../nbs/12_scdd.ipynb #544ec6de
 @torch.no_grad()
 def regauge(net:nn.Module, # a network with batch norms; a rescaled copy is returned
             c:float # by what each convolution before a batch norm is multiplied
            ) -> nn.Module:
     "The same function with other weights: convolutions times c, and what the batch norms remember to match."
-    import copy
     net = copy.deepcopy(net)
     for conv, bn in conv_norm_pairs(net):
         conv.weight.mul_(c)
@@ -160,7 +159,7 @@ def batches(n_classes:int, # how many classes
     whole = max(1, cfg.batch//cfg.ipc)                     # classes in a batch
     return [part for rows in place.split(whole) for part in rows.flatten().split(cfg.batch)]
 
-# %% ../nbs/12_scdd.ipynb #f7167210
+# %% ../nbs/12_scdd.ipynb #2513eb90
 class SCDD:
     "Recovery of images from a network, a `Distiller` for `run`."
     hint = 'Lower `lr` or `bn_weight`.'
@@ -174,11 +173,11 @@ class SCDD:
         self.images, self.cfg, self.seed, self.device, self.t = images, cfg, seed, images.x.device, 0
         self.classifier, self.net = net, net.net.to(images.x.device).eval()
         self.mean, self.std = net.mean.to(self.device), net.std.to(self.device)
-        n = net(images.pixels(slice(0, 1))).shape[1]
-        need(n == len(images.classes), 'teacher', f'a head for {n} classes', f'{images.name} has {len(images.classes)}; align the backbone to them')
+        fits(net, images)
+        n = len(images.classes)
         self.y = torch.arange(n, device=self.device).repeat_interleave(cfg.ipc)
-        self.plan, self.K = batches(n, cfg), len(batch_norms(self.net))
-        self.c = coefficients(self.K, cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(self.device)
+        self.plan = batches(n, cfg)
+        self.c = coefficients(len(batch_norms(self.net)), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(self.device)
         self.z = self.start()
         self.gen = generator(seed, 'scdd views', device=self.device)
         self.begin()
@@ -197,7 +196,7 @@ class SCDD:
         self.opt = torch.optim.Adam(groups, lr=self.cfg.lr, betas=self.cfg.betas)
         self.best, self.lowest = self.x.detach().clone(), torch.full((), torch.inf, device=self.device)
 
-# %% ../nbs/12_scdd.ipynb #0989de4c
+# %% ../nbs/12_scdd.ipynb #56b5439f
 @patch
 def seen(self:SCDD) -> Tensor: # (b, C, H, W)
     "The batch as the network sees it in this iteration: rolled, cropped, mirrored."
@@ -220,7 +219,7 @@ def step(self:SCDD) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, n
     "One iteration of one batch."
     cfg, at = self.cfg, self.t % self.cfg.steps
     if at == 0 and self.t: self.begin()
-    for group in self.opt.param_groups: group['lr'] = cfg.lr*.5*(1 + math.cos(math.pi*at/cfg.steps))
+    for group in self.opt.param_groups: group['lr'] = cfg.lr*cosine(at, cfg.steps)
     ce, terms = self.losses(self.seen())
     reg = weighed(terms, self.log_c) if cfg.learn_coefficients else (self.c*terms).sum()      # eq. 8
     loss = ce + cfg.bn_weight*reg                                                              # eq. 9
@@ -322,18 +321,20 @@ def recovered(d:Distilled, # a set with labels
         bn[rows] = (coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(device)*bn_terms(taps, cfg.bn_loss)).sum().cpu()
     return {c: (ce[d.y == c].mean().item(), bn[d.y == c].mean().item()) for c in range(n)}
 
-# %% ../nbs/12_scdd.ipynb #4bce11aa
+# %% ../nbs/12_scdd.ipynb #b3e7b04e
 @torch.no_grad()
+def remembered(conv:nn.Module, bn:nn.Module # a convolution and the batch norm after it
+              ) -> dict: # `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant): float64 (C,) on the CPU
+    "What a batch norm remembers of each channel, raw and in scale-invariant form."
+    RM, RV = bn.running_mean.double().cpu(), bn.running_var.double().cpu().clamp_min(1e-30)
+    w2 = conv.weight.double().cpu().square().flatten(1).sum(1).clamp_min(1e-30)
+    return dict(mean=RM, var=RV, scaled_mean=RM/RV.sqrt(), log_var=(RV/w2).log())
+
 def bn_fluctuation(net:nn.Module # any network with batch norms
                   ) -> list: # a dict for each layer: `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant)
     "Variance over channels of what batch norms remember (SC-DD, Figure 4), raw and in scale-invariant form."
     batch_norms(net)                                       # raises BadInput if there are none
-    spread, rows = (lambda t: t.var(correction=0).item()), []
-    for conv, bn in conv_norm_pairs(net):
-        RM, RV = bn.running_mean.double(), bn.running_var.double().clamp_min(1e-30)
-        w2 = conv.weight.double().square().flatten(1).sum(1).clamp_min(1e-30)
-        rows.append(dict(mean=spread(RM), var=spread(RV), scaled_mean=spread(RM/RV.sqrt()), log_var=spread((RV/w2).log())))
-    return rows
+    return [{k: v.var(correction=0).item() for k, v in remembered(*pair).items()} for pair in conv_norm_pairs(net)]
 
 def selection(nets:dict # name: a network with batch norms
              ) -> dict: # name: dict
@@ -345,7 +346,7 @@ def selection(nets:dict # name: a network with batch norms
         out[name] = dict(first_mean=rows[0]['mean'], first_var=rows[0]['var'], **{k: geometric([r[k] for r in rows]) for k in ('scaled_mean', 'log_var')})
     return out
 
-# %% ../nbs/12_scdd.ipynb #2967cd61
+# %% ../nbs/12_scdd.ipynb #a557958e
 def show_bn(nets:dict, # name, which may be a method's key: a network
             layers=(0, 2), # which batch norms, by number
             which=('mean', 'scaled_mean', 'log_var') # rows of the figure
@@ -358,10 +359,7 @@ def show_bn(nets:dict, # name, which may be a method's key: a network
     for name, net in nets.items():
         pairs = conv_norm_pairs(net)
         for j, layer in enumerate(layers):
-            conv, bn = pairs[layer]
-            RM, RV = bn.running_mean.detach().cpu(), bn.running_var.detach().cpu()
-            w2 = conv.weight.detach().cpu().square().flatten(1).sum(1)
-            values = dict(mean=RM, var=RV, scaled_mean=RM/RV.sqrt(), log_var=(RV/w2).log())
+            values = remembered(*pairs[layer])
             for row, k in zip(axs, which):
                 row[j].plot(values[k].sort().values, color=colour(name), lw=1.5, label=label(name))
                 row[j].set(ylabel=titles[k], title=f'batch norm {layer + 1}' if k == which[0] else None)

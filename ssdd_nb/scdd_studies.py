@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'STUDENTS', 'QUARTER', 'SCDD_STUDIES', 'AXES', 'squeezed', 'study', 'recovery_row', 'iterations',
            'multiplier', 'size', 'compression', 'architectures', 'pruning', 'show_study']
 
-# %% ../nbs/44_scdd_studies.ipynb #f1284a2f
+# %% ../nbs/44_scdd_studies.ipynb #2b426744
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from .compare import once
 from .core import changed, describe, digest, need, progress_bar, write_json
 from .data import Images
 from .evaluate import Student
-from .labelled import post_recipe, post_scores, same_net
+from .labelled import accuracy_of, post_recipe, post_scores, same_net
 from .posttrain import align, random_set, test_accuracy
 from .pruning import prune, repair, slimming
 from .teachers import Classifier, train_teacher
@@ -70,7 +70,7 @@ def _vary(name, train, test, values, config, seeds, ipc, students, post_steps, t
             for v in values for m, n in nets.items() for s in range(seeds)]
     return study(name, jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #6a46cfa9
+# %% ../nbs/44_scdd_studies.ipynb #2922b9e8
 def iterations(train:Images, test:Images, seeds:int=3, values=(30, 100, 300, 1000), ipc:int=5, students:int=2, # images, how often, iterations of recovery, images per class, students for each set
                post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
               ) -> dict:
@@ -92,13 +92,11 @@ def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, s
     for v in values:
         for m in KINDS:
             net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v*w) for w in base))
-            cfg, about = scdd.tiny(ipc, channels=train.x.shape[1]), dict(parameters=sum(p.numel() for p in net.net.parameters()), network=_accuracy(net, test))
+            cfg, about = scdd.tiny(ipc, channels=train.x.shape[1]), dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test))
             jobs += [(dict(method=m, value=v, seed=s, **about), partial(recovery_row, train, test, net, cfg, s, Student('resnet_tiny', base, 'batch'), students, post_steps)) for s in range(seeds)]
     return study('size', jobs, settings, out, train.x.device, show)
 
-def _accuracy(net, images): return test_accuracy(net.net, images)
-
-# %% ../nbs/44_scdd_studies.ipynb #4016a3ed
+# %% ../nbs/44_scdd_studies.ipynb #9c8cec06
 def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=1, # `values` are steps of the network's training
                 losses=tuple(teachers.LOSSES), # ways to compress
                 post_steps:int|None=150, out:Path|None=None, show:bool=True
@@ -108,7 +106,7 @@ def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:
     for loss in losses:
         for v in values:
             net = squeezed(train, loss, v, show, out, widths=(16, 32, 64))
-            about = dict(network=_accuracy(net, test), **scdd.selection({loss: net.net})[loss])
+            about = dict(network=accuracy_of(net, test), **scdd.selection({loss: net.net})[loss])
             jobs += [(dict(method=loss, value=v, seed=s, **about), partial(recovery_row, train, test, net, scdd.tiny(ipc, channels=train.x.shape[1]), s, None, students, post_steps)) for s in range(seeds)]
     return study('compression', jobs, settings, out, train.x.device, show)
 
@@ -127,7 +125,7 @@ def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:i
     jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS) for s in range(seeds)]
     return study('architectures', jobs, settings, out, train.x.device, show)
 
-# %% ../nbs/44_scdd_studies.ipynb #559856bf
+# %% ../nbs/44_scdd_studies.ipynb #eaaa8ce3
 QUARTER = 16, 32, 64, 64, 128, 128, 128, 128               # VGG-11's widths, a quarter of each
 
 def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float=.6, # `values` are images per class; share of the channels that are cut
@@ -138,7 +136,7 @@ def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float
     whole = train_teacher(train, replace(cfg, steps=teacher_steps or cfg.steps), 0, show=show)
     nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), network=whole.hash(), whole=_accuracy(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
+    settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), network=whole.hash(), whole=accuracy_of(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
     def made(method, ipc, seed):
         config = scdd.tiny(ipc, channels=train.x.shape[1])
         if method == 'noise': return scdd.SCDD(train, whole, config, seed).distilled()

@@ -10,7 +10,7 @@ __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEW
            'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes', 'Teacher', 'Classifier',
            'load_teacher', 'train_teacher', 'read_state', 'take_weights', 'foreign', 'saw_labels', 'find_teacher']
 
-# %% ../nbs/05_teachers.ipynb #dbc812c1
+# %% ../nbs/05_teachers.ipynb #9eeb287d
 import copy, json, math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, atomic, changed, digest, generator, known, need, place, run, seed_of, seeded
+from .core import BadInput, Batches, atomic, cosine, digest, generator, known, need, place, run, seed_of, seeded
 from .data import Images, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, make_net
@@ -263,7 +263,7 @@ def swav(scores:list, # for each view (n, K)
     codes = [sinkhorn(torch.cat([s.detach(), *more[i:i+1]]), eps)[:len(s)] for i, s in enumerate(scores[:2])]
     return torch.stack([-(codes[i]*log_p[j]).sum(1).mean() for i in range(2) for j in range(len(log_p)) if i != j]).mean()
 
-# %% ../nbs/05_teachers.ipynb #d30319fa
+# %% ../nbs/05_teachers.ipynb #0f12feb1
 class Objective(nn.Module):
     "What is minimised over the views of a batch: a loss, and whatever it has to remember."
     views = 2                                              # how many views of each image it looks at
@@ -282,7 +282,7 @@ class Objective(nn.Module):
     @torch.no_grad()
     def follow(self, slow:nn.Module, fast:nn.Module, done:float): # done: share of the training that is over
         "Move the slow network towards the fast one, ever less if `ema_end` says so."
-        m = self.cfg.ema if self.cfg.ema_end is None else self.cfg.ema_end - (self.cfg.ema_end - self.cfg.ema)*.5*(1 + math.cos(math.pi*done))
+        m = self.cfg.ema if self.cfg.ema_end is None else self.cfg.ema_end - (self.cfg.ema_end - self.cfg.ema)*cosine(done, 1)
         for a, b in zip(slow.parameters(), fast.parameters()): a.lerp_(b, 1 - m)
 
 def exactly(loss, # a function of tensors, or of lists of them
@@ -443,7 +443,7 @@ TINY = dict(simclr=dict(widths=None), moco=dict(projector=(128, 64), optimiser='
             moco_v3=dict(temperature=.2), swav=dict(temperature=.1, prototypes=64, queue=512),
             dino=dict(norms=False, temperature=.1, prototypes=256, ema=.99, ema_end=1.), supervised=dict(optimiser='sgd', lr=.05, weight_decay=5e-4, steps=300))
 
-# %% ../nbs/05_teachers.ipynb #920be3a1
+# %% ../nbs/05_teachers.ipynb #839a2971
 class TeacherTask:
     "Training of one encoder, a `Task` for `run`."
     def __init__(self,
@@ -470,7 +470,7 @@ class TeacherTask:
 
     def step(self) -> dict:
         "Views of a batch, the loss, one step of the optimiser."
-        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*.5*(1 + math.cos(math.pi*self.t/self.steps))
+        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
         i = self.batches.next().to(self.device)
         x, y = self.images.pixels(i), self.images.y[i] if self.cfg.loss == 'supervised' else None
         kinds = [self.cfg.views]*self.objective.views + [self.cfg.local]*self.cfg.n_local
