@@ -57,18 +57,19 @@ def coefficients(K:int, # layers
     c[:, 0] *= first
     return c
 
-# %% ../nbs/12_scdd.ipynb #544ec6de
+# %% ../nbs/12_scdd.ipynb #b879625e
 @torch.no_grad()
 def regauge(net:nn.Module, # a network with batch norms; a rescaled copy is returned
-            c:float # by what each convolution before a batch norm is multiplied
+            c # by what each convolution before a batch norm is multiplied: a number, or a function of the batch norm to positive factors (C,)
            ) -> nn.Module:
     "The same function with other weights: convolutions times c, and what the batch norms remember to match."
     net = copy.deepcopy(net)
     for conv, bn in conv_norm_pairs(net):
-        conv.weight.mul_(c)
-        if conv.bias is not None: conv.bias.mul_(c)
-        bn.running_mean.mul_(c)
-        bn.running_var.copy_(c*c*(bn.running_var + bn.eps) - bn.eps)       # exactly the same function, ε included
+        k = torch.as_tensor(c(bn) if callable(c) else c).to(conv.weight).expand(bn.num_features)
+        conv.weight.mul_(k.view(-1, *[1]*(conv.weight.ndim - 1)))
+        if conv.bias is not None: conv.bias.mul_(k)
+        bn.running_mean.mul_(k)
+        bn.running_var.copy_(k*k*(bn.running_var + bn.eps) - bn.eps)       # exactly the same function, ε included
     return net
 
 def conv_norm_pairs(net:nn.Module) -> list: # of (convolution, batch norm) of the same width

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .core import generator, known, need
 
-# %% ../nbs/21_theory_variance.ipynb #0dc7f1d8
+# %% ../nbs/21_theory_variance.ipynb #b78b947c
 def sparse_coding(d:int, # dimension, at least 2
                   s:float, # variance of the noise
                   batch:int, # |B|
@@ -25,8 +25,8 @@ def sparse_coding(d:int, # dimension, at least 2
     e = torch.eye(d, dtype=torch.float64)[torch.randint(2, (batch,), generator=gen)]
     return e + s**.5*torch.randn(batch, d, generator=gen, dtype=torch.float64), e
 
-def sl_loss(W:Tensor, # (d, d)
-            batch:tuple # x and e_y, (|B|, d) each
+def sl_loss(W:Tensor, # (k, d)
+            batch:tuple # x (|B|, d) and targets, here e_y (|B|, k)
            ) -> Tensor: # scalar
     "Squared error to the class vectors (MKDT, Theorem 4.1)."
     x, e = batch
@@ -34,14 +34,14 @@ def sl_loss(W:Tensor, # (d, d)
 
 NEGATIVES = 'all', 'others'
 
-def spectral_loss(W:Tensor, # (d, d)
+def spectral_loss(W:Tensor, # (k, d)
                   batch:tuple, # x (|B|, d), and anything
                   negatives:str='all', # `all` pairs of the batch, with each image and itself, or only `others`
                   tau:float=0. # variance of the negatives' augmentation
                  ) -> Tensor: # scalar
     "The spectral contrastive loss, its mean over augmentations in closed form (MKDT, Theorem 4.1)."
     x, A = batch[0], W.T @ W
-    f, n, eye = x @ W.T, len(x), torch.eye(len(W), dtype=W.dtype, device=W.device)
+    f, n, eye = x @ W.T, len(x), torch.eye(len(A), dtype=W.dtype, device=W.device)
     seen = torch.einsum('ia,ib->iab', x, x) + tau*eye                     # E[xxᵀ] of one image, augmented: (|B|, d, d)
     pairs = torch.einsum('iab,jba->ij', seen @ A, seen @ A)               # E[(f(x_i)ᵀf(x_j))²]
     if known(negatives, NEGATIVES, 'negatives') == 'others':
