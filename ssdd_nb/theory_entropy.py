@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['gaussian_entropy', 're_estimated', 'before_and_after', 'layer_entropy', 'side_by_side']
 
-# %% ../nbs/23_theory_entropy.ipynb #c309713b
+# %% ../nbs/23_theory_entropy.ipynb #709a6a91
 import copy, math
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from .core import need
 from .data import Images
 from .nets import batch_norms
 from .scdd import selection
@@ -21,41 +22,44 @@ def gaussian_entropy(var # variance, a number or tensor, positive
     "The differential entropy of a Gaussian, ½ log 2πeσ² (SC-DD, eq. 7)."
     return .5*torch.log(2*math.pi*math.e*torch.as_tensor(var, dtype=torch.float64))
 
-# %% ../nbs/23_theory_entropy.ipynb #9993e655
+# %% ../nbs/23_theory_entropy.ipynb #ccf2aad0
 def re_estimated(net:nn.Module, # a network with batch norms; a copy is returned
-                 images:Images # which images
+                 images:Images # which images, taken in one batch
                 ) -> nn.Module: # in eval mode
     "The network with its batch norms' memory replaced by the statistics of these images, without augmentation."
     batch_norms(net)                                       # raises BadInput if there are none
     net = copy.deepcopy(net)
-    update_bn([images.normalised().to(next(net.parameters()))], net)
+    update_bn([images.normalised().to(next(net.parameters()))], net)       # torch's; in train mode, so without dropout please
     return net.eval()
 
 @torch.no_grad()
-def before_and_after(net:nn.Module, # a network with batch norms, in eval mode
+def before_and_after(net:nn.Module, # a network with batch norms, put in eval mode meanwhile
                      images:Images # what is shown to it
                     ) -> list: # for each batch norm: (C, n) before it, and standardised by what it remembers
     "What enters the batch norms, channel by channel, and what it becomes before scale and shift."
-    seen, layers = [], batch_norms(net)
+    seen, layers, was = [], batch_norms(net), net.training
     def hook(layer, args):
         z = args[0].transpose(0, 1).flatten(1)
         seen.append((z, (z - layer.running_mean[:, None])/(layer.running_var + layer.eps).sqrt()[:, None]))
     hooks = [m.register_forward_pre_hook(hook) for m in layers]
-    try: net(images.normalised().to(next(net.parameters())))
+    try: net.eval()(images.normalised().to(next(net.parameters())))
     finally:
+        net.train(was)
         for h in hooks: h.remove()
     return seen
 
-# %% ../nbs/23_theory_entropy.ipynb #be29b8be
+# %% ../nbs/23_theory_entropy.ipynb #347a9d1a
 def layer_entropy(net:nn.Module # a network with batch norms
-                 ) -> Tensor: # (K,) nats: a layer each
-    "Equation 7 of what batch norms remember, mean over the channels of each layer (SC-DD, Theorem 1)."
+                 ) -> Tensor: # (K,) nats: a layer each; −∞ where a channel is constant
+    "Equation 7 of what batch norms remember, mean over the channels of each layer (SC-DD, Theorem 1); it changes with the gauge."
     return torch.stack([gaussian_entropy(m.running_var).mean().cpu() for m in batch_norms(net)])
 
-# %% ../nbs/23_theory_entropy.ipynb #d1a563a8
+# %% ../nbs/23_theory_entropy.ipynb #61281884
 def side_by_side(nets:dict, # kind: list of networks with batch norms, one for each seed
                  images:Images|None=None # replace what they remember by the statistics of these; None: as it is
                 ) -> dict: # kind: {measure: [a value for each seed]}
-    "SC-DD's criterion, raw and invariant, for several networks of each kind (SC-DD, Figure 4, 2.1)."
-    rows = {kind: [next(iter(selection({kind: re_estimated(n, images) if images is not None else n}).values())) for n in ns] for kind, ns in nets.items()}
+    "Equation 7, and SC-DD's criterion, raw and invariant, for several networks of each kind (SC-DD, Figure 4, 2.1)."
+    need(all(isinstance(ns, (list, tuple)) for ns in nets.values()), 'nets', list(nets), 'a list of networks for each kind')
+    def row(net): return dict(entropy=layer_entropy(net).mean().item(), **selection({'net': net})['net'])
+    rows = {kind: [row(n if images is None else re_estimated(n, images)) for n in ns] for kind, ns in nets.items()}
     return {kind: {key: [r[key] for r in rs] for key in rs[0]} for kind, rs in rows.items()}
