@@ -54,7 +54,7 @@ def partition_variance(loss, # (θ, indices of a batch) → scalar
     G = torch.stack([sum(map(gradient, P)) for P in partitions(N, batch)])
     return (G - G.mean(0)).square().sum(1).mean().item()
 
-# %% ../nbs/22_theory_partitions.ipynb #a9080ac3
+# %% ../nbs/22_theory_partitions.ipynb #8da447ad
 def pairwise_variance(h:Tensor, # gradients of pair terms (N, N, P), symmetric in the first two; a loss that is a mean over |B|² pairs has h/|B|²
                       b:int # |B|, a divisor of N
                      ) -> float: # E‖G − E G‖², with G the sum of h_ij over ordered pairs i ≠ j in one batch, in float64
@@ -64,11 +64,11 @@ def pairwise_variance(h:Tensor, # gradients of pair terms (N, N, P), symmetric i
     need(torch.allclose(h, h.transpose(0, 1)), 'h', tuple(h.shape), 'must be symmetric: h[i, j] = h[j, i]; use (h + h.transpose(0, 1))/2')
     other = 1 - torch.eye(N, dtype=torch.float64, device=h.device).unsqueeze(2)
     h = h.double()*other
-    h = (h - h.sum((0, 1))/(N*(N - 1)))*other              # a constant changes nothing, and would cost digits
-    rows, total = h.sum(1), h.sum((0, 1))
+    h = (h - h.sum((0, 1))/(N*(N - 1)))*other              # a constant changes nothing, and would cost digits; now all pairs sum to 0
+    rows = h.sum(1)
     same = h.square().sum()                                                # Σ over ordered pairs of h_ij·h_ij
     share = rows.square().sum() - same                                     # of h_ij·h_ik, j ≠ k
-    apart = total.square().sum() - 2*same - 4*share                        # of h_ij·h_kl, all different
+    apart = -2*same - 4*share                              # of h_ij·h_kl, all different: what is left of 0
     p = (b - 1)/(N - 1)
     p_share, p_apart = p*(b - 2)/(N - 2), p*((b - 2)*(b - 3) + (N - b)*(b - 1))/((N - 2)*(N - 3))
-    return (2*p*same + 4*p_share*share + p_apart*apart - p**2*total.square().sum()).item()
+    return (2*p*same + 4*p_share*share + p_apart*apart).item()
