@@ -53,7 +53,7 @@ def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, ho
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
 def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
-# %% ../nbs/40_compare.ipynb #edeb2270
+# %% ../nbs/40_compare.ipynb #29aafef1
 def _ipc(images, m):
     "Images per class, for methods that make as many of each."
     need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
@@ -71,10 +71,15 @@ def _suits(supervised):
         need(teachers.saw_labels(teacher) == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
     return check
 
+def _check_forgetting(images, m, preset, steps):
+    coresets.check_m(m, len(images), images.name)
+    need(images.y is not None, 'source', images.name, 'has no labels, and forgetting is about labels; use herding, sas or kmeans')
+
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
                krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt, _plan_mkdt), full=Method(coresets.full, check=_no_check),
                highloss=Method(mkdt.highloss), dm=Method(mkdt.dm))
 METHODS |= dict(scdd=Method(_make_scdd, True, _check_scdd, None, 'tiny-moco', _suits(False)), sre2l=Method(_make_scdd, True, _check_scdd, None, 'tiny-supervised', _suits(True)))
+METHODS |= dict(herding=Method(coresets.herding), sas=Method(coresets.sas), forgetting=Method(coresets.forgetting, check=_check_forgetting))
 METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt, _plan_mkdt),
             'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt, _plan_mkdt)}
 

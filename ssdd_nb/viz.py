@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from .core import need
 
-# %% ../nbs/03_viz.ipynb #a260011d
+# %% ../nbs/03_viz.ipynb #ea434492
 PALETTE = dict(none='#bbbbbb', random='#888888', kmeans='#56b4e9', full='#000000', real='#000000',
                krrst='#d55e00', mkdt='#0072b2', scdd='#009e73', teacher='#cc79a7', highloss='#e69f00',
                kd='#0072b2', sl='#444444', ssl='#cc79a7', dm='#999933')
@@ -21,6 +21,8 @@ PALETTE |= {'sre2l': '#e69f00', 'random-sl': '#cccccc', 'full-sl': '#555555', 'n
 PALETTE |= {'mkdt-fixed': '#7fb2d9', 'mtt-ssl': '#cc79a7', 'mtt-sl': '#444444'}
 NAMES = dict(none='no pre-training', random='random subset', kmeans='k-means', full='full data', krrst='KRR-ST', mkdt='MKDT', scdd='SC-DD', highloss='high-loss', dm='DM, label-free')
 NAMES |= {'sre2l': 'SRe²L', 'random-sl': 'random subset', 'full-sl': 'full data', 'noise': 'Gaussian noise', 'moco': 'MoCo', 'moco_v3': 'MoCo v3', 'swav': 'SwAV', 'dino': 'DINO', 'barlow_twins': 'Barlow Twins', 'simclr': 'SimCLR'}
+PALETTE |= dict(herding='#0a7f8c', sas='#7b5ea7', forgetting='#b8860b')
+NAMES |= dict(herding='herding', sas='SAS', forgetting='forgetting (labels)')
 NAMES |= {'mkdt-fixed': 'MKDT, fixed targets', 'mtt-ssl': 'MTT on SSL'}
 
 def colour(name:str # a method's key
