@@ -299,12 +299,12 @@ def _score(d, train, test, t, labels, seed):
     r = evaluate_set(d, train, test, t, labels, seed)
     return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
 
-# %% ../nbs/50_cli.ipynb #edb41465
+# %% ../nbs/50_cli.ipynb #90dbbc52
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
             protocol:str='probe', # probe: pre-train on each set, then a linear probe with few labels; posttrain: train classifiers on sets with labels
-            methods:str=None, # with commas between (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
+            methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
             m:int=None, # synthetic images (default: 20; posttrain goes by ipc)
             labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
             ipc:str='1,5,10', # posttrain: images per class
@@ -329,12 +329,12 @@ def compare(src:Source=Source(), # see there
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
         return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who, **both)
     how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
-    _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, **both)
+    _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, (methods or '').strip().lower() == 'all', **both)
 
-# %% ../nbs/50_cli.ipynb #a043df12
+# %% ../nbs/50_cli.ipynb #a075b8b9
 def _names(text, known_names, what='methods'):
-    "Names with commas between, each a known one."
-    names = [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
+    "Names with commas between, each a known one; or all of them."
+    names = list(known_names) if text.strip().lower() == 'all' else [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
     need(names, what, text, f"name at least one of {', '.join(known_names)}")
     return names
 
@@ -345,17 +345,24 @@ def _numbers(text):
     need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
     return got
 
-# %% ../nbs/50_cli.ipynb #d2407242
-def _compare_probe(names, m, fs, recipe, student, yes, src, teaching, seeds, preset, steps, precision, out):
+# %% ../nbs/50_cli.ipynb #16978fe8
+def _compare_probe(names, m, fs, recipe, student, yes, every, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training and a linear probe."
+    if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
     need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
     if 'scdd' in names: print('note: scdd makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
     _testable(test, train, fs)
+    if every: names = [n for n in names if _possible(n, train, m, preset, steps)]
     _agreed([cmp.check(n, train, m, preset, steps) for n in names], train, m, preset, steps, out, yes, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
     _report(cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, recipe, student, precision=precision), Path(out))
+
+def _possible(name, train, m, preset, steps):
+    "Whether a method can work here; says why if not."
+    try: return bool(cmp.check(name, train, m, preset, steps))
+    except BadInput as e: print(f'without {name}: {e}')
 
 def _teacher_in(out, train, teaching, preset, precision):
     "The teacher that was asked for, or one of its own folder."
@@ -395,7 +402,7 @@ def _report_labelled(result, out):
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
-# %% ../nbs/50_cli.ipynb #c86071e7
+# %% ../nbs/50_cli.ipynb #61b726f1
 def _report(result, out):
     "Print the table, draw the picture, say where everything is."
     import matplotlib
@@ -405,7 +412,7 @@ def _report(result, out):
     picture = cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})
     with atomic(out/'picture.png') as p: picture.savefig(p, dpi=130, format='png')
     print('\n' + cmp.table(result))
-    if cmp.gains(result): print('\n' + cmp.gains(result) + ('\n(mean ± std over seeds; differences are paired by seed)' if result['settings']['seeds'] > 1 else ''))
+    if cmp.gains(result): print('\n' + cmp.gains(result) + ('\n(mean ± std over seeds; differences are paired by seed, p is that of a paired t-test)' if result['settings']['seeds'] > 1 else ''))
     best = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None))
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))

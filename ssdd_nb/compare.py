@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'make_set', 'check', 'once', 'measure', 'as_rows', 'compare', 'references', 'mean_std', 'pick',
-           'gain', 'table', 'markdown_table', 'aligned_text', 'gains', 'picture']
+           'gain', 'leader', 'p_value', 'table', 'markdown_table', 'aligned_text', 'gains', 'break_even', 'costs',
+           'picture']
 
 # %% ../nbs/40_compare.ipynb #d6b2f537
 import json
@@ -182,7 +183,7 @@ def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1)
     return [dict(method=n, labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 
-# %% ../nbs/40_compare.ipynb #59162dad
+# %% ../nbs/40_compare.ipynb #b0a738a0
 def mean_std(values, # numbers, one for each seed
              digits:int=1 # after the point
             ) -> str:
@@ -206,18 +207,35 @@ def gain(result:dict, # from `compare`
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
-# %% ../nbs/40_compare.ipynb #c3684326
+def leader(values:dict # method: its numbers, one for each seed
+          ): # the method's key, or None
+    "The method with the highest mean, if that is above the next one's by more than the next one's std."
+    v = {n: x for n, x in values.items() if len(x) > 1 and None not in x}
+    first, second = (sorted(v, key=lambda n: -np.mean(v[n])) + [None, None])[:2]
+    return first if second and np.mean(v[first]) > np.mean(v[second]) + np.std(v[second], ddof=1) else None
+
+def p_value(differences:list # paired, one for each seed
+           ) -> str: # ' (p = …)', or nothing where there is nothing to test
+    "The two-sided p of a paired t-test, in words."
+    from scipy.stats import ttest_1samp
+    if len(differences) < 2 or np.std(differences) == 0: return ''
+    p = ttest_1samp(differences, 0).pvalue
+    return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
+
+# %% ../nbs/40_compare.ipynb #c377535b
 def table(result:dict, # from `compare`
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
-    "Mean ± std over seeds, a method a row; below it, the gain over the random subset."
+    "Mean ± std over seeds, a method a row; in Markdown the best of a column is bold, if there is one (see `leader`)."
     rows, s = result['rows'], result['settings']
     refs, labels = (result['references'], s['labels']) if any(r['accuracy'] is not None for r in rows) else ([], [])     # nothing to say about accuracy without labels
     head = ['method', 'm', *[f'{l:.3g} labels' if l > 1 else f'{l:.0%} labels' for l in labels], 'test MSE to teacher', 'seconds']
-    body = []
-    for n in dict.fromkeys(r['method'] for r in rows):
+    body, names = [], list(dict.fromkeys(r['method'] for r in rows))
+    best = {l: leader({n: pick(rows, 'accuracy', method=n, labels=l) for n in names if n not in ('none', 'full')}) if markdown else None for l in labels}
+    bold = lambda n, l: f"**{mean_std(pick(rows, 'accuracy', method=n, labels=l))}**" if best[l] == n else mean_std(pick(rows, 'accuracy', method=n, labels=l))
+    for n in names:
         first = dict(method=n, labels=s['labels'][0])
-        body.append([label(n), f"{pick(rows, 'm', **first)[0]}", *[mean_std(pick(rows, 'accuracy', method=n, labels=l)) for l in labels],
+        body.append([label(n), f"{pick(rows, 'm', **first)[0]}", *[bold(n, l) for l in labels],
                      mean_std(pick(rows, 'target_mse', **first), 3), mean_std(pick(rows, 'seconds', **first))])
     for n in dict.fromkeys(r['method'] for r in refs):
         body.append([f'({n}, no student)', '', *[mean_std(pick(refs, 'accuracy', method=n, labels=l)) for l in labels], '', ''])
@@ -234,11 +252,34 @@ def aligned_text(head:list, body:list) -> str: # likewise
 
 def gains(result:dict # from `compare`
          ) -> str: # a line for each method that is neither an end nor the baseline
-    "The gain over the random subset in points, paired by seed."
+    "The gain over the random subset in points, paired by seed, with the p of a paired t-test."
     s, names = result['settings'], dict.fromkeys(r['method'] for r in result['rows'])
-    lines = [f'{label(n)} − random subset: ' + ', '.join(f'{mean_std(gain(result, n, l))} at {l:.0%}' for l in s['labels'])
+    lines = [f'{label(n)} − random subset: ' + ', '.join(f'{mean_std(gain(result, n, l))}{p_value(gain(result, n, l))} at {l:.0%}' for l in s['labels'])
              for n in names if n not in ('none', 'random', 'full') and gain(result, n, s['labels'][0])]
     return '\n'.join(lines)
+
+# %% ../nbs/40_compare.ipynb #1553c21d
+def break_even(make:float, # seconds to make the set
+               use:float, # seconds to pre-train one network on it
+               full:float # seconds to pre-train one on everything
+              ) -> float: # how many networks; infinity if none is saved
+    "After how many networks a set has cost less time than it has saved."
+    return make/(full - use) if full > use else float('inf')
+
+def costs(result:dict, # from `compare`, with the method `full`
+          markdown:bool=False # for a page, or else for a terminal
+         ) -> str:
+    "Seconds to make each set and to pre-train on it, and the number of uses after which it pays (mean over seeds)."
+    rows, first = result['rows'], result['settings']['labels'][0]
+    mean = lambda n, key: float(np.mean(pick(rows, key, method=n, labels=first)))
+    names = [n for n in dict.fromkeys(r['method'] for r in rows) if n != 'none']
+    need('full' in names, 'methods', ','.join(names), 'must include full: it is what a set is to save')
+    body = []
+    for n in names:
+        uses = break_even(mean(n, 'seconds_set'), mean(n, 'seconds_pretrain'), mean('full', 'seconds_pretrain'))
+        body.append([label(n), f"{mean(n, 'seconds_set'):.1f}", f"{mean(n, 'seconds_pretrain'):.1f}", '–' if n == 'full' else 'never' if uses == float('inf') else f'{uses:,.1f}'])
+    head = ['method', 'seconds to make', 'seconds to pre-train', 'uses to break even']
+    return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 # %% ../nbs/40_compare.ipynb #9d96f734
 def picture(result:dict, # from `compare`

@@ -21,7 +21,7 @@ from .nets import Encoder
 from .posttrain import copy_with_head
 from .teachers import Classifier
 
-# %% ../nbs/09_protocols.ipynb #91e3a19b
+# %% ../nbs/09_protocols.ipynb #b70b69a2
 @dataclass(frozen=True)
 class FineTune:
     "How the whole network is trained on labelled images, by SGD with momentum along a cosine."
@@ -38,6 +38,7 @@ def paper_finetune(name:str='krrst' # `krrst` (ICLR), `krrst-fine` (its fine-gra
     recipes = {'krrst': FineTune(10_000), 'krrst-fine': FineTune(5_000), 'krrst-arxiv': FineTune(10_000, lr=.005, head_lr=.05, weight_decay=0.)}
     return recipes[known(name, recipes, 'recipe')]
 
+# %% ../nbs/09_protocols.ipynb #eee703c7
 class FineTuning:
     "Training of a network and its head on labelled images, a `Task` for `run`."
     hint = 'Lower `lr`.'
@@ -73,6 +74,7 @@ class FineTuning:
         for k in ('net', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
+# %% ../nbs/09_protocols.ipynb #a9f83aa0
 def new_head(net:Encoder, # a pre-trained network, left as it is
              images:Images, # for classes and device
              seed:int # of the head's weights
@@ -99,7 +101,7 @@ def finetune(net:Encoder, # a pre-trained network, left as it is
     config = dict(**asdict(recipe), labels=labels, images=images.hash, classes=images.label_hash, start=weights(net))
     return train_student(task, out, name='fine-tuning', config=config, seed=seed, **kwargs)
 
-# %% ../nbs/09_protocols.ipynb #56f92c1f
+# %% ../nbs/09_protocols.ipynb #5f6b0d5e
 def by_batch(net:nn.Module # any network; left as it is
             ) -> nn.Module: # a copy
     "A copy whose batch norms always use the statistics of the batch in hand, in eval mode too."
@@ -108,6 +110,7 @@ def by_batch(net:nn.Module # any network; left as it is
         if isinstance(m, nn.modules.batchnorm._BatchNorm): m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
     return net
 
+# %% ../nbs/09_protocols.ipynb #36191f00
 class Distillation:
     "A student that learns a classifier's scores on whatever images there are (KRR-ST, eq. 6), a `Task` for `run`."
     hint = 'Lower `lr`.'
@@ -144,6 +147,7 @@ class Distillation:
         self.noise.set_state(s['noise'])
         self.t = s['t']
 
+# %% ../nbs/09_protocols.ipynb #f052cfa1
 def distil_without_data(net:Encoder, # pre-trained on the set, or not; left as it is
                         teacher:Classifier, # T_ψ, for the target images
                         d:Distilled|None, # the set that stands in for them; None: Gaussian noise

@@ -32,7 +32,7 @@ def checked(p:Tensor, r:int) -> None: # as for `multisets`
     need(r >= 1, 'r', r, 'at least one draw')
     need(p.ndim == 1 and p.min() >= 0 and abs(p.sum() - 1) < 1e-5, 'p', p.tolist(), 'probabilities that sum to 1')
 
-# %% ../nbs/20_theory_bias.ipynb #7b36683d
+# %% ../nbs/20_theory_bias.ipynb #a9bca490
 def through(solve, outer, # inner solution (x, w) → θ, differentiable in x; outer loss θ → scalar
             x:Tensor, # X_s, any shape
             w:Tensor, # weights (K,)
@@ -47,6 +47,7 @@ def through(solve, outer, # inner solution (x, w) → θ, differentiable in x; o
     if not theta.requires_grad: return torch.zeros_like(x), v
     return torch.autograd.grad(theta, x, v, allow_unused=True, materialize_grads=True)[0], v
 
+# %% ../nbs/20_theory_bias.ipynb #96182a6c
 @dataclass
 class Bias:
     "A gradient as it was meant, and as it is on average."
@@ -69,6 +70,7 @@ class Bias:
         left = ((total - h).square().sum(1) - (own.sum() - own))/((n - 1)*(n - 2))                      # the same without draw i
         return u.item(), ((n - 1)/n*(left - left.mean()).square().sum()).sqrt().item()
 
+# %% ../nbs/20_theory_bias.ipynb #5f6e0153
 def gradient_bias(solve, outer, # see `through`
                   x:Tensor, # X_s, any shape
                   p:Tensor, # probabilities of the K augmentations (K,)
