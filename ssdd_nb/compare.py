@@ -24,7 +24,7 @@ from . import teachers
 from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #ed3e9884
+# %% ../nbs/40_compare.ipynb #c399ff71
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -33,6 +33,7 @@ class Method:
     check:Callable = lambda images, m, preset, steps: coresets.check_m(m, len(images), images.name) # raises `BadInput` for what cannot work
     plan:Callable|None = None # (images, m, preset, steps) → dict with `disk_gib` and `memory_mib`, for a method that takes much of either
     teaching:str = 'tiny' # how its teacher is trained where nobody says: a preset's name
+    reads_labels:bool = False # whether the set depends on them
     suits:Callable = lambda teacher: None # raises `BadInput` for a teacher that it cannot use
 
 def _make_krrst(images, teacher, m, seed, out=None, preset='tiny', steps=None, **kwargs):
@@ -54,7 +55,7 @@ def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, ho
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
 def _plan_mkdt(images, m, preset, steps): return mkdt.plan(images, mkdt.preset(preset, m, steps))
 
-# %% ../nbs/40_compare.ipynb #29aafef1
+# %% ../nbs/40_compare.ipynb #36ba31df
 def _ipc(images, m):
     "Images per class, for methods that make as many of each."
     need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
@@ -79,8 +80,8 @@ def _check_forgetting(images, m, preset, steps):
 METHODS = dict(none=Method(None, check=_no_check), random=Method(coresets.random), kmeans=Method(coresets.kmeans),
                krrst=Method(_make_krrst, True, _check_krrst), mkdt=Method(_make_mkdt, True, _check_mkdt, _plan_mkdt), full=Method(coresets.full, check=_no_check),
                highloss=Method(mkdt.highloss), dm=Method(mkdt.dm))
-METHODS |= dict(scdd=Method(_make_scdd, True, _check_scdd, None, 'tiny-moco', _suits(False)), sre2l=Method(_make_scdd, True, _check_scdd, None, 'tiny-supervised', _suits(True)))
-METHODS |= dict(herding=Method(coresets.herding), sas=Method(coresets.sas), forgetting=Method(coresets.forgetting, check=_check_forgetting))
+METHODS |= dict(scdd=Method(_make_scdd, True, _check_scdd, None, 'tiny-moco', True, _suits(False)), sre2l=Method(_make_scdd, True, _check_scdd, None, 'tiny-supervised', True, _suits(True)))
+METHODS |= dict(herding=Method(coresets.herding), sas=Method(coresets.sas), forgetting=Method(coresets.forgetting, check=_check_forgetting, reads_labels=True))
 METHODS |= {'mkdt-fixed': Method(partial(_make_mkdt, how=(('learn_y', False),)), True, _check_mkdt, _plan_mkdt),
             'mtt-ssl': Method(partial(_make_mkdt, how=(('objective', 'ssl'), ('learn_y', False))), True, _check_mkdt, _plan_mkdt)}
 
@@ -124,7 +125,7 @@ def once(folder:Path|None, # where results are kept; None keeps nothing
     if path: write_json(path, dict(ask=ask, result=result))
     return result
 
-# %% ../nbs/40_compare.ipynb #0e683d44
+# %% ../nbs/40_compare.ipynb #6f261748
 def measure(method:str, train:Images, test:Images, teacher:Teacher, m:int, seed:int, # what is measured
             labels, # fractions
             out:Path|None, # folder for sets and results
@@ -133,8 +134,9 @@ def measure(method:str, train:Images, test:Images, teacher:Teacher, m:int, seed:
            ) -> dict: # `accuracy` by fraction, `target_mse`, seconds to make the set and to pre-train, size and place of the set
     "Make a set and evaluate it, once."
     how = dict(preset=preset, steps=steps) if METHODS[method].tunable else {}
+    if METHODS[method].reads_labels: how['label_hash'] = train.label_hash
     setting = dict(method=method, m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=kwargs.get('precision', 'float32'), **how)
-    ask = dict(**setting, test=test.hash, labels=list(labels), recipe=asdict(recipe), student=asdict(student), draws=draws)
+    ask = dict(**setting, test=test.hash, classes=[train.label_hash, test.label_hash], labels=list(labels), recipe=asdict(recipe), student=asdict(student), draws=draws)
     def compute():
         folder = out and Path(out)/'sets'/f'{method}-m{m}-seed{seed}-{digest(setting)}'
         d = make_set(method, train, teacher, m, seed, folder, preset, steps, **kwargs)
@@ -183,7 +185,7 @@ def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1)
     return [dict(method=n, labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 
-# %% ../nbs/40_compare.ipynb #b0a738a0
+# %% ../nbs/40_compare.ipynb #8d332535
 def mean_std(values, # numbers, one for each seed
              digits:int=1 # after the point
             ) -> str:
@@ -218,11 +220,11 @@ def p_value(differences:list # paired, one for each seed
            ) -> str: # ' (p = …)', or nothing where there is nothing to test
     "The two-sided p of a paired t-test, in words."
     from scipy.stats import ttest_1samp
-    if len(differences) < 2 or np.std(differences) == 0: return ''
+    if len(differences) < 2 or np.std(differences) < 1e-9: return ''
     p = ttest_1samp(differences, 0).pvalue
     return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
 
-# %% ../nbs/40_compare.ipynb #c377535b
+# %% ../nbs/40_compare.ipynb #5238b6d6
 def table(result:dict, # from `compare`
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -254,7 +256,7 @@ def gains(result:dict # from `compare`
          ) -> str: # a line for each method that is neither an end nor the baseline
     "The gain over the random subset in points, paired by seed, with the p of a paired t-test."
     s, names = result['settings'], dict.fromkeys(r['method'] for r in result['rows'])
-    lines = [f'{label(n)} − random subset: ' + ', '.join(f'{mean_std(gain(result, n, l))}{p_value(gain(result, n, l))} at {l:.0%}' for l in s['labels'])
+    lines = [f'{label(n)} − random subset: ' + ', '.join(f'{mean_std(gain(result, n, l))}{p_value(gain(result, n, l))} at {l:.3g} labels' if l > 1 else f'{mean_std(gain(result, n, l))}{p_value(gain(result, n, l))} at {100*l:.3g}%' for l in s['labels'])
              for n in names if n not in ('none', 'random', 'full') and gain(result, n, s['labels'][0])]
     return '\n'.join(lines)
 

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['check_m', 'Coreset', 'coreset', 'random', 'kmeans_index', 'kmeans', 'herding_index', 'herding', 'shares',
-           'most_similar', 'sas_index', 'sas', 'forgotten', 'forgetting_events', 'forgetting', 'full']
+           'most_similar', 'sas_index', 'sas', 'forgotten', 'Watched', 'forgetting_events', 'forgetting', 'full']
 
-# %% ../nbs/07_coresets.ipynb #0bf1e2d9
+# %% ../nbs/07_coresets.ipynb #ccfb087d
 import torch
 from torch import Tensor
-from .core import generator, need, seed_of
+from .core import generator, need, run, seed_of
 from .data import Images
 from .distilled import Distilled, distil, distilled_from
-from .evaluate import Recipe, Student, pretrain
+from .evaluate import Pretraining, Recipe, Student
 from .teachers import Teacher
 
 # %% ../nbs/07_coresets.ipynb #bb4bee29
@@ -100,11 +100,11 @@ def kmeans(images:Images, # what to choose from
     choose = lambda images, teacher, m, seed: kmeans_index(teacher.targets(images), m, seed)
     return coreset('kmeans', choose, images, teacher, m, seed, out, **kwargs)
 
-# %% ../nbs/07_coresets.ipynb #678314ac
+# %% ../nbs/07_coresets.ipynb #e4226238
 def herding_index(features:Tensor, # (n, k)
                   m:int # how many
                  ) -> Tensor: # (m,) indices, all different, in the order of choice
-    "Greedily, so that the mean of the chosen is nearest to the mean of all (Welling, 2009)."
+    "Greedily, so that the mean of the chosen is nearest to the mean of all (Rebuffi et al., 2017, after Welling, 2009)."
     f = features.detach().double().cpu()
     mean, total, index, free = f.mean(0), torch.zeros(f.shape[1], dtype=f.dtype), [], torch.ones(len(f), dtype=torch.bool)
     for t in range(m):
@@ -115,7 +115,7 @@ def herding_index(features:Tensor, # (n, k)
 
 def herding(images:Images, teacher:Teacher, m:int=20, seed:int=0, out=None, **kwargs # as for `random`; nothing is drawn
            ) -> Distilled:
-    "Real images whose mean feature is that of all."
+    "Real images whose mean feature is near that of all."
     return coreset('herding', lambda images, teacher, m, seed: herding_index(teacher.targets(images), m), images, teacher, m, seed, out, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #5fcb1b91
@@ -158,38 +158,51 @@ def sas(images:Images, teacher:Teacher, m:int=20, seed:int=0, out=None, groups:i
     "SAS, the subset for contrastive learning (Joshi and Mirzasoleiman, 2023; MKDT, Table 1), on clusters in place of classes."
     return coreset('sas', lambda images, teacher, m, seed: sas_index(teacher.targets(images), m, groups, seed), images, teacher, m, seed, out, dict(groups=groups), **kwargs)
 
-# %% ../nbs/07_coresets.ipynb #b1f2f604
+# %% ../nbs/07_coresets.ipynb #00e1c8c5
 def forgotten(right:Tensor # whether each image was classified rightly after each epoch, bool (epochs, n)
              ) -> Tensor: # float (n,)
     "How often each image was forgotten; infinity if it never was learnt (Toneva et al., 2019)."
     events = (right[:-1] & ~right[1:]).sum(0).float()
     return events.masked_fill(~right.any(0), torch.inf)
 
+class Watched(Pretraining):
+    "Training of a classifier that notes after each epoch which images it has right."
+    def __init__(self, net, d, recipe, seed, epochs:int): # as for `Pretraining`; how many epochs its steps are
+        super().__init__(net, d, recipe, seed)
+        self.every, self.right = self.steps//epochs, []
+
+    def step(self) -> dict:
+        "A step, and a look at all images if it was an epoch's last."
+        logged = super().step()
+        if self.t % self.every == 0: self.right.append(self.look())
+        return logged
+
+    @torch.no_grad()
+    def look(self) -> Tensor: # bool (n,)
+        "Which images are classified rightly, in eval mode."
+        self.net.eval()
+        right = torch.cat([self.net(x).argmax(1) == y for x, y in zip(self.x.split(512), self.y.split(512))]).cpu()
+        self.net.train()
+        return right
+
 def forgetting_events(images:Images, # with labels
                       epochs:int=20, # of training
                       seed:int=0, # of weights and batches
                       student:Student=Student(), # the classifier
-                      **kwargs # for `run`
+                      show:bool=True, precision:str='float32' # for `run`
                      ) -> Tensor: # float (n,), on the CPU
     "How often a classifier in training forgets each image; raises `BadInput` without labels."
     need(images.y is not None, 'images', images.name, 'has no labels, and forgetting is about labels; use herding, sas or kmeans')
     d = distilled_from(images.normalised(), images.y, images, method='full', config={}, seed=seed)
-    recipe, right = Recipe(None, epochs, 64, .02, .9, 5e-4), []
-    every = recipe.total(len(d))//epochs
-    @torch.no_grad()
-    def look(step, task):
-        if step % every: return
-        task.net.eval()
-        right.append(torch.cat([task.net(x).argmax(1) == y for x, y in zip(task.x.split(512), task.y.split(512))]).cpu())
-        task.net.train()
-    pretrain(student.make(images, len(images.classes), seed), d, recipe, seed, on_step=look, **kwargs)
-    return forgotten(torch.stack(right))
+    task = Watched(student.make(images, len(images.classes), seed), d, Recipe(None, epochs, 64, .02, .9, 5e-4), seed, epochs)
+    run(task, task.steps, None, name='forgetting', seed=seed, show=show, precision=precision)
+    return forgotten(torch.stack(task.right))
 
 def forgetting(images:Images, teacher:Teacher, m:int=20, seed:int=0, out=None, epochs:int=20, **kwargs # as for `random`; of the classifier
               ) -> Distilled:
     "The images that a classifier in training forgets most often; the only coreset here that looks at labels."
     def choose(images, teacher, m, seed):
-        events = forgetting_events(images, epochs, seed, show=kwargs.get('show', True))
+        events = forgetting_events(images, epochs, seed, **{k: v for k, v in kwargs.items() if k in ('show', 'precision')})
         order = torch.randperm(len(events), generator=generator(seed, 'forgetting'))      # ties at random
         return order[events[order].argsort(descending=True, stable=True)][:m]
     return coreset('forgetting', choose, images, teacher, m, seed, out, dict(epochs=epochs, labels=images.label_hash), **kwargs)

@@ -87,7 +87,7 @@ def main():
     ap.add_argument('--jobs', type=int, default=2, help='runs at a time')
     args, alive = ap.parse_args(), []
     sys.path.insert(0, str(ROOT))
-    import matplotlib, scipy.stats, sklearn.cluster, sympy, torch, torchvision   # noqa: once, before forking
+    import matplotlib, scipy.stats, sklearn.cluster, sympy, torch, torchvision       # once, before forking
     torch.set_num_threads(1)
     for name in args.notebooks:
         todo, t = list(mutants(name)), time.time()
