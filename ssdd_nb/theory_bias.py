@@ -112,7 +112,7 @@ def covariance_terms(solve, outer, x:Tensor, p:Tensor, r:int # as for `gradient_
     term = lambda vs: sum(q*through(solve, outer, x, a, v)[0] for q, a, v in zip(prob, w, vs))
     return term([mean]*len(w)), term([v - mean for v in vs])
 
-# %% ../nbs/20_theory_bias.ipynb #cf794d3e
+# %% ../nbs/20_theory_bias.ipynb #32b638f3
 def bias_constant(solve, outer, x:Tensor, p:Tensor # as for `gradient_bias`; twice differentiable in w, which networks with ReLUs are not
                  ) -> Tensor: # c, in the shape of x
     "The limit of r times the bias, as r grows."
@@ -121,9 +121,9 @@ def bias_constant(solve, outer, x:Tensor, p:Tensor # as for `gradient_bias`; twi
         step = p.new_zeros(()).requires_grad_()
         away = -p
         away = torch.cat([away[:j], 1 + away[j:j+1], away[j+1:]])                       # e_j − p
-        slope = lambda y: torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0] if y.requires_grad else 0*step
+        slope = lambda y: torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0] if y.requires_grad else torch.zeros_like(y)
         total = total + p[j]*slope(slope(outer(solve(x, p + step*away))))/2
-    return torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+    return torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0] if total.requires_grad else torch.zeros_like(x)
 
 # %% ../nbs/20_theory_bias.ipynb #f6b2d7c2
 def unrolled(loss, # inner loss (θ, views) → scalar
