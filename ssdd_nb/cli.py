@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
-           'distill', 'eval', 'compare', 'demo', 'bench', 'study']
+           'distill', 'Flags', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #d6cade78
+# %% ../nbs/50_cli.ipynb #c3b4a224
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from .studies import STUDIES
 from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
 from .core import BadInput, Diverged, PRECISIONS, changed, get_device, progress_bar, known, need, precision as in_precision, writable, write_json, atomic
-from .data import Images, labelled, load_images, split
+from .data import Images, alike, labelled, load_images, split
 from .distilled import load
-from .evaluate import Recipe, Student, evaluate as evaluate_set, paper_recipe
+from .evaluate import Recipe, Student, paper_recipe
+from .protocols import FineTune, paper_finetune
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel
 
@@ -79,7 +80,7 @@ def command(fn # a function with docments
         sys.exit(code)
     return main
 
-# %% ../nbs/50_cli.ipynb #d338189c
+# %% ../nbs/50_cli.ipynb #d05d1230
 @dataclass
 class Source:
     "Where the images come from."
@@ -92,11 +93,12 @@ class Source:
     validation:bool=False # test on a part of the training split instead of the test split: for tuning
     device:str='auto' # auto, cpu, cuda, cuda:1, …
 
-    def load(self, show:bool=True # whether to print what was loaded
+    def load(self, show:bool=True, # whether to print what was loaded
+             size=None # (H, W), in place of the flag's
             ) -> tuple: # train and test `Images`, on the device
         "The images; raises `BadInput`."
         device = get_device(self.device)
-        train, test = load_images(self.source, self.size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root)
+        train, test = load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root)
         if self.validation: train, test = split(train, .3, self.split_seed)
         if show: print(f'{train}; {len(test) if test else 0:,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
         if show and train.about.get('skipped'): print(f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})")
@@ -222,40 +224,65 @@ def _agreed(methods, train, m, preset, steps, out, yes, times=1):
     need(sys.stdin.isatty(), 'yes', False, f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
     if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
 
-# %% ../nbs/50_cli.ipynb #82a2b05c
+# %% ../nbs/50_cli.ipynb #c04f9b4a
+@dataclass
+class Flags:
+    "Settings of the protocols."
+    tuning:str='short' # finetune: short (200 steps at .01), or KRR-ST's: krrst, krrst-fine, krrst-arxiv
+    tuning_steps:int=None # finetune: steps, if not the recipe's
+    kd_steps:int=200 # kd: steps of AdamW
+
+    def get(self, protocol:str, labels:str # with commas between
+           ) -> cmp.Judging:
+        "What the functions take; raises `BadInput`."
+        for name, v in {'tuning-steps': self.tuning_steps, 'kd-steps': self.kd_steps}.items(): need(v is None or v >= 1, name, v, 'at least 1')
+        tuning = FineTune() if known(self.tuning, ('short', 'krrst', 'krrst-fine', 'krrst-arxiv'), 'tuning') == 'short' else paper_finetune(self.tuning)
+        return cmp.Judging(tuple(_names(protocol, cmp.PROTOCOLS, 'protocol')), fractions(labels), tuning=changed(tuning, steps=self.tuning_steps), kd_steps=self.kd_steps)
+
+def _names(text, known_names, what='methods'):
+    "Names with commas between, each a known one; or all of them."
+    names = list(known_names) if text.strip().lower() == 'all' else [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
+    need(names, what, text, f"name at least one of {', '.join(known_names)}")
+    return list(dict.fromkeys(names))
+
+# %% ../nbs/50_cli.ipynb #c9f8b947
 @command
 def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
          src:Source=Source(), # see there
-         labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
+         protocol:str='probe', # probe, knn, finetune, kd: one, or several with commas between
+         labels:str='0.01,0.05,0.1,0.5', # fractions of the labels for the linear probe
          seeds:int=3, # students and draws of labelled images
+         judging:Flags=Flags(), # see there
          teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
          post_steps:int=None, # of a set with labels: steps of the students' training, if not the preset's
          out:str=None # folder for eval.json
         ):
-    "Pre-train students on a distilled set and probe them with few labels, beside no pre-training and random images; on a set with labels, train classifiers."
-    fs = fractions(labels)
+    "Pre-train students on a distilled set and judge them, beside no pre-training and random images; on a set with labels, train classifiers."
+    how = judging.get(protocol, labels)
     for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items(): need(v >= 1, name, v, 'at least 1')
     path = Path(path)/'distilled.safetensors' if Path(path).is_dir() else path
     d = load(path)
     if out: writable(out)
     train, test = src.load()
-    _testable(test, train, fs)
+    _testable(test, train, how)
     need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
     if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
     if d.y.ndim == 1: return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
     t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
-    result = _evaluate(d, train, test, t, fs, seeds)
+    result = _evaluate(d, train, test, t, how, seeds, out)
     print(cmp.table(result))
     if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
     else: print(cmp.gains(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #30207698
-def _testable(test, train, fractions):
+# %% ../nbs/50_cli.ipynb #63c514f5
+def _testable(test, train, how):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    need(train.y is not None or how.protocols == ('probe',), 'protocol', ','.join(how.protocols), f'needs labels, and {train.name} has none')
+    fractions = how.labels
     if train.y is None: return print('no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)')
-    counts = [len(labelled(train.y, f, 0)) for f in fractions]
+    counts = [len(labelled(train.y, f, 0)) for f in fractions] if 'probe' in how.protocols else []
     if len(set(counts)) < len(counts): print('note: of so few images ' + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts)) + ' (at least one of each class)')
 
 def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
@@ -284,29 +311,33 @@ def _teacher_of(d, folder):
         t = teachers.load_teacher(path)
         if t.hash() == want: return t
 
-def _evaluate(d, train, test, t, labels, seeds):
+def _evaluate(d, train, test, t, how, seeds, out):
     "The set's rows, beside those of no pre-training and of random images."
-    beside = ['none', 'random'] if t else ['none']
-    rows = []
+    beside, rows = ['none', 'random'] if t else ['none'], []
+    on = cmp.Target(train, test, _classifier(train, out) if 'kd' in how.protocols else None)
     for s in range(seeds):
-        for n in beside: rows += cmp.as_rows(n, s, labels, _score(cmp.make_set(n, train, t, min(len(d), len(train)), s, show=False), train, test, t, labels, s))
-        rows += cmp.as_rows(d.manifest['method'], s, labels, _score(d, train, test, t, labels, s))
-    order = [*beside, d.manifest['method']]
-    rows.sort(key=lambda r: order.index(r['method']))
-    return dict(rows=rows, references=[], settings=dict(labels=list(labels), seeds=seeds, set=d.hash, test=test.hash, recipe=dataclasses.asdict(Recipe()), student=dataclasses.asdict(Student())))
+        for n in [*beside, d.manifest['method']]:
+            made = d if n not in beside else cmp.make_set(n, train, t, min(len(d), len(train)), s, show=False)
+            net, mse, seconds = cmp.pretrained(made, train, test, t, seed=s)
+            rows += [dict(method=n, m=len(made) if made else 0, protocol=p, labels=l, seed=s, accuracy=a, target_mse=mse, seconds=seconds) for p in how.protocols for l, a in cmp.judge(net, made, on, p, how, s).items()]
+    settings = dict(labels=list(how.labels), protocols=list(how.protocols), seeds=seeds, set=d.hash, test=test.hash, recipe=dataclasses.asdict(Recipe()), students=[dataclasses.asdict(Student())])
+    return dict(rows=rows, references=[], settings=settings)
 
-def _score(d, train, test, t, labels, seed):
-    r = evaluate_set(d, train, test, t, labels, seed)
-    return dict(accuracy=list(r['accuracy'].values()), target_mse=r['target_mse'], seconds_set=0., seconds_pretrain=r['seconds'], size=len(d) if d else 0, set=None)
+def _classifier(train, out, precision='float32'):
+    "T_ψ for the protocol kd: a supervised network of the target, kept with the results if there is a place."
+    cfg = teacher_config(train, 'tiny-supervised')
+    return align(teachers.train_teacher(train, cfg, 0, out and Path(out)/f'classifier-{cmp.digest(train.hash, train.label_hash, dataclasses.asdict(cfg))}', precision=precision), train)
 
-# %% ../nbs/50_cli.ipynb #90dbbc52
+# %% ../nbs/50_cli.ipynb #334b7992
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            protocol:str='probe', # probe: pre-train on each set, then a linear probe with few labels; posttrain: train classifiers on sets with labels
+            protocol:str='probe', # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
             methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
-            m:int=None, # synthetic images (default: 20; posttrain goes by ipc)
-            labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
+            m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+            targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
+            labels:str='0.01,0.05,0.1,0.5', # probe: fractions of the labels for the linear probe
+            judging:Flags=Flags(), # see there
             ipc:str='1,5,10', # posttrain: images per class
             label_kinds:str='hard,soft', # posttrain: of labels
             seeds:int=3, # sets, students and draws of labelled images
@@ -315,7 +346,7 @@ def compare(src:Source=Source(), # see there
             steps:int=None, # of methods that have steps, if not the preset's
             post_steps:int=None, # posttrain: steps of the students' training, if not the preset's
             recipe:str='same', # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
-            student:str=None, # what is trained: any network of the library (default: convnet; for posttrain the network that sets are recovered from)
+            student:str=None, # what is trained: networks of the library with commas between (default: convnet; for posttrain one, by default the network that sets are recovered from)
             precision:str='float32', # float32, tf32 or bf16
             yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-compare' # folder for compare.json, picture.png, the sets and the teacher
@@ -323,41 +354,52 @@ def compare(src:Source=Source(), # see there
     "Compare methods on equal terms: one table. The same command again resumes; with other methods or seeds it computes only what is new."
     known(precision, PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
-    who = student and (Student() if known(student, NETS, 'student') == 'convnet' else Student(student.lower(), norm='batch'))
+    who = [Student() if n == 'convnet' else Student(n, norm='batch') for n in _names(student, NETS, 'student')] if student else []
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
-    if known(protocol, ('probe', 'posttrain'), 'protocol') == 'posttrain':
+    if protocol.strip().lower() == 'posttrain':
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
-        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who, **both)
-    how = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
-    _compare_probe(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), 20 if m is None else m, fractions(labels), how, who or Student(), yes, (methods or '').strip().lower() == 'all', **both)
+        need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
+        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
+    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain'), 'protocol')
+    pretraining = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
+    budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
+    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, pretraining, who or [Student()], yes, (methods or '').strip().lower() == 'all', **both)
 
-# %% ../nbs/50_cli.ipynb #a075b8b9
-def _names(text, known_names, what='methods'):
-    "Names with commas between, each a known one; or all of them."
-    names = list(known_names) if text.strip().lower() == 'all' else [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
-    need(names, what, text, f"name at least one of {', '.join(known_names)}")
-    return names
-
-def _numbers(text):
+# %% ../nbs/50_cli.ipynb #6096a185
+def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
     "Positive whole numbers with commas between."
-    try: got = tuple(int(n) for n in text.split(',') if n.strip())
+    try: got = tuple(int(n) for n in str(text).split(',') if n.strip())
     except ValueError: got = ()
-    need(got and min(got) >= 1, 'ipc', text, 'images per class, with commas between: 1,5,10')
+    need(got and min(got) >= 1, what, text, right)
     return got
 
-# %% ../nbs/50_cli.ipynb #16978fe8
-def _compare_probe(names, m, fs, recipe, student, yes, every, src, teaching, seeds, preset, steps, precision, out):
-    "Pre-training and a linear probe."
+# %% ../nbs/50_cli.ipynb #fd0c8da7
+def _compare_students(names, m, how, targets, recipe, students, yes, every, src, teaching, seeds, preset, steps, precision, out):
+    "Pre-training on sets, and protocols for what was learnt."
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
     need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
     if 'scdd' in names: print('note: scdd makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
-    _testable(test, train, fs)
-    if every: names = [n for n in names if _possible(n, train, m, preset, steps)]
-    _agreed([cmp.check(n, train, m, preset, steps) for n in names], train, m, preset, steps, out, yes, seeds)
+    if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
+    for n in names:
+        for i in m: cmp.check(n, train, i, preset, steps)
+    on = _targets(targets, src, train, test, how, Path(out), precision)
+    _agreed(names, train, max(m), preset, steps, out, yes, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
-    _report(cmp.compare(train, test, t, names, m, fs, seeds, Path(out), preset, steps, recipe, student, precision=precision), Path(out))
+    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, precision=precision), Path(out))
+
+def _targets(names, src, train, test, how, out, precision):
+    "The data sets to judge on; for the protocol kd each with a classifier."
+    pairs = []
+    for n in [n.strip() for n in (names or '').split(',') if n.strip()] or [src.source]:
+        if n == src.source: pairs.append((train, test)); continue
+        near = dict(size=None if n == 'digits' else tuple(train.x.shape[2:]))
+        got = replace(src, source=n, size=None).load(**near)
+        need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
+        pairs.append(alike(got, train.x.shape[1:]))
+    for a, b in pairs: _testable(b, a, how)
+    return [cmp.Target(a, b, _classifier(a, out, precision) if 'kd' in how.protocols else None) for a, b in pairs]
 
 def _possible(name, train, m, preset, steps):
     "Whether a method can work here; says why if not."
@@ -402,20 +444,25 @@ def _report_labelled(result, out):
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
-# %% ../nbs/50_cli.ipynb #61b726f1
+# %% ../nbs/50_cli.ipynb #113e46df
 def _report(result, out):
-    "Print the table, draw the picture, say where everything is."
+    "Print the tables, draw the pictures, say where everything is."
     import matplotlib
     matplotlib.use('agg')
-    rows = {r['method']: r['set'] for r in reversed(result['rows']) if r['set']}
+    some = any(r['accuracy'] is not None for r in result['rows'])
+    rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
     sets = {n: load(out/rows[n]) for n in ('random', 'krrst', 'mkdt') if n in rows}
-    picture = cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})
-    with atomic(out/'picture.png') as p: picture.savefig(p, dpi=130, format='png')
+    figures = {'picture': cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
+    if some: figures['curves'] = cmp.curves(result)
+    figures |= {f'across-{k}': cmp.across(result, k) for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows}
+    for n, f in figures.items():
+        with atomic(out/f'{n}.png') as p: f.savefig(p, dpi=130, format='png')
     print('\n' + cmp.table(result))
-    if cmp.gains(result): print('\n' + cmp.gains(result) + ('\n(mean ± std over seeds; differences are paired by seed, p is that of a paired t-test)' if result['settings']['seeds'] > 1 else ''))
+    if cmp.gains(result): print('\n' + cmp.gains(result))
+    print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
     best = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None))
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
-    print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))
+    print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))
 
 @command
 def demo(out:str='ssdd-demo', # folder for results
