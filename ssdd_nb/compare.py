@@ -498,7 +498,7 @@ def picture(result:dict, # from `compare`: a block, or the first one
         for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
     return fig
 
-# %% ../nbs/40_compare.ipynb #410fab20
+# %% ../nbs/40_compare.ipynb #05803b5d
 def curves(result:dict, # from `compare`
            student:str|None=None, target:str|None=None # which; the first if None
           ): # the figure
@@ -522,8 +522,9 @@ def curves(result:dict, # from `compare`
     for ax, text in zip(axs, ('synthetic images m', f"fraction of labels (m = {a['budget'][-1]})", 'seconds to make the set (at least .01)')):
         ax.set(xscale='log', xlabel=text, ylabel='probe accuracy, %' if ax is axs[1] else f'accuracy, {head}, %')
         ax.grid(alpha=.3)
-    axs[0].set_xticks(a['budget'], a['budget'])
-    axs[0].minorticks_off()
+    for ax, ticks, names in ((axs[0], a['budget'], a['budget']), (axs[1], [c[1] for c in probes], [f'{100*c[1]:.3g}%' for c in probes])):
+        ax.minorticks_off()
+        ax.set_xticks(ticks, names)
     axs[2].legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
