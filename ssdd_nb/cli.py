@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
-           'distill', 'Flags', 'eval', 'compare', 'demo', 'bench', 'study']
+           'distill', 'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #c3b4a224
+# %% ../nbs/50_cli.ipynb #29b9afb0
 import argparse, dataclasses, difflib, functools, inspect, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
 from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
-from .core import BadInput, Diverged, PRECISIONS, changed, get_device, progress_bar, known, need, precision as in_precision, writable, write_json, atomic
+from .core import BadInput, Diverged, describe, PRECISIONS, changed, get_device, progress_bar, known, need, writable, write_json, atomic
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, paper_recipe
@@ -171,11 +171,11 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #3dbbcdc4
+# %% ../nbs/50_cli.ipynb #ba99c002
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, or a baseline: random, kmeans, highloss, full, dm, mtt-ssl, sre2l
+            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, or a baseline: random, kmeans, herding, sas, forgetting, highloss, full, dm, mtt-ssl, sre2l
             m:int=None, # synthetic images (default: the preset's; 20 for tiny; of scdd and sre2l a multiple of the classes)
             ipc:int=None, # images per class, in place of m, for sets with labels: scdd, sre2l
             steps:int=None, # distillation steps, if not the preset's
@@ -224,9 +224,9 @@ def _agreed(methods, train, m, preset, steps, out, yes, times=1):
     need(sys.stdin.isatty(), 'yes', False, f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
     if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
 
-# %% ../nbs/50_cli.ipynb #c04f9b4a
+# %% ../nbs/50_cli.ipynb #d6a2589d
 @dataclass
-class Flags:
+class JudgingFlags:
     "Settings of the protocols."
     tuning:str='short' # finetune: short (200 steps at .01), or KRR-ST's: krrst, krrst-fine, krrst-arxiv
     tuning_steps:int=None # finetune: steps, if not the recipe's
@@ -245,20 +245,25 @@ def _names(text, known_names, what='methods'):
     need(names, what, text, f"name at least one of {', '.join(known_names)}")
     return list(dict.fromkeys(names))
 
-# %% ../nbs/50_cli.ipynb #c9f8b947
+# %% ../nbs/50_cli.ipynb #4ad47181
 @command
 def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
          src:Source=Source(), # see there
          protocol:str='probe', # probe, knn, finetune, kd: one, or several with commas between
-         labels:str='0.01,0.05,0.1,0.5', # fractions of the labels for the linear probe
+         labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
          seeds:int=3, # students and draws of labelled images
-         judging:Flags=Flags(), # see there
+         judging:JudgingFlags=JudgingFlags(), # see there
+         recipe:str='same', # pre-training: same (200 steps at .1), or a paper's: krrst, mkdt (20 epochs, the set's own step size)
+         student:str='convnet', # what is trained: a network of the library
+         precision:str='float32', # of training: float32, tf32 or bf16
          teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
          post_steps:int=None, # of a set with labels: steps of the students' training, if not the preset's
          out:str=None # folder for eval.json
         ):
     "Pre-train students on a distilled set and judge them, beside no pre-training and random images; on a set with labels, train classifiers."
-    how = judging.get(protocol, labels)
+    how, pretraining, who = judging.get(protocol, labels), _recipe(recipe), _students(student)
+    known(precision, PRECISIONS, 'precision')
+    need(len(who) == 1, 'student', student, 'name one; ssdd-compare takes several')
     for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items(): need(v >= 1, name, v, 'at least 1')
     path = Path(path)/'distilled.safetensors' if Path(path).is_dir() else path
     d = load(path)
@@ -267,18 +272,23 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     _testable(test, train, how)
     need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
     if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
-    if d.y.ndim == 1: return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
+    if d.y.ndim == 1:
+        print('a set with labels: students are trained on it as classifiers, and --protocol, --labels, --recipe and --student do not apply')
+        return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
     t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
-    result = _evaluate(d, train, test, t, how, seeds, out)
+    _seen(t, train)
+    result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(cmp.table(result))
     if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
     else: print(cmp.gains(result))
+    print('\n' + cmp.how_text(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #63c514f5
-def _testable(test, train, how):
+# %% ../nbs/50_cli.ipynb #13d0958d
+def _testable(test, train, how, told=True):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    if not told: return
     need(train.y is not None or how.protocols == ('probe',), 'protocol', ','.join(how.protocols), f'needs labels, and {train.name} has none')
     fractions = how.labels
     if train.y is None: return print('no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)')
@@ -295,14 +305,20 @@ def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
     beside, rows, recipe = 'random-sl' if method == 'sre2l' else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    for n, k, s in progress_bar([(n, k, s) for n in (beside, method) for k in kinds for s in range(seeds)], desc='training students'):
-        its_own = stored if n == method and k == 'soft' else None
+    mine = method if method != beside else 'this set'
+    for n, k, s in progress_bar([(n, k, s) for n in (beside, mine) for k in kinds for s in range(seeds)], desc='training students'):
+        its_own = stored if n == mine and k == 'soft' else None
         acc = lab.post_scores(random_set(train, ipc, s) if n == beside else d, train, test, net, replace(recipe, kind=k), student, 1, s, its_own)
         rows.append(dict(method=n, ipc=ipc, label_kind=k, seed=s, m=len(d), accuracy=acc[0]))
     result = dict(protocol='posttrain', rows=rows, settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash))
     print(lab.labelled_table(result))
     print(f'(test accuracy in %, one {student.net} for each of {seeds} seed{"s" if seeds > 1 else ""}, {recipe.total(len(d))} steps; chance {100/len(train.classes):.0f} %' + (f', the network itself {lab.accuracy_of(net, test):.1f} %' if net else f'; no soft labels: {file} is not there') + (f'; its soft labels from {folder}/labels' if stored else '') + ')')
     if out: write_json(Path(out)/'eval.json', result)
+
+def _seen(t, train):
+    "Say so if a teacher was trained on other images than these: some of them may be test images now."
+    of = (t.manifest.get('trained_on') or {}) if t else {}
+    if of.get('hash') not in (None, train.hash): print(f"note: the teacher was trained on other images ({of.get('name')}, {of.get('n'):,}) than this training split; if they overlap with the test images, everything that learns from it has seen these")
 
 def _teacher_of(d, folder):
     "The teacher that the set was made with, if it is at hand."
@@ -311,24 +327,25 @@ def _teacher_of(d, folder):
         t = teachers.load_teacher(path)
         if t.hash() == want: return t
 
-def _evaluate(d, train, test, t, how, seeds, out):
+def _evaluate(d, train, test, t, how, seeds, recipe, student, out, precision):
     "The set's rows, beside those of no pre-training and of random images."
-    beside, rows = ['none', 'random'] if t else ['none'], []
-    on = cmp.Target(train, test, _classifier(train, out) if 'kd' in how.protocols else None)
+    on, rows, own = cmp.Target(train, test, _classifier(train, out, precision) if 'kd' in how.protocols else None), [], d.manifest['method']
+    random = lambda s: cmp.make_set('random', train, t, min(len(d), len(train)), s, show=False)
+    entries = dict(none=lambda s: None, **({'random': random} if t else {}), **{own if own != 'random' else 'this set': lambda s: d})
     for s in range(seeds):
-        for n in [*beside, d.manifest['method']]:
-            made = d if n not in beside else cmp.make_set(n, train, t, min(len(d), len(train)), s, show=False)
-            net, mse, seconds = cmp.pretrained(made, train, test, t, seed=s)
-            rows += [dict(method=n, m=len(made) if made else 0, protocol=p, labels=l, seed=s, accuracy=a, target_mse=mse, seconds=seconds) for p in how.protocols for l, a in cmp.judge(net, made, on, p, how, s).items()]
-    settings = dict(labels=list(how.labels), protocols=list(how.protocols), seeds=seeds, set=d.hash, test=test.hash, recipe=dataclasses.asdict(Recipe()), students=[dataclasses.asdict(Student())])
-    return dict(rows=rows, references=[], settings=settings)
+        for n, made in entries.items():
+            net, mse, seconds = cmp.pretrained(x := made(s), train, test, t, recipe, student, s, precision=precision)
+            rows += [dict(method=n, m=len(x) if x else 0, protocol=p, labels=l, seed=s, accuracy=a, target_mse=mse, seconds=seconds) for p in how.protocols for l, a in cmp.judge(net, x, on, p, how, s, precision=precision).items()]
+    settings = dict(labels=list(how.labels), protocols=list(how.protocols), seeds=seeds, draws=how.draws, n_train=len(train), tuning=dataclasses.asdict(how.tuning), kd_steps=how.kd_steps,
+                    set=d.hash, test=test.hash, recipe=dataclasses.asdict(recipe), students=[dataclasses.asdict(student)])
+    return dict(rows=rows, references=[], settings=settings, **describe(train.x.device))
 
 def _classifier(train, out, precision='float32'):
     "T_ψ for the protocol kd: a supervised network of the target, kept with the results if there is a place."
     cfg = teacher_config(train, 'tiny-supervised')
     return align(teachers.train_teacher(train, cfg, 0, out and Path(out)/f'classifier-{cmp.digest(train.hash, train.label_hash, dataclasses.asdict(cfg))}', precision=precision), train)
 
-# %% ../nbs/50_cli.ipynb #334b7992
+# %% ../nbs/50_cli.ipynb #90cf0ee8
 @command
 def compare(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -336,8 +353,8 @@ def compare(src:Source=Source(), # see there
             methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
             m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
             targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
-            labels:str='0.01,0.05,0.1,0.5', # probe: fractions of the labels for the linear probe
-            judging:Flags=Flags(), # see there
+            labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
+            judging:JudgingFlags=JudgingFlags(), # see there
             ipc:str='1,5,10', # posttrain: images per class
             label_kinds:str='hard,soft', # posttrain: of labels
             seeds:int=3, # sets, students and draws of labelled images
@@ -354,26 +371,32 @@ def compare(src:Source=Source(), # see there
     "Compare methods on equal terms: one table. The same command again resumes; with other methods or seeds it computes only what is new."
     known(precision, PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
-    who = [Student() if n == 'convnet' else Student(n, norm='batch') for n in _names(student, NETS, 'student')] if student else []
+    who = _students(student) if student else []
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
     if protocol.strip().lower() == 'posttrain':
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
         need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
         return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
-    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain'), 'protocol')
-    pretraining = Recipe() if recipe == 'same' else paper_recipe(known(recipe, ('same', 'krrst', 'mkdt'), 'recipe'))
+    need('posttrain' not in protocol.lower(), 'protocol', protocol, 'posttrain stands alone: it makes other sets and trains other networks')
+    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
-    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, pretraining, who or [Student()], yes, (methods or '').strip().lower() == 'all', **both)
+    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [Student()], yes, (methods or '').strip().lower() == 'all', **both)
 
-# %% ../nbs/50_cli.ipynb #6096a185
+# %% ../nbs/50_cli.ipynb #e96d7da9
+def _students(text):
+    "Networks by name: the ConvNet with instance norms, as MKDT's experts have them, all others with batch norms."
+    return [Student() if n == 'convnet' else Student(n, norm='batch') for n in _names(text, NETS, 'student')]
+
+def _recipe(name): return Recipe() if known(name, ('same', 'krrst', 'mkdt'), 'recipe').lower() == 'same' else paper_recipe(name)
+
 def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
     "Positive whole numbers with commas between."
     try: got = tuple(int(n) for n in str(text).split(',') if n.strip())
     except ValueError: got = ()
     need(got and min(got) >= 1, what, text, right)
-    return got
+    return tuple(dict.fromkeys(got))
 
-# %% ../nbs/50_cli.ipynb #fd0c8da7
+# %% ../nbs/50_cli.ipynb #231827b3
 def _compare_students(names, m, how, targets, recipe, students, yes, every, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training on sets, and protocols for what was learnt."
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
@@ -381,25 +404,28 @@ def _compare_students(names, m, how, targets, recipe, students, yes, every, src,
     need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
     if 'scdd' in names: print('note: scdd makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
+    _testable(test, train, how, told=not targets)
     if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
-    for n in names:
-        for i in m: cmp.check(n, train, i, preset, steps)
-    on = _targets(targets, src, train, test, how, Path(out), precision)
+    on = _targets(targets, src, train, test, how)
+    cmp.check_grid(train, test, names, m, students, on, how, preset, steps)
     _agreed(names, train, max(m), preset, steps, out, yes, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    _seen(t, train)
+    if 'kd' in how.protocols: on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
     _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, precision=precision), Path(out))
 
-def _targets(names, src, train, test, how, out, precision):
-    "The data sets to judge on; for the protocol kd each with a classifier."
-    pairs = []
+def _targets(names, src, train, test, how):
+    "The data sets to judge on."
+    on = []
     for n in [n.strip() for n in (names or '').split(',') if n.strip()] or [src.source]:
-        if n == src.source: pairs.append((train, test)); continue
-        near = dict(size=None if n == 'digits' else tuple(train.x.shape[2:]))
-        got = replace(src, source=n, size=None).load(**near)
+        if n == src.source: on.append(cmp.Target(train, test)); continue
+        fixed = n in ('digits', 'letters') or n.startswith('npz:')             # made or stored in one size, and then resized
+        got = replace(src, source=n, size=None).load(size=None if fixed else tuple(train.x.shape[2:]))
         need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
-        pairs.append(alike(got, train.x.shape[1:]))
-    for a, b in pairs: _testable(b, a, how)
-    return [cmp.Target(a, b, _classifier(a, out, precision) if 'kd' in how.protocols else None) for a, b in pairs]
+        a, b = alike(got, train.x.shape[1:])
+        _testable(b, a, how)
+        on.append(cmp.Target(a, b))
+    return on
 
 def _possible(name, train, m, preset, steps):
     "Whether a method can work here; says why if not."
@@ -444,7 +470,7 @@ def _report_labelled(result, out):
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
-# %% ../nbs/50_cli.ipynb #113e46df
+# %% ../nbs/50_cli.ipynb #84bc7ff7
 def _report(result, out):
     "Print the tables, draw the pictures, say where everything is."
     import matplotlib
@@ -460,9 +486,9 @@ def _report(result, out):
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result))
     print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
-    best = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None))
+    best, first = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
-    print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, seed 0)" if best else ''))
+    print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else ''))
 
 @command
 def demo(out:str='ssdd-demo', # folder for results

@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'PROTOCOLS', 'ALONE', 'Method', 'make_set', 'check', 'Targ
            'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table', 'markdown_table',
            'aligned_text', 'gains', 'how_text', 'break_even', 'costs', 'picture', 'curves', 'across']
 
-# %% ../nbs/40_compare.ipynb #8b5bbe35
+# %% ../nbs/40_compare.ipynb #6f6c86e7
 import inspect, json, time
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from . import coresets, krrst, mkdt, scdd
 from .core import BadInput, Run, describe, digest, known, need, progress_bar, write_json
-from .data import Images
+from .data import Images, denormalise
 from .distilled import Distilled
 from .evaluate import Recipe, Student, embed, knn, outputs, pretrain, probe_scores, target_mse
 from .nets import make_net
@@ -30,7 +30,7 @@ from . import teachers
 from .teachers import Teacher
 from .viz import colour, label, plot_scores, show_images
 
-# %% ../nbs/40_compare.ipynb #9e9e9413
+# %% ../nbs/40_compare.ipynb #5d770002
 @dataclass(frozen=True)
 class Method:
     "A way to make a set, by name."
@@ -60,7 +60,7 @@ def _mkdt(images, preset, m, steps, learn_y=None, objective='kd'):
 def _make_mkdt(images, teacher, m, seed, out=None, preset='tiny', steps=None, how=(), shared=None, **kwargs):
     cfg = _mkdt(images, preset, m, steps, **dict(how))
     alone = {k: v for k, v in kwargs.items() if k in ('show', 'precision')}
-    to = shared and mkdt.experts(images, teacher, cfg.experts, seed, Path(shared)/f'experts-{digest(asdict(cfg.experts), images.hash, teacher.hash(), seed, alone.get("precision"))}', **alone)
+    to = shared and mkdt.experts(images, teacher, cfg.experts, seed, Path(shared)/f'experts-{digest(asdict(cfg.experts), images.hash, teacher.hash(), seed, alone.get("precision", "float32"))}', **alone)
     return mkdt.mkdt(images, teacher, cfg, seed, out, to=to, **kwargs)
 
 def _check_mkdt(images, m, preset, steps): mkdt.check(images, mkdt.preset(preset, m, steps))
@@ -123,7 +123,7 @@ def check(method:str, images:Images, m:int|None=20, preset:str='tiny', steps:int
     METHODS[name].check(images, 20 if m is None and not METHODS[name].tunable else m, preset, steps)
     return name
 
-# %% ../nbs/40_compare.ipynb #2db9321a
+# %% ../nbs/40_compare.ipynb #c2e81952
 @dataclass(frozen=True, eq=False)
 class Target:
     "A data set that students are judged on."
@@ -139,7 +139,7 @@ class Target:
 class Judging:
     "By which protocols students are judged, and how."
     protocols:tuple = ('probe',) # of `PROTOCOLS`
-    labels:tuple = (.01, .05, .1, .5) # probe: fractions of the labels
+    labels:tuple = (.01, .05, .1) # probe: fractions of the labels
     draws:int = 5 # probe: see `probe_scores`
     neighbours:int = 5 # knn: how many vote
     tuning:FineTune = FineTune() # finetune: how
@@ -166,7 +166,7 @@ def judge(net:nn.Module, # a pre-trained student
     need(on.teacher is not None or protocol != 'kd', 'protocol', protocol, 'needs a classifier of the target: Target(train, test, teacher)')
     return PROTOCOLS[protocol][0](net, d, on, how, seed, **kwargs)
 
-# %% ../nbs/40_compare.ipynb #bc3472a3
+# %% ../nbs/40_compare.ipynb #11a97f47
 def once(folder:Path|None, # where results are kept; None keeps nothing
          name:str, # of the file, for the reader
          ask:dict, # everything the result depends on
@@ -178,10 +178,10 @@ def once(folder:Path|None, # where results are kept; None keeps nothing
         try: return json.loads(path.read_text())['result']
         except (ValueError, KeyError): raise BadInput(f'{path}: not a result of this library; remove it') from None
     result = json.loads(json.dumps(compute()))
-    if path: write_json(path, dict(ask=ask, result=result))
+    if path: write_json(path, dict(ask=ask, result=result, made=describe()))
     return result
 
-# %% ../nbs/40_compare.ipynb #27d7d612
+# %% ../nbs/40_compare.ipynb #5dbb3d5b
 def set_of(method:str, train:Images, teacher:Teacher, m:int|None, seed:int, preset:str='tiny', steps:int|None=None, precision:str='float32' # as for `make_set`
           ) -> dict: # JSON
     "Everything a set depends on."
@@ -190,11 +190,25 @@ def set_of(method:str, train:Images, teacher:Teacher, m:int|None, seed:int, pres
     return dict(method=method, m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=precision, **how, **_code(METHODS[method].make))
 
 def _code(make):
-    "The source of a method that is not this library's: what was measured before it was edited is of no use."
-    make = getattr(make, 'func', make)
-    if make is None or make.__module__.startswith('ssdd_nb.'): return {}
-    try: return dict(code=digest(inspect.getsource(make)))
-    except (OSError, TypeError): return dict(code=digest(make.__code__.co_code)) if hasattr(make, '__code__') else {}
+    "What a method that is not this library's is made of: what was measured before it was edited is of no use."
+    fn = getattr(make, 'func', make)
+    if fn is None or fn.__module__.startswith('ssdd_nb.'): return {}
+    return dict(code=digest(sorted(_sources(fn, {}).values()), repr(getattr(make, 'args', ())), repr(getattr(make, 'keywords', {}))))
+
+def _sources(thing, found):
+    "The source of a function or class, and of all those of its module that it mentions."
+    if thing.__qualname__ in found: return found
+    try: text = inspect.getsource(thing)
+    except (OSError, TypeError): text = None               # then what it was compiled to
+    found[thing.__qualname__] = text or ''
+    functions = [f for f in (vars(thing).values() if inspect.isclass(thing) else [thing]) if inspect.isfunction(f)]
+    codes, known_here = [f.__code__ for f in functions], functions[0].__globals__ if functions else {}
+    for c in codes:                                        # grows on the way, by functions within functions
+        codes += [k for k in c.co_consts if inspect.iscode(k)]
+        if text is None: found[thing.__qualname__] += c.co_code.hex() + repr([k for k in c.co_consts if not inspect.iscode(k)])
+        for v in map(known_here.get, c.co_names):
+            if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == thing.__module__: _sources(v, found)
+    return found
 
 def pretrained(d:Distilled|None, # a set; None: nothing to train on
                train:Images, test:Images, # for the network's shape; for the distance
@@ -216,12 +230,12 @@ def measure(method:str, train:Images, test:Images, teacher:Teacher, m:int|None, 
            ) -> list: # a row for each target, protocol and fraction of labels
     "One cell of the grid: make a set, pre-train a student on it, judge it; only what is not there yet."
     setting, rows = set_of(method, train, teacher, m, seed, preset, steps, kwargs.get('precision', 'float32')), []
-    folder = out and Path(out)/'sets'/f"{method}{'' if m is None else f'-m{m}'}-seed{seed}-{digest(setting)}"
+    folder = out and METHODS[method].sized and Path(out)/'sets'/f"{method}{'' if m is None else f'-m{m}'}-seed{seed}-{digest(setting)}"
     ask = dict(**setting, recipe=asdict(recipe), student=asdict(student))
     name = f"{method}{'' if m is None else f'-m{m}'}-{student.net}-seed{seed}"
     @cache
     def ready(): # the set, and the pre-trained student with its distance and its time
-        d = make_set(method, train, teacher, m, seed, folder, preset, steps, out and Path(out)/'shared', **kwargs)
+        d = make_set(method, train, teacher, m, seed, folder or None, preset, steps, out and Path(out)/'shared', **kwargs)
         return d, *pretrained(d, train, test, teacher, recipe, student, seed, **kwargs)
     def cell():
         d, net, mse, seconds = ready()
@@ -253,7 +267,7 @@ def in_words(seconds:float) -> str: # any number
     "A duration for people."
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/40_compare.ipynb #542ccfb0
+# %% ../nbs/40_compare.ipynb #6c762332
 def as_list(v) -> list: # a list or tuple, or one thing
     "A list of it, or of all of them."
     return list(v) if isinstance(v, (list, tuple)) else [v]
@@ -263,7 +277,7 @@ def compare(train:Images, # what is distilled; its labels are used for judging o
             teacher:Teacher, # g_φ, the same for all
             methods=('none', 'random', 'kmeans', 'krrst', 'full'), # of `METHODS`
             m=20, # numbers of synthetic images, one or more, the same for all but `none` and `full`
-            labels=(.01, .05, .1, .5), # fractions of the labels for the probe
+            labels=(.01, .05, .1), # fractions of the labels for the probe
             seeds:int=3, # seeds 0, 1, …: each a new set, a new student, new labelled images
             out:Path|None=None, # folder for sets, rows and compare.json
             preset:str='tiny', steps:int|None=None, # for methods that have them
@@ -278,46 +292,52 @@ def compare(train:Images, # what is distilled; its labels are used for judging o
     need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
     m, students, targets = as_list(m), as_list(student), targets or [Target(train, test)]
     how = Judging(tuple(known(p, PROTOCOLS, 'protocol') for p in as_list(protocols)), tuple(labels), draws, tuning=tuning, kd_steps=kd_steps)
-    methods = check_grid(train, teacher, methods, m, students, targets, how, preset, steps)
+    methods = check_grid(train, test, methods, m, students, targets, how, preset, steps)
+    for n in methods: METHODS[n].suits(teacher)
+    for t in targets: need(t.teacher is not None or 'kd' not in how.protocols, 'target', t.train.name, 'needs a classifier for the protocol kd: Target(train, test, teacher)')
+    for i in (train, test): teacher.targets(i)             # now, so that no method pays for them
     cells = [(n, i, who, s) for s in range(seeds) for who in students for i in m for n in methods if METHODS[n].sized or i == m[0]]
     rows, took, bar = [], [], progress_bar(cells, show=kwargs.get('show', True), desc='comparing')
     for at, (n, i, who, s) in enumerate(bar):
         got = measure(n, train, test, teacher, i if METHODS[n].sized else None, s, targets, how, out, preset, steps, recipe, who, **kwargs)
         rows += got
         took.append(((n, i, who), got[0]['seconds'] + sum({(r['target'], r['protocol']): r['seconds_judging'] for r in got}.values())))
-        bar.set_postfix_str(f'about {in_words(time_left(took, [c[:3] for c in cells[at + 1:]]))} left, if nothing is there yet')
+        bar.set_postfix_str(f'about {in_words(time_left(took, [c[:3] for c in cells[at + 1:]]))} left')
     settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), m=m, labels=list(labels), protocols=list(how.protocols),
                     seeds=seeds, preset=preset, steps=steps, recipe=asdict(recipe), students=[asdict(w) for w in students], draws=draws, tuning=asdict(tuning), kd_steps=kd_steps, teacher=teacher.about(),
                     targets=[dict(name=t.train.name, n_train=len(t.train), n_test=len(t.test), n_classes=len(t.train.classes), split=t.train.about.get('split'), **t.about()) for t in targets])
-    refs = [dict(r, target=t.train.name) for t in targets for r in (references(t.train, t.test, teacher, labels, seeds, draws) if 'probe' in how.protocols else [])]
+    kept = lambda t: once(out and Path(out)/'rows', 'references', dict(teacher=teacher.hash(), on=t.about(), own=t.train.hash != train.hash, labels=list(labels), seeds=seeds, draws=draws),
+                          lambda: references(t.train, t.test, teacher, labels, seeds, draws, t.train.hash != train.hash))
+    refs = [dict(r, target=t.train.name) for t in targets for r in (kept(t) if 'probe' in how.protocols else [])]
     result = dict(rows=rows, references=refs, settings=settings, **describe(train.x.device))
     if out: write_json(Path(out)/'compare.json', result)
     return result
 
-def check_grid(train:Images, teacher:Teacher, methods, m:list, students:list, targets:list, how:Judging, preset:str, steps:int|None # as for `compare`
+def check_grid(train:Images, test:Images, methods, m:list, students:list, targets:list, how:Judging, preset:str='tiny', steps:int|None=None # as for `compare`
               ) -> list: # the methods' names
     "Raise `BadInput`, before anything is computed, for what cannot work."
     methods = [check(n, train, i, preset, steps) for n in methods for i in m[:None if METHODS[known(n, METHODS, 'method')].sized else 1]]
-    for n in methods: METHODS[n].suits(teacher)
     for name, given in dict(m=m, student=[w.net for w in students], target=[t.train.name for t in targets]).items():
-        need(len(set(given)) == len(given), name, ','.join(map(str, given)), 'each only once')
-    with torch.device('meta'):
-        for w in students: make_net(w.net, train.x.shape[1], tuple(train.x.shape[2:]), 2, widths=w.widths, norm=w.norm, stem_stride=w.stem_stride)
+        need(len(set(given)) == len(given), name, ','.join(map(str, given)), 'each only once, because rows are told apart by these names; compare the others in a run of their own')
+    for w in students: make_net(w.net, train.x.shape[1], tuple(train.x.shape[2:]), 2, widths=w.widths, norm=w.norm, stem_stride=w.stem_stride)
     for t in targets:
         need(t.train.x.shape[1:] == train.x.shape[1:], 'target', t.train.name, f"its images are {'×'.join(map(str, t.train.x.shape[1:]))}, the source's {'×'.join(map(str, train.x.shape[1:]))}; `alike` makes them so")
         need(t.train.y is not None or set(how.protocols) == {'probe'}, 'target', t.train.name, f"has no labels, which {', '.join(how.protocols)} need")
-        need(t.teacher is not None or 'kd' not in how.protocols, 'target', t.train.name, 'needs a classifier for the protocol kd: Target(train, test, teacher)')
+        need(t.test.x.shape[1:] == t.train.x.shape[1:] and t.test.classes == t.train.classes and (t.test.y is None) == (t.train.y is None), 'target', t.test.name, 'its test images must be of the same size and classes as its training images, and both labelled or neither')
+    need(test.x.shape[1:] == train.x.shape[1:], 'test', '×'.join(map(str, test.x.shape[1:])), f"images of {'×'.join(map(str, train.x.shape[1:]))}, as the training images are")
     return list(dict.fromkeys(methods))
 
-# %% ../nbs/40_compare.ipynb #89d14a11
-def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1), seeds:int=3, draws:int=5 # as in `compare`
+# %% ../nbs/40_compare.ipynb #09d3255b
+def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1), seeds:int=3, draws:int=5, # as in `compare`
+               own:bool=False # let the teacher see images through their own statistics, as students do, not through its
               ) -> list: # of rows
     "Probe accuracy on raw pixels and on the teacher's features."
-    features = dict(pixels=(train.normalised().flatten(1), test.normalised().flatten(1)), teacher=(teacher.targets(train), teacher.targets(test)))
+    seen = lambda i: teacher(denormalise(i.normalised(), teacher.mean.to(i.x.device), teacher.std.to(i.x.device))) if own else teacher.targets(i)
+    features = dict(pixels=(train.normalised().flatten(1), test.normalised().flatten(1)), teacher=(seen(train), seen(test)))
     return [dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 
-# %% ../nbs/40_compare.ipynb #97178c93
+# %% ../nbs/40_compare.ipynb #49c7130e
 def axes(result:dict # from `compare`
         ) -> dict: # `budget`, `student`, `target`: the values of each
     "What a comparison varies beside methods, protocols and seeds."
@@ -333,7 +353,8 @@ def block(result:dict, # from `compare`
     for k in which: known(k, a, 'axis')
     for k, v in which.items(): need(v in a[k], k, v, f"one of {', '.join(map(str, a[k]))}")
     one = {k: which.get(k, v[0]) for k, v in a.items()}
-    of = lambda rows: [r for r in rows if all(r.get(k) in (None, v) for k, v in one.items())]
+    order = {n: i for i, n in enumerate(dict.fromkeys(r['method'] for r in result['rows']))}              # the same in every block
+    of = lambda rows: sorted((r for r in rows if all(r.get(k) in (None, v) for k, v in one.items())), key=lambda r: order.get(r['method'], 0))
     return dict(result, rows=of(result['rows']), references=of(result.get('references', [])), block=one)
 
 def blocks(result:dict # from `compare`
@@ -355,7 +376,7 @@ def columns(result:dict # from `compare`
     probes = [('probe', l, f'{l:.3g} labels' if l > 1 else f'{100*l:.3g}% labels') for l in s['labels']]
     return [c for p in s.get('protocols', ['probe']) for c in (probes if p == 'probe' else [(p, 1., ALONE[p])])]
 
-# %% ../nbs/40_compare.ipynb #353391d9
+# %% ../nbs/40_compare.ipynb #e673ccc4
 def mean_std(values, # numbers, one for each seed
              digits:int=1 # after the point
             ) -> str:
@@ -371,12 +392,13 @@ def pick(rows:list, # of a comparison
     "One quantity of the rows that match."
     return [r[key] for r in sorted(rows, key=lambda r: r['seed']) if all(r.get(k, v) == v for k, v in which.items())]      # old records lack protocols
 
-def gain(result:dict, # from `compare`, or one of its blocks
+def gain(result:dict, # from `compare`: a block, or the first one
          method:str, labels:float, # which
          over:str='random', # the baseline
          protocol:str='probe' # which
         ) -> list: # differences, by seed; empty if either is missing
-    "Accuracy minus the baseline's, seed by seed."
+    "Accuracy minus the baseline's, seed by seed; of a grid, in its first block."
+    result = result if 'block' in result else block(result)
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels, protocol=protocol) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
@@ -395,7 +417,7 @@ def p_value(differences:list # paired, one for each seed
     p = ttest_1samp(differences, 0).pvalue
     return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
 
-# %% ../nbs/40_compare.ipynb #db5e8e5f
+# %% ../nbs/40_compare.ipynb #d36b635d
 def table(result:dict, # from `compare`: of one block, or of all, one after the other
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -443,9 +465,9 @@ def how_text(result:dict # from `compare`
     lines = [f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
              f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}"]
     for p in s.get('protocols', ['probe']):
-        lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class the mean of {s['draws']} draws of them", knn='k-NN: features frozen, cosine, five neighbours among all labelled images',
+        lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class the mean of {s['draws']} draws of them", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
-    return '\n'.join(lines)
+    return '\n'.join(lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
 
 # %% ../nbs/40_compare.ipynb #e01a7bf9
 def break_even(make:float, # seconds to make the set
@@ -498,7 +520,7 @@ def picture(result:dict, # from `compare`: a block, or the first one
         for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
     return fig
 
-# %% ../nbs/40_compare.ipynb #05803b5d
+# %% ../nbs/40_compare.ipynb #c158467a
 def curves(result:dict, # from `compare`
            student:str|None=None, target:str|None=None # which; the first if None
           ): # the figure
@@ -513,7 +535,7 @@ def curves(result:dict, # from `compare`
     fig, axs = plt.subplots(1, 3, figsize=(12, 3.4), layout='constrained', dpi=80)
     bars = lambda ax, x, v, n, **kw: ax.errorbar(x, [np.mean(u) for u in v], [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v], fmt='o-', ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n), **kw)
     for n in names:
-        if METHODS[n].sized if n in METHODS else True:
+        if n not in METHODS or METHODS[n].sized:
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
             bars(axs[2], [max(np.mean(of(b, n, key='seconds_set')), .01) for b in parts.values()], [of(b, n) for b in parts.values()], n)
         else:

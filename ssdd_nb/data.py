@@ -381,20 +381,24 @@ def letters(side:int=8, # pixels
         drawn.append(np.asarray(im.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.BOX)))
     return from_arrays(np.stack(drawn), np.arange(26*n) % 26, classes=tuple(map(chr, range(65, 91))), name='letters', about=dict(licence='drawn by this library')), None
 
-# %% ../nbs/01_data.ipynb #5cbd2169
+# %% ../nbs/01_data.ipynb #b6a134db
 def alike(sets, # `Images` of any size: training, test, …
           shape # (C, H, W), C = 1 or 3
-         ) -> tuple: # of float32 `Images`, all normalised by the statistics of the first
+         ) -> tuple: # of `Images`, all normalised by the statistics of the first
     "Images resized (antialiased) to other sides, grey made of colours or colours of grey."
-    c, size, done = shape[0], tuple(shape[1:]), []
+    done = []
     for images in sets:
-        x = images.pixels()
-        need(c in (1, 3) and x.shape[1] in (1, 3), 'shape', tuple(shape), f'1 or 3 channels, and so must the images have ({x.shape[1]})')
-        if x.shape[1] != c: x = x.expand(-1, 3, -1, -1) if c == 3 else (x*x.new_tensor([.299, .587, .114]).view(1, 3, 1, 1)).sum(1, keepdim=True)     # as Pillow's L
-        if tuple(x.shape[2:]) != size: x = torch.nn.functional.interpolate(x, size, mode='bilinear', antialias=True, align_corners=False)
         stats = dict(mean=done[0].mean, std=done[0].std) if done else dict(mean=None, std=None)
-        done.append(replace(images, x=x.clamp(0, 1).contiguous(), about=dict(images.about, alike=f"made {'×'.join(map(str, shape))}"), **stats))
+        if tuple(images.x.shape[1:]) == tuple(shape): done.append(replace(images, **stats)); continue
+        need(shape[0] in (1, 3) and images.x.shape[1] in (1, 3), 'shape', tuple(shape), f'1 or 3 channels, and so must the images have ({images.x.shape[1]})')
+        x = torch.cat([_reshaped(as_float(b), *shape) for b in images.x.split(1024)])
+        done.append(replace(images, x=x, about=dict(images.about, alike=f"made {'×'.join(map(str, shape))}"), **stats))
     return tuple(done)
+
+def _reshaped(x, c, h, w):
+    if x.shape[1] != c: x = x.expand(-1, 3, -1, -1) if c == 3 else (x*x.new_tensor([.299, .587, .114]).view(1, 3, 1, 1)).sum(1, keepdim=True)     # as Pillow's L
+    if x.shape[2:] != (h, w): x = torch.nn.functional.interpolate(x, (h, w), mode='bilinear', antialias=True, align_corners=False)
+    return x.clamp(0, 1).contiguous()
 
 # %% ../nbs/01_data.ipynb #67e18e0d
 def digits() -> tuple: # all the `Images`, and None: there is no official split

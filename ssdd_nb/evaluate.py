@@ -6,7 +6,7 @@
 __all__ = ['Recipe', 'paper_recipe', 'Pretraining', 'pretrain', 'train_student', 'linear_probe', 'accuracy', 'knn', 'embed',
            'target_mse', 'probe_scores', 'Student', 'evaluate', 'outputs']
 
-# %% ../nbs/06_evaluate.ipynb #2670945a
+# %% ../nbs/06_evaluate.ipynb #ae45ea42
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import time
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from safetensors.torch import load_file, save_file
-from .core import Batches, Run, atomic, known, need, place, run
+from .core import Batches, Run, atomic, known, need, place, precision, run
 from .data import Images, labelled
 from .distilled import Distilled, distilled_from
 from .nets import Encoder, in_batches, make_net
@@ -135,7 +135,7 @@ def accuracy(probe:tuple, # from `linear_probe`
     V, b = probe
     return ((f.double() @ V + b).argmax(1) == y).double().mean().item()*100
 
-# %% ../nbs/06_evaluate.ipynb #ae219dcc
+# %% ../nbs/06_evaluate.ipynb #6d4c8274
 def knn(f:Tensor, # features of the labelled images (n, d)
         y:Tensor, # their classes
         f_test:Tensor, # features to classify
@@ -155,7 +155,8 @@ def embed(net:Encoder, # the encoder
     "Features or outputs of images, in eval mode."
     known(what, ('features', 'output'), 'what')
     place(net, images.x.device)
-    return in_batches(net.features if what == 'features' else net, net, (images.normalised(i) for i in torch.arange(len(images)).split(batch)))
+    with precision('float32', images.x.device):            # whatever the network was trained in
+        return in_batches(net.features if what == 'features' else net, net, (images.normalised(i) for i in torch.arange(len(images)).split(batch)))
 
 def target_mse(net:Encoder, # a student with its head
                images:Images, # usually the test images

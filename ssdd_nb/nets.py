@@ -207,7 +207,7 @@ def vit_tiny(in_channels:int, size, out_dim:int, # C, (H, W), k
     need(norm == 'batch' and size[0] == size[1], 'norm, size', (norm, tuple(size)), 'vit_tiny takes square images and comes with its own norms; leave them at batch')
     return fitted(VisionTransformer(size[0], halvings(size, 3)[0], 12, 3, 192, 768), in_channels, size, out_dim, False)
 
-# %% ../nbs/04_nets.ipynb #4907f85e
+# %% ../nbs/04_nets.ipynb #22b84cf6
 NETS = dict(convnet=(convnet, {}), resnet10=(resnet, dict(blocks=(1, 1, 1, 1))), resnet18=(resnet, dict(blocks=(2, 2, 2, 2))),
             resnet_tiny=(resnet, dict(blocks=(1, 1, 1), widths=(32, 64, 128))), vgg11=(vgg, {}), alexnet=(alexnet, {}), mobilenet=(mobilenet, {}), vit_tiny=(vit_tiny, {}))
 NETS |= {n: (from_torchvision, dict(name=n)) for n in ('resnet50', 'resnet101', 'regnet_x_400mf', 'regnet_x_8gf', 'squeezenet1_0', 'mobilenet_v3_small', 'mobilenet_v3_large', 'shufflenet_v2_x0_5')}
@@ -224,7 +224,14 @@ def make_net(name:str, # one of `NETS`
     make, given = NETS[name]
     with seeded(seed, 'net', name): net = make(in_channels, tuple(size), out_dim, **{**given, **{k: v for k, v in options.items() if v is not None}})
     net.spec = dict(name=name, in_channels=in_channels, size=list(size), out_dim=out_dim, **options)
+    need(options.get('norm') != 'instance' or not _blind(net, in_channels, size), 'norm', 'instance', f'at {size[0]}×{size[1]} the last maps of {name} are single pixels, which this norm makes 0 for every image; use batch or group')
     return net
+
+@torch.no_grad()
+def _blind(net, c, size):
+    "Whether its features are the same for all images."
+    x = torch.rand(2, c, *size, generator=torch.Generator().manual_seed(0))
+    return next(net.parameters()).device.type != 'meta' and (net.features(x)[0] - net.features(x)[1]).abs().max().item() < 1e-4
 
 # %% ../nbs/04_nets.ipynb #dfc65ef5
 def as_encoder(module:nn.Module, # maps (N, C, H, W) to features

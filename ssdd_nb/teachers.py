@@ -10,7 +10,7 @@ __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEW
            'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes', 'Teacher', 'Classifier',
            'load_teacher', 'train_teacher', 'read_state', 'take_weights', 'foreign', 'saw_labels', 'find_teacher']
 
-# %% ../nbs/05_teachers.ipynb #9eeb287d
+# %% ../nbs/05_teachers.ipynb #4d95e4f4
 import copy, json, math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, atomic, cosine, digest, generator, known, need, place, run, seed_of, seeded
+from .core import BadInput, Batches, atomic, cosine, digest, generator, known, need, place, precision, run, seed_of, seeded
 from .data import Images, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, make_net
@@ -518,7 +518,7 @@ class Prototypes(nn.Module):
         "The scores."
         return F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
 
-# %% ../nbs/05_teachers.ipynb #f362a176
+# %% ../nbs/05_teachers.ipynb #4a03fd53
 class Teacher:
     "g_φ: a network in eval mode that turns images into targets, with its own normalisation."
     def __init__(self,
@@ -537,7 +537,7 @@ class Teacher:
         "g_φ(x), without gradients, on the images' device."
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
         mean, std = self.mean.to(x.device), self.std.to(x.device)
-        out = in_batches(self.g, self.net.to(x.device), (normalise(b, mean, std) for b in x.split(512)))
+        with precision('float32', x.device): out = in_batches(self.g, self.net.to(x.device), (normalise(b, mean, std) for b in x.split(512)))
         need(out.ndim == 2, 'teacher', f'output of shape {tuple(out.shape)}', 'must map (N, C, H, W) to (N, k); wrap it so that it does')
         return out.float()
 
