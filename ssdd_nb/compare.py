@@ -8,8 +8,8 @@ __all__ = ['METHODS', 'PROTOCOLS', 'ALONE', 'Method', 'make_set', 'check', 'Targ
            'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table', 'markdown_table',
            'aligned_text', 'gains', 'how_text', 'break_even', 'costs', 'picture', 'curves', 'across']
 
-# %% ../nbs/40_compare.ipynb #6f6c86e7
-import inspect, json, time
+# %% ../nbs/40_compare.ipynb #84b76e3d
+import inspect, json, textwrap, time
 from collections.abc import Callable
 from functools import cache, partial
 from dataclasses import asdict, dataclass, replace
@@ -417,7 +417,7 @@ def p_value(differences:list # paired, one for each seed
     p = ttest_1samp(differences, 0).pvalue
     return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
 
-# %% ../nbs/40_compare.ipynb #d36b635d
+# %% ../nbs/40_compare.ipynb #1a0fdd5c
 def table(result:dict, # from `compare`: of one block, or of all, one after the other
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -467,7 +467,7 @@ def how_text(result:dict # from `compare`
     for p in s.get('protocols', ['probe']):
         lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class the mean of {s['draws']} draws of them", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
-    return '\n'.join(lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
+    return '\n'.join(textwrap.fill(l, 110, subsequent_indent='  ') for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
 
 # %% ../nbs/40_compare.ipynb #e01a7bf9
 def break_even(make:float, # seconds to make the set
@@ -520,7 +520,7 @@ def picture(result:dict, # from `compare`: a block, or the first one
         for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
     return fig
 
-# %% ../nbs/40_compare.ipynb #c158467a
+# %% ../nbs/40_compare.ipynb #b3eed1c6
 def curves(result:dict, # from `compare`
            student:str|None=None, target:str|None=None # which; the first if None
           ): # the figure
@@ -532,7 +532,7 @@ def curves(result:dict, # from `compare`
     probes, (protocol, first, head) = [c for c in cols if c[0] == 'probe'], cols[0]
     of = lambda b, n, c=cols[0], key='accuracy': pick(b['rows'], key, method=n, protocol=c[0], labels=c[1])
     names = [n for n in dict.fromkeys(r['method'] for r in last['rows']) if None not in of(last, n)]
-    fig, axs = plt.subplots(1, 3, figsize=(12, 3.4), layout='constrained', dpi=80)
+    fig, axs = plt.subplots(1, 3, figsize=(9.6, 3.4), layout='constrained', dpi=90)
     bars = lambda ax, x, v, n, **kw: ax.errorbar(x, [np.mean(u) for u in v], [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v], fmt='o-', ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n), **kw)
     for n in names:
         if n not in METHODS or METHODS[n].sized:
@@ -547,7 +547,7 @@ def curves(result:dict, # from `compare`
     for ax, ticks, names in ((axs[0], a['budget'], a['budget']), (axs[1], [c[1] for c in probes], [f'{100*c[1]:.3g}%' for c in probes])):
         ax.minorticks_off()
         ax.set_xticks(ticks, names)
-    axs[2].legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncol=7, frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/40_compare.ipynb #61e086b9
