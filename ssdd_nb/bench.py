@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['TAPPED', 'BENCHES', 'PlainKRRST', 'krrst_problem', 'measured', 'strict_memory', 'take_turns', 'mkdt_problem',
-           'PlainTaps', 'PlainSCDD', 'scdd_problem', 'listen', 'plain_tap', 'bench_krrst', 'bench_mkdt', 'bench_scdd',
-           'bench', 'bench_table', 'show_bench']
+           'PlainTaps', 'PlainSCDD', 'scdd_problem', 'listen', 'plain_tap', 'Pairs', 'endless', 'PlainTeacher',
+           'PlainExpert', 'bench_krrst', 'bench_mkdt', 'bench_scdd', 'bench_teacher', 'bench_experts', 'bench',
+           'bench_table', 'show_bench']
 
-# %% ../nbs/41_bench.ipynb #ed9b914b
-import ctypes, gc, statistics, time
+# %% ../nbs/41_bench.ipynb #f4ad88ba
+import ctypes, gc, statistics, tempfile, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from .core import describe, generator, known, need, peak_mib, progress_bar, reset_peak, write_json
+from . import teachers
+from .core import cosine, describe, generator, known, need, peak_mib, progress_bar, reset_peak, write_json
 from .data import Images
 from .krrst import KRRST, KRRSTConfig, mse
-from .mkdt import objective, sweep, unrolled
+from .mkdt import ExpertConfig, ExpertTask, Trajectories, objective, sweep, unrolled
 from .nets import Functional, Tap, Taps, flat, make_net
 from .scdd import SCDD, bn_terms, paper as scdd_paper
-from .teachers import Classifier, Teacher
+from .teachers import Classifier, Teacher, TeacherTask
 
 # %% ../nbs/41_bench.ipynb #851d6594
 class PlainKRRST(KRRST):
@@ -162,7 +164,61 @@ def plain_tap(x:torch.Tensor) -> tuple: # (N, C, H, W); the same, mean and varia
     "What a hook would do: a mean, and a variance of a copy with the channels first."
     return x, x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
 
-# %% ../nbs/41_bench.ipynb #e3671108
+# %% ../nbs/41_bench.ipynb #8b587544
+class Pairs(torch.utils.data.Dataset):
+    "Two views of each image, made one image at a time with torchvision's transforms."
+    def __init__(self,
+                 images:Images, # colours
+                 v:teachers.Views # crops, mirroring, colours
+                ):
+        from PIL import Image
+        from torchvision.transforms import v2 as T
+        fixed = [T.ToImage(), T.ToDtype(torch.float32, scale=True), T.Normalize(images.mean.tolist(), images.std.tolist())]
+        crop = [T.RandomResizedCrop(images.x.shape[2:], v.crop, v.ratio, antialias=True)] if v.crop != (1., 1.) else []
+        self.make = T.Compose([*crop, T.RandomHorizontalFlip(v.flip), T.RandomApply([T.ColorJitter(*v.strength)], v.jitter), T.RandomGrayscale(v.grey), *fixed])
+        self.files = [Image.fromarray(x.permute(1, 2, 0).cpu().numpy()) for x in images.x]
+
+    def __len__(self): return len(self.files)
+    def __getitem__(self, i): return self.make(self.files[i]), self.make(self.files[i])
+
+def endless(loader): # a DataLoader
+    "Its batches, for ever."
+    while True: yield from loader
+
+class PlainTeacher(TeacherTask):
+    "A training step as one would write it down: the yardstick for `TeacherTask`."
+    def __init__(self, images:Images, cfg:teachers.TeacherConfig, seed:int=0): # as for `TeacherTask`
+        super().__init__(images, cfg, seed)
+        self.net.to(memory_format=torch.contiguous_format)
+        self.loader = endless(torch.utils.data.DataLoader(Pairs(images, cfg.views), min(cfg.batch, len(images)), shuffle=True, drop_last=True))
+
+    def step(self) -> dict:
+        "Load, distort, one step of the optimiser."
+        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
+        loss = self.objective(self.net, [v.to(self.device) for v in next(self.loader)], None, self.t/self.steps)
+        self.opt.zero_grad()
+        loss.backward()
+        self.opt.step()
+        self.t += 1
+        return dict(loss=loss.detach())
+
+class PlainExpert:
+    "An expert's training as one would write it down: a module, torch's SGD, a `DataLoader`."
+    def __init__(self, images:Images, Y:torch.Tensor, cfg:ExpertConfig, seed:int=0): # as for `ExpertTask`
+        self.net = cfg.student(images, Y.shape[1], teachers.seed_of(seed, 'expert', 0)).to(images.x.device)
+        self.opt = torch.optim.SGD(self.net.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+        self.loader = endless(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images.normalised(), Y), min(cfg.batch, len(images)), shuffle=True, drop_last=True))
+
+    def step(self) -> dict:
+        "One mini-batch."
+        x, y = next(self.loader)
+        loss = torch.nn.functional.mse_loss(self.net(x), y)
+        self.opt.zero_grad()
+        loss.backward()
+        self.opt.step()
+        return dict(loss=loss.detach())
+
+# %% ../nbs/41_bench.ipynb #8fd1cdc7
 def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each variant, where, and whether to show a bar
                ) -> list: # rows
     "KRR-ST's step: plain, and ours."
@@ -195,7 +251,30 @@ def bench_scdd(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
     made = {v: scdd_problem(c, layouts[l], device=device) for v, (c, l) in made.items()}
     return rows + take_turns('scdd-step', {v: d.step for v, d in made.items()}, reps, device, show, count=False)
 
-BENCHES = dict(krrst=bench_krrst, mkdt=bench_mkdt, scdd=bench_scdd)
+def bench_teacher(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
+                 ) -> list: # rows, with `at`: the settings
+    "A step of a teacher's training: small settings, and the paper's network in batches of 64."
+    images, rows = Images(torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(device)), []
+    for name, cfg in dict(tiny=teachers.tiny(3, 32), resnet18=replace(teachers.paper(), batch=64)).items():
+        made = dict(plain=PlainTeacher(images, cfg), ours=TeacherTask(images, cfg))
+        rows += take_turns('teacher-step', {v: t.step for v, t in made.items()}, reps, device, show, count=False, at=name)
+    return rows
+
+def bench_experts(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
+                 ) -> list: # rows, with `at`: image side and widths; seconds are of one expert's step
+    "A step of an expert's training: plain, ours, and four at once with `vmap`."
+    rows = []
+    for side, widths, k in ((8, None, 128), (32, None, 128), (32, (128, 128, 128), 512)):
+        gen = generator(0, 'bench experts')
+        images = Images(torch.randint(0, 256, (1024, 1 if side == 8 else 3, side, side), generator=gen, dtype=torch.uint8).to(device))
+        Y, cfg = torch.randn(1024, k, generator=gen).to(device), ExpertConfig(experts=4, epochs=8, batch=64, widths=widths)
+        with tempfile.TemporaryDirectory() as d:
+            made = {'plain': PlainExpert(images, Y, cfg).step, **{v: ExpertTask(images, Y, cfg, 0, Trajectories(Path(d)/v, cfg), n).step for v, n in {'ours': 1, 'four at once': 4}.items()}}
+            got = take_turns('expert-step', made, reps, device, show, count=False, at=f"{side} px, width {'-'.join(map(str, widths or 'auto'.split()))}")
+        rows += [dict(r, seconds=r['seconds']/4, all_seconds=[s/4 for s in r['all_seconds']]) if r['variant'] == 'four at once' else r for r in got]
+    return rows
+
+BENCHES = dict(krrst=bench_krrst, mkdt=bench_mkdt, scdd=bench_scdd, teacher=bench_teacher, experts=bench_experts)
 
 def bench(names=None, # of `BENCHES`; all if None
           out:Path|None=None, # folder for bench.json
