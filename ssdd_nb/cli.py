@@ -6,11 +6,12 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #29b9afb0
-import argparse, dataclasses, difflib, functools, inspect, shutil, sys
+# %% ../nbs/50_cli.ipynb #513044e6
+import argparse, contextlib, dataclasses, difflib, functools, inspect, os, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
+import torch
 from fastcore.docments import docments
 from . import compare as cmp
 from . import teachers
@@ -18,7 +19,7 @@ from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
 from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
-from .core import BadInput, Diverged, describe, PRECISIONS, changed, get_device, progress_bar, known, need, writable, write_json, atomic
+from .core import BadInput, Diverged, Lost, describe, join, world, PRECISIONS, changed, get_device, progress_bar, known, need, writable, write_json, atomic
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, paper_recipe
@@ -65,7 +66,7 @@ def arguments(fn, # the command
         kwargs[name] = p.anno(**{f: got[f] for f in fields}) if fields else got[name]
     return kwargs
 
-# %% ../nbs/50_cli.ipynb #4337d223
+# %% ../nbs/50_cli.ipynb #b175cfaa
 def command(fn # a function with docments
            ): # a function of the command line
     "Make a console command `ssdd-NAME` of a function."
@@ -73,12 +74,24 @@ def command(fn # a function with docments
     @functools.wraps(fn)
     def main(argv=None):
         kwargs = arguments(fn, prog, argv)
-        try: return fn(**kwargs)
-        except (BadInput, Diverged) as e: message, code = str(e), 2 if isinstance(e, BadInput) else 1
+        try:
+            with _together(prog, kwargs): return fn(**kwargs)
+        except (BadInput, Diverged, Lost) as e: message, code = str(e), 2 if isinstance(e, BadInput) else 1
         except KeyboardInterrupt as e: message, code = str(e) or 'stopped', 130
+        if world().rank: sys.exit(code)
         print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(code)
     return main
+
+@contextlib.contextmanager
+def _together(prog, kwargs):
+    "Under `torchrun`: connect the processes, and let only the first one print."
+    started = int(os.environ.get('WORLD_SIZE', 1)) > 1 and world().size == 1
+    if not started: yield; return
+    need(prog == 'ssdd-distill', 'torchrun', prog, 'runs in one process; several are for ssdd-distill')
+    src = kwargs.get('src')
+    with contextlib.redirect_stdout(None) if join(src.device if src else 'auto').rank else contextlib.nullcontext(): yield
+    torch.distributed.destroy_process_group()
 
 # %% ../nbs/50_cli.ipynb #d05d1230
 @dataclass
@@ -171,7 +184,7 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #ba99c002
+# %% ../nbs/50_cli.ipynb #2c880e18
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -189,6 +202,7 @@ def distill(src:Source=Source(), # see there
     "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, sre2l). The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
     need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
+    need(world().size == 1 or method.lower() == 'krrst', 'method', method, 'runs in one process; of several, krrst divides its real images among them')
     need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
     with_labels = known(method, cmp.METHODS, 'method') in lab.LABELLED and lab.LABELLED[method.lower()].recovered
     need(ipc is None or m is None and with_labels, 'ipc', ipc, 'is for scdd and sre2l, in place of m; others take m')
@@ -499,9 +513,9 @@ def demo(out:str='ssdd-demo', # folder for results
     compare.__wrapped__(out=out, seeds=seeds, steps=steps)
     print(f"\nload it       from ssdd_nb.distilled import load; load('{out}/distilled.safetensors').normalised()")
 
-# %% ../nbs/50_cli.ipynb #3829d6cf
+# %% ../nbs/50_cli.ipynb #a84a25aa
 @command
-def bench(names:list=(), # which: krrst, mkdt, scdd (default: all)
+def bench(names:list=(), # which: krrst, mkdt, scdd, teacher, experts (default: all)
           reps:int=5, # timed steps of each variant
           device:str='auto', # auto, cpu, cuda, …
           out:str='ssdd-bench' # folder for bench.json

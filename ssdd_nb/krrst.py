@@ -6,14 +6,14 @@
 __all__ = ['PAPER', 'gram', 'krr', 'mse', 'outer_loss', 'KRRSTConfig', 'paper', 'tiny', 'preset', 'check', 'Slot', 'KRRST',
            'initial', 'shift_and_flip', 'krrst']
 
-# %% ../nbs/10_krrst.ipynb #4fb4e7bd
+# %% ../nbs/10_krrst.ipynb #4ac49005
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import Batches, changed, generator, known, need, place, progress_bar, seed_of
+from .core import Batches, all_sum, changed, generator, known, need, place, progress_bar, seed_of, world
 from .coresets import check_m, kmeans_index
 from .data import Images, normalise
 from .distilled import Distilled, distil, distilled_from
@@ -158,7 +158,7 @@ class Slot:
         self.opt.load_state_dict(s['opt'])
         self.t = s['t']
 
-# %% ../nbs/10_krrst.ipynb #29ed6d6c
+# %% ../nbs/10_krrst.ipynb #716d6730
 class KRRST:
     "KRR-ST's Algorithm 1, a `Distiller` for `run`."
     hint = 'Lower `lr`, or raise `lam`.'
@@ -170,6 +170,8 @@ class KRRST:
                  show:bool=False # a progress bar while the pool is being filled
                 ):
         check(images, cfg)
+        need(world().size <= min(cfg.batch, len(images)), 'batch', cfg.batch, f'at least one real image for each of the {world().size} processes')
+        need(world().size == 1 or cfg.features_in != 'train' or cfg.norm != 'batch', 'features_in', cfg.features_in, 'batch statistics of the whole real batch are not at hand in several processes; use eval')
         self.images, self.teacher, self.cfg, self.seed, self.show, self.device = images, teacher, cfg, seed, show, images.x.device
         self.Y_t = teacher.targets(images)
         self.batches, self.gen = Batches(len(images), cfg.batch, seed, 'krrst batches'), generator(seed, 'krrst')
@@ -186,7 +188,7 @@ class KRRST:
         "A random integer from the run's own stream."
         return int(torch.randint(lo, hi, (1,), generator=self.gen))
 
-# %% ../nbs/10_krrst.ipynb #e00ce8a5
+# %% ../nbs/10_krrst.ipynb #1220524a
 @patch
 def fill(self:KRRST):
     "Line 4: fill the pool with models trained for a random number of steps each."
@@ -201,12 +203,14 @@ def fill(self:KRRST):
     bar.close()
 
 @patch
-def real_batch(self:KRRST) -> tuple: # normalised images (b, C, H, W), teacher targets (b, k)
-    "Line 6: a mini-batch of real images and what the teacher says of them."
-    i = self.batches.next().to(self.device)
-    if not self.cfg.augment: return self.images.normalised(i), self.Y_t[i]
-    x = shift_and_flip(self.images.pixels(i), self.gen)
-    return normalise(x, self.images.mean, self.images.std), self.teacher(x)
+def real_batch(self:KRRST) -> tuple: # normalised images (b, C, H, W), teacher targets (b, k), and what share of the loss they are
+    "Line 6: a mini-batch of real images and what the teacher says of them; of several processes, each gets its share of it."
+    every = self.batches.next().to(self.device)
+    i = world().share(every)
+    share = len(i)/len(every) if self.cfg.reduction == 'mean' else 1
+    if not self.cfg.augment: return self.images.normalised(i), self.Y_t[i], share
+    x = world().share(shift_and_flip(self.images.pixels(every), self.gen))
+    return normalise(x, self.images.mean, self.images.std), self.teacher(x), share
 
 @patch
 def features(self:KRRST, net:Encoder, x:Tensor) -> Tensor: # (n, C, H, W) to (n, d)
@@ -219,24 +223,26 @@ def features(self:KRRST, net:Encoder, x:Tensor) -> Tensor: # (n, C, H, W) to (n,
     net.train()
     return f
 
-# %% ../nbs/10_krrst.ipynb #f7a87035
+# %% ../nbs/10_krrst.ipynb #75ae867b
 @patch
 def step(self:KRRST) -> dict: # `outer`, and `inner` when a model was trained
     "Lines 6 to 15 of Algorithm 1."
     if not self.pool: self.fill()
-    x, y = self.real_batch()                                                   # line 6
+    x, y, share = self.real_batch()                                            # line 6
     at = self.draw(0, len(self.pool))                                          # line 7
     slot = self.pool[at]
     slot.net.requires_grad_(False)                                             # ω is a constant of the outer problem
     with torch.no_grad(): F_t = self.features(slot.net, x)                     # (b, d)
-    loss = outer_loss(self.features(slot.net, self.X_s), self.Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)   # line 8
+    loss = share*outer_loss(self.features(slot.net, self.X_s), self.Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)   # line 8
     self.opt.zero_grad()
     loss.backward()
     slot.net.requires_grad_(True)
+    loss = loss.detach()
+    all_sum(loss, self.X_s.grad, *([self.Y_s.grad] if self.cfg.learn_y else []))
     for group in self.opt.param_groups: group['lr'] = self.cfg.lr*(1 - (1 - self.cfg.lr_end)*self.t/self.cfg.steps)
     self.opt.step()                                                            # line 9
     self.t += 1
-    return dict(outer=loss.detach(), **self.advance(at))
+    return dict(outer=loss, **self.advance(at))
 
 @patch
 def advance(self:KRRST, at:int) -> dict: # which model; `inner` if it was trained
