@@ -417,7 +417,7 @@ def p_value(differences:list # paired, one for each seed
     p = ttest_1samp(differences, 0).pvalue
     return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
 
-# %% ../nbs/40_compare.ipynb #1a0fdd5c
+# %% ../nbs/40_compare.ipynb #2c93c24e
 def table(result:dict, # from `compare`: of one block, or of all, one after the other
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -467,7 +467,7 @@ def how_text(result:dict # from `compare`
     for p in s.get('protocols', ['probe']):
         lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class the mean of {s['draws']} draws of them", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
-    return '\n'.join(textwrap.fill(l, 110, subsequent_indent='  ') for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
+    return '\n'.join(textwrap.fill(l, 110, subsequent_indent='  ', break_on_hyphens=False) for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
 
 # %% ../nbs/40_compare.ipynb #e01a7bf9
 def break_even(make:float, # seconds to make the set
