@@ -550,7 +550,7 @@ def curves(result:dict, # from `compare`
     fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncol=7, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/40_compare.ipynb #61e086b9
+# %% ../nbs/40_compare.ipynb #4feac0bb
 def across(result:dict, # from `compare`, with the method `random`
            over:str='student', # `student`, `target` or `budget`: a panel's groups
            methods=None # which; all but the ends and the baseline if None
@@ -560,7 +560,7 @@ def across(result:dict, # from `compare`, with the method `random`
     cols = [c for i, c in enumerate(cols) if c[0] != 'probe' or i == 0 or cols[i - 1][0] != 'probe']      # of the probe, the fewest labels
     groups = {v: block(result, **{over: v}) for v in a[known(over, a, 'over')]}
     names = methods or [n for n in dict.fromkeys(r['method'] for r in result['rows']) if n not in ('none', 'random', 'full')]
-    fig, axs = plt.subplots(1, len(cols), figsize=(1.5 + max(2.6, .28*len(groups)*len(names))*len(cols), 3.2), layout='constrained', dpi=80, squeeze=False)
+    fig, axs = plt.subplots(1, len(cols), figsize=(1.4 + max(2., .22*len(groups)*len(names))*len(cols), 3), layout='constrained', dpi=90, squeeze=False)
     for ax, c in zip(axs[0], cols):
         for j, n in enumerate(names):
             for i, (v, b) in enumerate(groups.items()):
@@ -568,8 +568,10 @@ def across(result:dict, # from `compare`, with the method `random`
                 ax.errorbar(i + .7*((j + .5)/len(names) - .5), np.mean(g), np.std(g, ddof=1) if len(g) > 1 else 0, fmt='o', ms=5, capsize=2, color=colour(n), label=label(n) if i == 0 else None)
         ax.axhline(0, color='k', lw=.8)
         ax.set_xticks(range(len(groups)), [str(v) for v in groups], fontsize=8)
-        if len(groups) > 3: plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
-        ax.set(ylabel=f'gain over random, {c[2]}, points', xlim=(-.6, len(groups) - .4))
+        if max(len(str(v)) for v in groups) > 3: plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
+        ax.set(xlim=(-.6, len(groups) - .4))
+        ax.set_title(c[2], fontsize=9)
         ax.grid(axis='y', alpha=.3)
+    axs[0, 0].set(ylabel='gain over random, points')
     axs[0, -1].legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
