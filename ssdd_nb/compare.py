@@ -181,7 +181,7 @@ def once(folder:Path|None, # where results are kept; None keeps nothing
     if path: write_json(path, dict(ask=ask, result=result, made=describe()))
     return result
 
-# %% ../nbs/40_compare.ipynb #5dbb3d5b
+# %% ../nbs/40_compare.ipynb #7c162a75
 def set_of(method:str, train:Images, teacher:Teacher, m:int|None, seed:int, preset:str='tiny', steps:int|None=None, precision:str='float32' # as for `make_set`
           ) -> dict: # JSON
     "Everything a set depends on."
@@ -210,6 +210,7 @@ def _sources(thing, found):
             if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == thing.__module__: _sources(v, found)
     return found
 
+# %% ../nbs/40_compare.ipynb #68bc9e40
 def pretrained(d:Distilled|None, # a set; None: nothing to train on
                train:Images, test:Images, # for the network's shape; for the distance
                teacher:Teacher|None, # g_φ; without it there is no distance
@@ -267,7 +268,7 @@ def in_words(seconds:float) -> str: # any number
     "A duration for people."
     return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/40_compare.ipynb #6c762332
+# %% ../nbs/40_compare.ipynb #de388602
 def as_list(v) -> list: # a list or tuple, or one thing
     "A list of it, or of all of them."
     return list(v) if isinstance(v, (list, tuple)) else [v]
@@ -313,6 +314,7 @@ def compare(train:Images, # what is distilled; its labels are used for judging o
     if out: write_json(Path(out)/'compare.json', result)
     return result
 
+# %% ../nbs/40_compare.ipynb #cd5c5ca9
 def check_grid(train:Images, test:Images, methods, m:list, students:list, targets:list, how:Judging, preset:str='tiny', steps:int|None=None # as for `compare`
               ) -> list: # the methods' names
     "Raise `BadInput`, before anything is computed, for what cannot work."
@@ -520,7 +522,7 @@ def picture(result:dict, # from `compare`: a block, or the first one
         for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
     return fig
 
-# %% ../nbs/40_compare.ipynb #b3eed1c6
+# %% ../nbs/40_compare.ipynb #7a447f82
 def curves(result:dict, # from `compare`
            student:str|None=None, target:str|None=None # which; the first if None
           ): # the figure
@@ -529,7 +531,7 @@ def curves(result:dict, # from `compare`
     one = dict(student=student or a['student'][0], target=target or a['target'][0])
     parts = {i: block(result, budget=i, **one) for i in a['budget']}
     last, cols = parts[a['budget'][-1]], columns(result)
-    probes, (protocol, first, head) = [c for c in cols if c[0] == 'probe'], cols[0]
+    probes, head = [c for c in cols if c[0] == 'probe'], cols[0][2]
     of = lambda b, n, c=cols[0], key='accuracy': pick(b['rows'], key, method=n, protocol=c[0], labels=c[1])
     names = [n for n in dict.fromkeys(r['method'] for r in last['rows']) if None not in of(last, n)]
     fig, axs = plt.subplots(1, 3, figsize=(9.6, 3.4), layout='constrained', dpi=90)
