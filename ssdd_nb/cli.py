@@ -6,7 +6,7 @@
 __all__ = ['add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher',
            'distill', 'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study']
 
-# %% ../nbs/50_cli.ipynb #513044e6
+# %% ../nbs/50_cli.ipynb #4b476762
 import argparse, contextlib, dataclasses, difflib, functools, inspect, os, shutil, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from . import labelled as lab
 from .core import BadInput, Diverged, Lost, describe, join, world, PRECISIONS, changed, get_device, progress_bar, known, need, writable, write_json, atomic
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
-from .evaluate import Recipe, Student, paper_recipe
+from .evaluate import Recipe, Student, paper_recipe, pretrained
 from .protocols import FineTune, paper_finetune
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel
@@ -298,7 +298,7 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     print('\n' + cmp.how_text(result))
     if out: write_json(Path(out)/'eval.json', result)
 
-# %% ../nbs/50_cli.ipynb #13d0958d
+# %% ../nbs/50_cli.ipynb #49457d32
 def _testable(test, train, how, told=True):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
@@ -348,7 +348,7 @@ def _evaluate(d, train, test, t, how, seeds, recipe, student, out, precision):
     entries = dict(none=lambda s: None, **({'random': random} if t else {}), **{own if own != 'random' else 'this set': lambda s: d})
     for s in range(seeds):
         for n, made in entries.items():
-            net, mse, seconds = cmp.pretrained(x := made(s), train, test, t, recipe, student, s, precision=precision)
+            net, mse, seconds = pretrained(x := made(s), train, test, t, recipe, student, s, precision=precision)
             rows += [dict(method=n, m=len(x) if x else 0, protocol=p, labels=l, seed=s, accuracy=a, target_mse=mse, seconds=seconds) for p in how.protocols for l, a in cmp.judge(net, x, on, p, how, s, precision=precision).items()]
     settings = dict(labels=list(how.labels), protocols=list(how.protocols), seeds=seeds, draws=how.draws, n_train=len(train), tuning=dataclasses.asdict(how.tuning), kd_steps=how.kd_steps,
                     set=d.hash, test=test.hash, recipe=dataclasses.asdict(recipe), students=[dataclasses.asdict(student)])

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PROTOCOLS', 'ALONE', 'Method', 'make_set', 'check', 'Target', 'Judging', 'judge', 'once', 'set_of',
-           'pretrained', 'measure', 'time_left', 'in_words', 'as_list', 'compare', 'check_grid', 'references', 'axes',
-           'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table', 'markdown_table',
+           'measure', 'time_left', 'in_words', 'as_list', 'compare', 'check_grid', 'references', 'axes', 'block',
+           'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table', 'markdown_table',
            'aligned_text', 'gains', 'how_text', 'break_even', 'costs', 'picture', 'curves', 'across']
 
-# %% ../nbs/40_compare.ipynb #84b76e3d
+# %% ../nbs/40_compare.ipynb #9b1b1594
 import inspect, json, textwrap, time
 from collections.abc import Callable
 from functools import cache, partial
@@ -22,7 +22,7 @@ from . import coresets, krrst, mkdt, scdd
 from .core import BadInput, Run, describe, digest, known, need, progress_bar, write_json
 from .data import Images, denormalise
 from .distilled import Distilled
-from .evaluate import Recipe, Student, embed, knn, outputs, pretrain, probe_scores, target_mse
+from .evaluate import Recipe, Student, embed, knn, pretrained, probe_scores
 from .nets import make_net
 from .posttrain import test_accuracy
 from .protocols import FineTune, by_batch_accuracy, distil_without_data, finetune
@@ -210,20 +210,7 @@ def _sources(thing, found):
             if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == thing.__module__: _sources(v, found)
     return found
 
-# %% ../nbs/40_compare.ipynb #68bc9e40
-def pretrained(d:Distilled|None, # a set; None: nothing to train on
-               train:Images, test:Images, # for the network's shape; for the distance
-               teacher:Teacher|None, # g_φ; without it there is no distance
-               recipe:Recipe=Recipe(), student:Student=Student(), seed:int=0, # as in `compare`
-               **kwargs # for `run`
-              ) -> tuple: # the student in eval mode, its test MSE to the teacher or None, seconds of pre-training
-    "A fresh student, pre-trained on a set."
-    Y = None if teacher is None else teacher.targets(test)
-    net, t = student.make(train, outputs(d, Y), seed), time.monotonic()
-    if d is not None: pretrain(net, d, recipe, seed, **kwargs)
-    seconds = time.monotonic() - t
-    return net.eval(), target_mse(net, test, Y) if Y is not None and net.head.out_features == Y.shape[1] else None, seconds
-
+# %% ../nbs/40_compare.ipynb #01549ae1
 def measure(method:str, train:Images, test:Images, teacher:Teacher, m:int|None, seed:int, # what is measured
             targets:list, how:Judging, out:Path|None, # where, by which protocols, folder for sets and results
             preset:str, steps:int|None, recipe:Recipe, student:Student, # of the set, of the pre-training
@@ -231,9 +218,10 @@ def measure(method:str, train:Images, test:Images, teacher:Teacher, m:int|None, 
            ) -> list: # a row for each target, protocol and fraction of labels
     "One cell of the grid: make a set, pre-train a student on it, judge it; only what is not there yet."
     setting, rows = set_of(method, train, teacher, m, seed, preset, steps, kwargs.get('precision', 'float32')), []
-    folder = out and METHODS[method].sized and Path(out)/'sets'/f"{method}{'' if m is None else f'-m{m}'}-seed{seed}-{digest(setting)}"
+    made_by = method if m is None else f'{method}-m{m}'
+    folder = out and METHODS[method].sized and Path(out)/'sets'/f'{made_by}-seed{seed}-{digest(setting)}'
     ask = dict(**setting, recipe=asdict(recipe), student=asdict(student))
-    name = f"{method}{'' if m is None else f'-m{m}'}-{student.net}-seed{seed}"
+    name = f'{made_by}-{student.net}-seed{seed}'
     @cache
     def ready(): # the set, and the pre-trained student with its distance and its time
         d = make_set(method, train, teacher, m, seed, folder or None, preset, steps, out and Path(out)/'shared', **kwargs)
@@ -339,7 +327,7 @@ def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1)
     return [dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 
-# %% ../nbs/40_compare.ipynb #49c7130e
+# %% ../nbs/40_compare.ipynb #d9c3728b
 def axes(result:dict # from `compare`
         ) -> dict: # `budget`, `student`, `target`: the values of each
     "What a comparison varies beside methods, protocols and seeds."
@@ -348,13 +336,13 @@ def axes(result:dict # from `compare`
     return dict(budget=as_list(s.get('m', [])) or [None], student=students or [None], target=[t['name'] for t in s.get('targets', [])] or [None])
 
 def block(result:dict, # from `compare`
-          **which # `budget=…`, `student=…`, `target=…`; the first of each where nothing is said
+          **which # `budget=…`, `student=…`, `target=…`; where nothing is said a block's own, or else the first
          ) -> dict: # a comparison of one of each
     "The rows of one number of images, one network and one target; raises `BadInput`."
     a = axes(result)
     for k in which: known(k, a, 'axis')
     for k, v in which.items(): need(v in a[k], k, v, f"one of {', '.join(map(str, a[k]))}")
-    one = {k: which.get(k, v[0]) for k, v in a.items()}
+    one = {k: v[0] for k, v in a.items()} | result.get('block', {}) | which
     order = {n: i for i, n in enumerate(dict.fromkeys(r['method'] for r in result['rows']))}              # the same in every block
     of = lambda rows: sorted((r for r in rows if all(r.get(k) in (None, v) for k, v in one.items())), key=lambda r: order.get(r['method'], 0))
     return dict(result, rows=of(result['rows']), references=of(result.get('references', [])), block=one)
@@ -378,7 +366,7 @@ def columns(result:dict # from `compare`
     probes = [('probe', l, f'{l:.3g} labels' if l > 1 else f'{100*l:.3g}% labels') for l in s['labels']]
     return [c for p in s.get('protocols', ['probe']) for c in (probes if p == 'probe' else [(p, 1., ALONE[p])])]
 
-# %% ../nbs/40_compare.ipynb #e673ccc4
+# %% ../nbs/40_compare.ipynb #f7946047
 def mean_std(values, # numbers, one for each seed
              digits:int=1 # after the point
             ) -> str:
@@ -400,7 +388,7 @@ def gain(result:dict, # from `compare`: a block, or the first one
          protocol:str='probe' # which
         ) -> list: # differences, by seed; empty if either is missing
     "Accuracy minus the baseline's, seed by seed; of a grid, in its first block."
-    result = result if 'block' in result else block(result)
+    result = block(result)
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels, protocol=protocol) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
@@ -471,7 +459,7 @@ def how_text(result:dict # from `compare`
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
     return '\n'.join(textwrap.fill(l, 110, subsequent_indent='  ', break_on_hyphens=False) for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
 
-# %% ../nbs/40_compare.ipynb #e01a7bf9
+# %% ../nbs/40_compare.ipynb #9cedf135
 def break_even(make:float, # seconds to make the set
                use:float, # seconds to pre-train one network on it
                full:float # seconds to pre-train one on everything
@@ -483,7 +471,7 @@ def costs(result:dict, # from `compare`, with the method `full`: a block, or the
           markdown:bool=False # for a page, or else for a terminal
          ) -> str:
     "Seconds to make each set and to pre-train on it, and the number of uses after which it pays (mean over seeds)."
-    result = result if 'block' in result else block(result)
+    result = block(result)
     rows, (protocol, first, _) = result['rows'], columns(result)[0]
     mean = lambda n, key: float(np.mean(pick(rows, key, method=n, labels=first, protocol=protocol)))
     names = [n for n in dict.fromkeys(r['method'] for r in rows) if n != 'none']
@@ -495,12 +483,12 @@ def costs(result:dict, # from `compare`, with the method `full`: a block, or the
     head = ['method', 'seconds to make', 'seconds to pre-train', 'uses to break even']
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/40_compare.ipynb #1a12a5cd
+# %% ../nbs/40_compare.ipynb #b6ad14b5
 def picture(result:dict, # from `compare`: a block, or the first one
             sets:dict|None=None # method: Distilled, to show their images above
            ): # the figure
     "Accuracy in the first column of the table, and distance to the teacher; above them, images."
-    result = result if 'block' in result else block(result)
+    result = block(result)
     methods, (protocol, first, head) = list(dict.fromkeys(r['method'] for r in result['rows'])), columns(result)[0]
     sets, of = sets or {}, partial(pick, result['rows'], labels=first, protocol=protocol)
     fig = plt.figure(figsize=(9.5, 3 + .85*len(sets)), layout='constrained')

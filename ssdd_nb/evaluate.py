@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'paper_recipe', 'Pretraining', 'pretrain', 'train_student', 'linear_probe', 'accuracy', 'knn', 'embed',
-           'target_mse', 'probe_scores', 'Student', 'evaluate', 'outputs']
+           'target_mse', 'probe_scores', 'Student', 'pretrained', 'evaluate', 'outputs']
 
 # %% ../nbs/06_evaluate.ipynb #ae45ea42
 from dataclasses import asdict, dataclass
@@ -197,7 +197,20 @@ class Student:
         _, c, h, w = images.x.shape
         return place(make_net(self.net, c, (h, w), out_dim, seed=seed, widths=self.widths, norm=self.norm, stem_stride=self.stem_stride), images.x.device)
 
-# %% ../nbs/06_evaluate.ipynb #3e945a40
+# %% ../nbs/06_evaluate.ipynb #24b2f8b2
+def pretrained(d:Distilled|None, # a set; None: nothing to train on
+               train:Images, test:Images, # for the network's shape; for the distance
+               teacher:Teacher|None, # g_φ; without it there is no distance
+               recipe:Recipe=Recipe(), student:Student=Student(), seed:int=0, # how, which network, of student and batches
+               **kwargs # for `run`
+              ) -> tuple: # the student in eval mode, its test MSE to the teacher or None, seconds of pre-training
+    "A fresh student, pre-trained on a set."
+    Y = None if teacher is None else teacher.targets(test)
+    net, t = student.make(train, outputs(d, Y), seed), time.monotonic()
+    if d is not None: pretrain(net, d, recipe, seed, **kwargs)
+    seconds = time.monotonic() - t
+    return net.eval(), target_mse(net, test, Y) if Y is not None and net.head.out_features == Y.shape[1] else None, seconds
+
 def evaluate(d:Distilled|None, # the set; None for a network without pre-training
              train:Images, # where labels come from
              test:Images, # where it is tested
@@ -210,14 +223,8 @@ def evaluate(d:Distilled|None, # the set; None for a network without pre-trainin
              **kwargs # for `run`: `show`, `precision`, …
             ) -> dict: # `accuracy` {fraction: percent}, `target_mse`, `seconds` (of pre-training)
     "Pre-train a fresh student on a set and probe it."
-    Y = None if teacher is None else teacher.targets(test)
-    net = student.make(train, outputs(d, Y), seed)
-    t = time.monotonic()
-    if d is not None: pretrain(net, d, recipe, seed, **kwargs)
-    seconds = time.monotonic() - t
-    scores = probe_scores(embed(net, train), embed(net, test), train, test, labels, seed, draws)
-    comparable = Y is not None and net.head.out_features == Y.shape[1]
-    return dict(accuracy=scores, target_mse=target_mse(net, test, Y) if comparable else None, seconds=seconds)
+    net, mse, seconds = pretrained(d, train, test, teacher, recipe, student, seed, **kwargs)
+    return dict(accuracy=probe_scores(embed(net, train), embed(net, test), train, test, labels, seed, draws), target_mse=mse, seconds=seconds)
 
 def outputs(d:Distilled|None, # a set
             Y:Tensor|None # a teacher's targets
