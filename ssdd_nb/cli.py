@@ -191,7 +191,7 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #87f3073e
+# %% ../nbs/50_cli.ipynb #1821bf9c
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
@@ -208,23 +208,23 @@ def distill(src:Source=Source(), # see there
            ):
     "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
-    need(known(method, cmp.METHODS, 'method') != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
-    need(world().size == 1 or cmp.METHODS[known(method, cmp.METHODS, 'method')].divided, 'method', method, f"runs in one process; several share {', '.join(n for n, how in cmp.METHODS.items() if how.divided)}")
-    need(method.lower() != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
-    with_labels = known(method, cmp.METHODS, 'method') in lab.LABELLED and lab.LABELLED[method.lower()].recovered
-    need(ipc is None or m is None and cmp.METHODS[method.lower()].of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {', '.join(n for n, how in cmp.METHODS.items() if how.of_classes)}; others take m")
+    how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
+    need(name != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
+    need(world().size == 1 or how.divided, 'method', method, f"runs in one process; several share {', '.join(n for n, how in cmp.METHODS.items() if how.divided)}")
+    need(name != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
+    with_labels = name in lab.LABELLED and lab.LABELLED[name].recovered
+    need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {', '.join(n for n, how in cmp.METHODS.items() if how.of_classes)}; others take m")
     need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd, sre2l and cda')
     train, _ = _start(src, out)
     if ipc is not None: m = ipc*len(train.classes)
-    name = cmp.check(method, train, m, preset, steps)
-    teaching = replace(teaching, teacher_preset=teaching.teacher_preset or cmp.METHODS[name].teaching)
+    cmp.check(name, train, m, preset, steps)
+    teaching = replace(teaching, teacher_preset=teaching.teacher_preset or how.teaching)
     _agreed([name], train, m, preset, steps, out, yes, teaching)
     if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out)/'run.json').exists()
-    taught = cmp.METHODS[name].taught
-    t = teaching.get(train, Path(out)/'teacher', precision=precision) if taught else None
-    d = cmp.make_set(method, train, t, m, seed, Path(out), preset, steps, precision=precision)
-    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if taught else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
+    t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.taught else None
+    d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
+    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.taught else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
     if soft_labels: _store_labels(d, align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
 
 def _time(seconds):

@@ -7,9 +7,10 @@ __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post
            'check_labelled', 'accuracy_of', 'picked', 'labelled_table', 'difference', 'labelled_gains',
            'labelled_picture']
 
-# %% ../nbs/43_labelled.ipynb #bc308b5e
+# %% ../nbs/43_labelled.ipynb #5ac3894f
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 import json, time
 import matplotlib.pyplot as plt
@@ -25,7 +26,7 @@ from .posttrain import PostRecipe, post_train, relabel, test_accuracy
 from .teachers import Classifier
 from .viz import colour, label, show_images
 
-# %% ../nbs/43_labelled.ipynb #47612015
+# %% ../nbs/43_labelled.ipynb #e2bb1bee
 @dataclass(frozen=True)
 class Labelled:
     "A way to make a set with labels."
@@ -36,18 +37,15 @@ class Labelled:
 def _random(images, net, ipc, seed, preset, steps, out=None, **kwargs): return posttrain.random_set(images, ipc, seed)
 def _full(images, net, ipc, seed, preset, steps, out=None, **kwargs):
     return distilled_from(images.normalised(), images.y, images, method='full', config={}, seed=seed, target_kind='labels')
-def _scdd(images, net, ipc, seed, preset, steps, out=None, **kwargs):
-    return scdd.scdd(images, net, scdd.preset(preset, ipc, steps, images.x.shape[1]), seed, out, **kwargs)
-
-def _cda(images, net, ipc, seed, preset, steps, out=None, **kwargs):
-    return scdd.scdd(images, net, scdd.with_curriculum(scdd.preset(preset, ipc, steps, images.x.shape[1])), seed, out, **kwargs)
+def _scdd(images, net, ipc, seed, preset, steps, out=None, change=lambda cfg: cfg, **kwargs):
+    return scdd.scdd(images, net, change(scdd.preset(preset, ipc, steps, images.x.shape[1])), seed, out, **kwargs)
 
 def _noise(images, net, ipc, seed, preset, steps, out=None, **kwargs):
     d = scdd.SCDD(images, net, scdd.preset('tiny', ipc, 1, images.x.shape[1]), seed).distilled()
     d.manifest['method'] = 'noise'
     return d
 
-LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True), 'cda': Labelled(_cda, 'sl', True),
+LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True), 'cda': Labelled(partial(_scdd, change=scdd.with_curriculum), 'sl', True),
             'scdd': Labelled(_scdd, 'ssl', True), 'full': Labelled(_full, 'ssl'), 'full-sl': Labelled(_full, 'sl')}
 
 # %% ../nbs/43_labelled.ipynb #865b318e

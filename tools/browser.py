@@ -41,7 +41,7 @@ def served(folder):
 
 # what can be wrong with a page, in the page's own words
 LOOK = r"""() => {
-  const bad = [], article = document.querySelector('article') || document.body, visible = e => e.offsetParent !== null
+  const bad = [], article = document.querySelector('article') || document.body
   if (document.scrollingElement.scrollWidth > window.innerWidth + 1) bad.push('wider than the window: ' + document.scrollingElement.scrollWidth + ' px')
   const words = article.cloneNode(true); words.querySelectorAll('pre, code, mjx-container, script, style').forEach(e => e.remove())
   const raw = words.textContent.match(/\$\$|\\(frac|mathbb|text|mathcal|left|sum|begin)\b|\\\(|\\\[/); if (raw) bad.push('raw LaTeX: ' + raw[0])
@@ -136,9 +136,9 @@ def flagged(nb):
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
     return nb
 
-CELLS = '() => [...jupyterapp.shell.widgets("main")].find(w => w.content && w.content.model && w.content.model.cells).content.model.cells.length'
+NOTEBOOK = "[...jupyterapp.shell.widgets('main')].find(w => w.content && w.content.model && w.content.model.cells)"
 # the cells that JupyterLab shows, by what has become of them; it draws only those in view, so its own model is asked
-STATE = r"""() => { const w = [...jupyterapp.shell.widgets('main')].find(w => w.content && w.content.model && w.content.model.cells), cells = [...w.content.model.cells].filter(c => c.type === 'code' && c.sharedModel.source.trim())
+STATE = '() => { const w = ' + NOTEBOOK + r""", cells = [...w.content.model.cells].filter(c => c.type === 'code' && c.sharedModel.source.trim())
   const errors = cells.flatMap(c => c.sharedModel.outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue + ' in ' + c.sharedModel.source.slice(0, 60)))
   return {all: cells.length, done: cells.filter(c => c.executionCount).length, errors: errors, status: w.sessionContext.kernelDisplayStatus} }"""
 
@@ -166,8 +166,8 @@ def answers(page, explorers):
     "Click on the controls of each explorer: does the picture change?"
     found, bad = 0, []
     if not explorers: return []
-    for i in range(page.evaluate(CELLS)):                  # JupyterLab draws a cell when it comes into view
-        page.evaluate('i => [...jupyterapp.shell.widgets("main")].find(w => w.content && w.content.model && w.content.model.cells).content.scrollToItem(i)', i)
+    for i in range(page.evaluate(f'{NOTEBOOK}.content.model.cells.length')):        # JupyterLab draws a cell when it comes into view
+        page.evaluate(f'{NOTEBOOK}.content.scrollToItem({i})')
     page.wait_for_timeout(1000)
     for box in page.locator('.jp-OutputArea-output .widget-vbox').all():
         box.scroll_into_view_if_needed()
