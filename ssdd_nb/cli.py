@@ -191,11 +191,11 @@ def _start(src, out, show=True):
     writable(out)
     return src.load(show)
 
-# %% ../nbs/50_cli.ipynb #1821bf9c
+# %% ../nbs/50_cli.ipynb #349478b2
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
+            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
             m:int=None, # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
             ipc:int=None, # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
             steps:int=None, # distillation steps, if not the preset's
