@@ -46,6 +46,7 @@ LOOK = r"""() => {
   const words = article.cloneNode(true); words.querySelectorAll('pre, code, mjx-container, script, style').forEach(e => e.remove())
   const raw = words.textContent.match(/\$\$|\\(frac|mathbb|text|mathcal|left|sum|begin)\b|\\\(|\\\[/); if (raw) bad.push('raw LaTeX: ' + raw[0])
   if (article.querySelector('mjx-merror, [data-mml-node="merror"]')) bad.push('a formula that MathJax cannot read')
+  if (window.innerWidth > 1000 && window.MathJax && MathJax.startup.document) for (const m of MathJax.startup.document.math) if (m.display && m.typesetRoot.scrollWidth > article.clientWidth + 1) bad.push('a formula wider than the text: ' + m.math.trim().slice(0, 50))
   if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container')) bad.push('formulas that are not drawn')
   article.querySelectorAll('.cell_output').forEach(o => { if (!o.textContent.trim() && !o.querySelector('img, svg, canvas')) bad.push('an empty output') })
   article.querySelectorAll('.cell_output pre').forEach(o => { if (/Traceback \(most recent|Error displaying widget/.test(o.textContent)) bad.push('a traceback: ' + o.textContent.trim().slice(-80)) })

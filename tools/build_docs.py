@@ -4,7 +4,7 @@
 Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
 An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
 """
-import dataclasses, html.parser, importlib, inspect, re, shutil, subprocess, sys
+import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
@@ -79,34 +79,57 @@ def shown(nb, path, public):
     nb.metadata.pop('widgets', None)
     return nb
 
+def comments(fn):
+    "What the source says of parameters and result: [(names that share a line, their comment)], the result's comment."
+    text = textwrap.dedent(inspect.getsource(fn))
+    f = ast.parse(text).body[0]
+    said = {t.start[0]: t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    params = sorted((p for p in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg] if p and p.arg != 'self'), key=lambda p: (p.lineno, p.col_offset))
+    groups = {line: [p.arg for p in ps] for line, ps in itertools.groupby(params, lambda p: p.end_lineno)}
+    last = f.returns.end_lineno if f.returns else 0
+    result = said.get(last, '')
+    if last in groups: said[last], _, result = result.partition('; ')          # all on one line: first what goes in
+    return [(names, said.get(line, '')) for line, names in groups.items()], result
+
 def rows(fn):
-    "A Markdown table of parameters, from docments."
-    if inspect.isclass(fn) and not dataclasses.is_dataclass(fn): fn = fn.__init__
-    lines = []
-    for name, p in docments(fn, full=True, returns=False).items():
-        if name in ('self', 'return'): continue
-        anno = '' if p.anno in (None, inspect.Parameter.empty) else getattr(p.anno, '__name__', str(p.anno)) if not hasattr(p.anno, '__args__') else str(p.anno)
-        default = '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
-        cell = lambda s: str(s or '').replace('|', '\\|').replace('\n', ' ')
-        lines.append(f"| `{name}` | {cell(anno.replace('torch.', '').replace('ssdd_nb.', ''))} | {cell(default)} | {cell(p.docment)} |")
+    "A Markdown table of parameters, from the comments beside them; those that share a comment share a row."
+    if dataclasses.is_dataclass(fn):
+        known = docments(fn, full=True, returns=False)
+        said = {n: p.docment for c in reversed(fn.__mro__) if dataclasses.is_dataclass(c) for n, p in docments(c, full=True, returns=False).items() if p.docment}      # a field may be its parent's
+        groups = [([n], said.get(n)) for n in known]
+    else:
+        if inspect.isclass(fn): fn = vars(fn).get('__init__')
+        if not inspect.isfunction(fn): return ''
+        known, groups = inspect.signature(fn).parameters, comments(fn)[0]
+    cell = lambda s: str(s or '').replace('|', '\\|').replace('\n', ' ')
+    join = lambda which, names: ', '.join(dict.fromkeys(t for n in names if (t := which(known[n]))))
+    default = lambda p: '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
+    lines = [f"| {', '.join(f'`{n}`' for n in names)} | {cell(join(kind, names))} | {cell(join(default, names) if len(names) == 1 else '')} | {cell(said)} |" for names, said in groups]
     return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
+
+def kind(p):
+    "A parameter's type in words; none if there is no annotation."
+    anno = getattr(p, 'anno', getattr(p, 'annotation', None))
+    if anno in (None, type(None), inspect.Parameter.empty): return ''
+    return (str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno))).replace('torch.', '').replace('ssdd_nb.', '')
 
 def short(v):
     s = getattr(v, '__name__', None) or repr(v)
     return s if len(s) < 40 and '0x' not in s else type(v).__name__ + '(...)'
 
 def returns(fn):
-    r = docments(fn, full=True).get('return') if not inspect.isclass(fn) else None
-    if not r: return ''
-    anno = '' if r.anno in (None, inspect.Signature.empty) else getattr(r.anno, '__name__', str(r.anno))
-    return f"\n**Returns** {anno}{': ' if anno and r.docment else ''}{r.docment or ''}\n" if anno or r.docment else ''
+    "What comes back."
+    if inspect.isclass(fn): return ''
+    anno, said = inspect.signature(fn).return_annotation, comments(fn)[1]
+    anno = '' if anno in (None, inspect.Signature.empty) else getattr(anno, '__name__', str(anno))
+    return f"\n**Returns** {anno}{': ' if anno and said else ''}{said}\n" if anno or said else ''
 
 def signature(name, obj):
     "The call, with defaults and without annotations."
     if inspect.isclass(obj) and issubclass(obj, Exception): return ''
     ps = [p.replace(annotation=inspect.Parameter.empty) for n, p in inspect.signature(obj).parameters.items() if n != 'self']
     ps = [p if p.default is p.empty else p.replace(default=Plain(short(p.default))) for p in ps]
-    return f'~~~python\n{name}({", ".join(map(str, ps))})\n~~~\n'
+    return '~~~python\n' + textwrap.fill(f'{name}{inspect.Signature(ps)}', 90, subsequent_indent=' '*(len(name) + 1), break_long_words=False, break_on_hyphens=False) + '\n~~~\n'
 
 class Plain(str):
     "Text that shows as it is where its `repr` is asked for."
@@ -132,7 +155,7 @@ def api(module, page):
     "A page for a module."
     mod = importlib.import_module(f'ssdd_nb.{module}')
     what = [(n, getattr(mod, n)) for n in mod.__all__]
-    defined = lambda o: inspect.isclass(o) or inspect.isfunction(o)
+    defined = lambda o: inspect.isclass(o) or inspect.isfunction(inspect.unwrap(o))      # a cached function is wrapped
     things = [entry(n, o) for n, o in what if defined(o)]
     values = [f'`{n}`' for n, o in what if not defined(o)]
     head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
@@ -144,6 +167,8 @@ def prepare(src):
     found = {p.relative_to(NBS): nbformat.read(p, 4) for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
     modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp')}
     check_parts({p.with_suffix('').as_posix() for p in found})
+    unseen = [f'{p}: {c.source.splitlines()[0]} …' for p, nb in found.items() for c in nb.cells if any(x.startswith(('echo: false', 'fig-alt')) for x in directives(c)) and not c.outputs]
+    if unseen: sys.exit('\n'.join(['these cells are there for what they show, and have no output (run the notebook):', *unseen]))
     public = names()
     for p, nb in found.items():
         nb = shown(nb, p, public)

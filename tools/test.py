@@ -38,6 +38,16 @@ def notebook(p, flags):
     except subprocess.TimeoutExpired: return time.time() - t, 'took more than half an hour'
     return time.time() - t, r.stdout if r.returncode or 'Success.' not in r.stdout else ''
 
+def site():
+    "Build the site and look at it in a browser; (what, what went wrong, seconds), None if it could not be looked at."
+    t = time.time()
+    built = sh(sys.executable, 'tools/build_docs.py')
+    yield 'the site builds, its links lead somewhere', built.stdout if built.returncode else '', time.time() - t
+    t = time.time()
+    seen = sh(sys.executable, 'tools/browser.py', 'site', '--some')
+    if seen.returncode == 77: yield f'{seen.stdout.strip()}: the site was not looked at in a browser', None
+    else: yield 'pages, search, formulas and code copy in a browser without network', seen.stdout if seen.returncode else '', time.time() - t
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('notebooks', nargs='*', help='names without .ipynb (default: all, and the other checks)')
@@ -55,15 +65,11 @@ def main():
         report('README.md is current', r.stdout if r.returncode else '')
     files = [NBS/f'{n}.ipynb' for n in args.notebooks] or sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     with ThreadPoolExecutor(2) as pool:
+        pages = None if args.notebooks else pool.submit(lambda: list(site()))
         for p, (seconds, error) in zip(files, pool.map(lambda p: notebook(p, args.flags), files)):
             k = checks(p); n += 0 if error else k
             report(p.relative_to(NBS), error, seconds, f' ({k} checks)')
-    if not args.notebooks:
-        r = sh(sys.executable, 'tools/build_docs.py')
-        report('the site builds, its links lead somewhere', r.stdout if r.returncode else '')
-        r = sh(sys.executable, 'tools/browser.py', 'site', '--some')
-        if r.returncode == 77: print(r.stdout.strip() + ': the site was not looked at in a browser')
-        else: report('pages, search, formulas and code copy in a browser without network', r.stdout if r.returncode else '')
+        if pages: [report(*what) if what[1] is not None else print(what[0]) for what in pages.result()]
     ok = sum(str(p.relative_to(NBS)) not in map(str, failed) for p in files)
     print(f"\n{ok} of {len(files)} notebooks passed, {n} checks in them, {len(failed)} failures, {time.time() - t:.0f} s")
     return bool(failed)
