@@ -220,7 +220,7 @@ class PlainExpert:
         self.opt.step()
         return dict(loss=loss.detach())
 
-# %% ../nbs/41_bench.ipynb #e5ab6320
+# %% ../nbs/41_bench.ipynb #290f51cc
 def _krrst_step(device, **kw):
     images, teacher, cfg = krrst_problem(device=device, widths=(32, 64, 128), **{**dict(m=100, batch=100), **kw})
     d = KRRST(images, teacher, cfg)
@@ -280,19 +280,20 @@ def show_growth(rows:list # of `bench_growth`
     "Seconds against what was doubled, one panel for each computation, with the exponents."
     import matplotlib.pyplot as plt
     names, slopes = list(dict.fromkeys(r['name'] for r in rows)), exponents(rows)
-    fig, axs = plt.subplots(2, -(-len(names)//2), figsize=(9.5, 5.6), layout='constrained', squeeze=False)
+    fig, axs = plt.subplots(2, -(-len(names)//2), figsize=(8.6, 5.9), layout='constrained', dpi=80, squeeze=False)
     for ax, n in zip(axs.flat, names):
         ax.set_xscale('log', base=2)
         ax.set_yscale('log', base=2)
         for axis, c in zip(dict.fromkeys(r['axis'] for r in rows if r['name'] == n), ('#0072b2', '#d55e00', '#009e73')):
             got = [r for r in rows if (r['name'], r['axis']) == (n, axis)]
-            ax.plot([r['value'] for r in got], [r['seconds'] for r in got], 'o-', color=c, ms=4, label=f"{axis}: exponent {slopes[n, axis][0]:.2f}, of operations {slopes[n, axis][1]:.2f}")
+            ax.plot([r['value'] for r in got], [r['seconds'] for r in got], 'o-', color=c, ms=4, label=f'{axis}: {slopes[n, axis][0]:.2f} ({slopes[n, axis][1]:.2f})')
         ax.set_title(n, fontsize=10)
         for side in (ax.xaxis, ax.yaxis): side.set_major_formatter('{x:g}')
         ax.yaxis.set_major_formatter('{x:.3g}')
-        ax.legend(frameon=False, fontsize=7, loc='upper center', bbox_to_anchor=(.5, -.1))
+        ax.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(.5, -.1), title='exponent (of operations)', title_fontsize=8)
     for ax in axs[:, 0]: ax.set_ylabel('seconds')
     for ax in axs.flat[len(names):]: ax.set_axis_off()
+    fig.supxlabel('what is doubled: the quantity in the legend', fontsize=10)
     return fig
 
 # %% ../nbs/41_bench.ipynb #3725277c
@@ -396,7 +397,7 @@ def bench(names=None, # of `BENCHES`; all if None
     if out: write_json(Path(out)/'bench.json', result)
     return result
 
-# %% ../nbs/41_bench.ipynb #968c2780
+# %% ../nbs/41_bench.ipynb #898408ff
 def bench_table(result:dict # from `bench`
                ) -> str:
     "A line for each variant, with its speed relative to the first of its benchmark."
@@ -404,8 +405,9 @@ def bench_table(result:dict # from `bench`
     def operations(r):
         if r['gflop'] is None: return ' '*14
         return f"{r['gflop']:8.3g} GFLOP" + (f" {r['gflop']/r['seconds']/fast['convolution']:4.0%}" if fast else '')
+    def memory(r): return f"{r['peak_mib']:6.0f} MiB " if any(r['peak_mib'] for r in result['rows']) else ''      # `ranks` measures none
     wide, wider = (max(len(text(r)) for r in result['rows']) for text in (_title, lambda r: r['variant']))
-    lines = [f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {r['peak_mib']:6.0f} MiB {operations(r)} {first[_title(r)]/r['seconds']:5.2f}×" for r in result['rows']]
+    lines = [f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {memory(r)}{operations(r)} {first[_title(r)]/r['seconds']:5.2f}×" for r in result['rows']]
     per = f"; % of a convolution's {fast['convolution']:.0f} GFLOP/s (a matrix product's: {fast['product']:.0f})" if fast else ''
     return '\n'.join([*lines, f"on {result['device']}, torch {result['versions']['torch']}" + per])
 

@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'LABELS_ONLY', 'PROTOCOLS', 'ALONE', 'Method', 'make_set',
            'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table', 'markdown_table',
            'aligned_text', 'gains', 'how_text', 'break_even', 'costs', 'picture', 'curves', 'across']
 
-# %% ../nbs/40_compare.ipynb #f05df0e6
+# %% ../nbs/40_compare.ipynb #f3353b2e
 import inspect, json, textwrap, time
 from collections.abc import Callable
 from functools import cache, partial
@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 import torch
 from torch import nn
-from . import coresets, kernels, krrst, matching, mkdt, scdd, trajectories
+from . import __version__, coresets, kernels, krrst, matching, mkdt, scdd, trajectories
 from .core import BadInput, Run, describe, digest, generator, known, need, progress_bar, write_json
 from .costs import of_krrst, of_mkdt, of_scdd
 from .data import Images, denormalise
@@ -29,7 +30,7 @@ from .posttrain import per_class, test_accuracy
 from .protocols import FineTune, by_batch_accuracy, distil_without_data, finetune
 from . import teachers
 from .teachers import Teacher
-from .viz import colour, label, plot_scores, show_images
+from .viz import colour, label, show_images
 
 # %% ../nbs/40_compare.ipynb #c7ca3042
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def once(folder:Path|None, # where results are kept; None keeps nothing
     if path: write_json(path, dict(ask=ask, result=result, made=describe()))
     return result
 
-# %% ../nbs/40_compare.ipynb #7c162a75
+# %% ../nbs/40_compare.ipynb #5550627e
 def set_of(method:str, train:Images, teacher:Teacher, m:int|None, seed:int, preset:str='tiny', steps:int|None=None, precision:str='float32' # as for `make_set`
           ) -> dict: # JSON
     "Everything a set depends on."
@@ -239,9 +240,9 @@ def set_of(method:str, train:Images, teacher:Teacher, m:int|None, seed:int, pres
     return dict(method=method, m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=precision, **how, **_code(METHODS[method].make))
 
 def _code(make):
-    "What a method that is not this library's is made of: what was measured before it was edited is of no use."
+    "What a method is made of: the library's version, or the source of one that is not its own. What was measured before it changed is of no use."
     fn = getattr(make, 'func', make)
-    if fn is None or fn.__module__.startswith('ssdd_nb.'): return {}
+    if fn is None or fn.__module__.startswith('ssdd_nb.'): return dict(version=__version__)
     return dict(code=digest(sorted(_sources(fn, {}).values()), repr(getattr(make, 'args', ())), repr(getattr(make, 'keywords', {}))))
 
 def _sources(thing, found):
@@ -415,14 +416,14 @@ def columns(result:dict # from `compare`
     probes = [('probe', l, f'{l:.3g} labels' if l > 1 else f'{100*l:.3g}% labels') for l in s['labels']]
     return [c for p in s.get('protocols', ['probe']) for c in (probes if p == 'probe' else [(p, 1., ALONE[p])])]
 
-# %% ../nbs/40_compare.ipynb #f7946047
+# %% ../nbs/40_compare.ipynb #787f4513
 def mean_std(values, # numbers, one for each seed
              digits:int=1 # after the point
             ) -> str:
     "`mean ± std`; only the mean if there is one value, a dash if there is none."
     v = [x for x in values if x is not None]
     if not v: return '–'
-    return f'{np.mean(v):.{digits}f}' + (f' ± {np.std(v, ddof=1):.{digits}f}' if len(v) > 1 else '')
+    return f'{round(float(np.mean(v)), digits) + 0.:.{digits}f}' + (f' ± {np.std(v, ddof=1):.{digits}f}' if len(v) > 1 else '')      # + 0.: no minus before a zero
 
 def pick(rows:list, # of a comparison
          key:str, # `accuracy`, `target_mse`, …
@@ -456,7 +457,7 @@ def p_value(differences:list # paired, one for each seed
     p = ttest_1samp(differences, 0).pvalue
     return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
 
-# %% ../nbs/40_compare.ipynb #2c93c24e
+# %% ../nbs/40_compare.ipynb #0ab763fb
 def table(result:dict, # from `compare`: of one block, or of all, one after the other
           markdown:bool=False # for a README, or else for a terminal
          ) -> str:
@@ -504,9 +505,9 @@ def how_text(result:dict # from `compare`
     lines = [f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
              f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}"]
     for p in s.get('protocols', ['probe']):
-        lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class the mean of {s['draws']} draws of them", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
+        lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class {'one draw of them' if s['draws'] == 1 else 'the mean of ' + str(s['draws']) + ' draws of them'}", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
-    return '\n'.join(textwrap.fill(l, 110, subsequent_indent='  ', break_on_hyphens=False) for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
+    return '\n'.join(textwrap.fill(l, 95, subsequent_indent='  ', break_on_hyphens=False) for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
 
 # %% ../nbs/40_compare.ipynb #9cedf135
 def break_even(make:float, # seconds to make the set
@@ -532,7 +533,7 @@ def costs(result:dict, # from `compare`, with the method `full`: a block, or the
     head = ['method', 'seconds to make', 'seconds to pre-train', 'uses to break even']
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/40_compare.ipynb #ab707afa
+# %% ../nbs/40_compare.ipynb #80dea2d1
 def picture(result:dict, # from `compare`: a block, or the first one
             sets:dict|None=None # method: Distilled, to show their images above
            ): # the figure
@@ -540,28 +541,40 @@ def picture(result:dict, # from `compare`: a block, or the first one
     result = block(result)
     methods, (protocol, first, head) = list(dict.fromkeys(r['method'] for r in result['rows'])), columns(result)[0]
     sets, of = sets or {}, partial(pick, result['rows'], labels=first, protocol=protocol)
-    fig = plt.figure(figsize=(9.5, 3 + .85*len(sets)), layout='constrained')
-    parts = fig.subfigures(2, 1, height_ratios=[.85*len(sets) + 1e-9, 3]) if sets else [None, fig]
+    high = .8 + len(methods)*(.44 if len(methods) <= 8 else .3)
+    fig = plt.figure(figsize=(8.6, high + .75*len(sets)), layout='constrained', dpi=80)
+    parts = fig.subfigures(2, 1, height_ratios=[.75*len(sets), high]) if sets else [None, fig]
     if sets:
         axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1]*10])
         for row, (n, d) in zip(axs, sets.items()):
             row[0].text(1, .5, label(n), ha='right', va='center', fontsize=9)
             show_images(d.pixels()[:10], axs=row[1:])
             for ax in row: ax.axis('off')
-    left, right = parts[1].subplots(1, 2)
-    some = [n for n in methods if None not in of('accuracy', method=n)]
-    if some: plot_scores({n: of('accuracy', method=n) for n in some}, f'accuracy, {head}, %', left)
-    else: left.axis('off')
+    some = {n: of('accuracy', method=n) for n in methods if None not in of('accuracy', method=n)}
     far = {n: of('target_mse', method=n) for n in methods if n != 'none' and None not in of('target_mse', method=n)}
-    plot_scores(far, 'test MSE to the teacher', right)
-    for ax in (left, right): ax.tick_params(axis='x', labelsize=7)
-    if len(methods) > 6:
-        fig.set_size_inches(10.5, fig.get_figheight() + .7)
-        for ax in (left, right): plt.setp(ax.get_xticklabels(), rotation=40, ha='right')
-        if max(map(max, far.values())) > 4*min(map(min, far.values())): right.set_yscale('log')    # one outlier would press all others together
+    panels = [(some, f'accuracy, {head}, %', 1)]*bool(some) + [(far, 'test MSE to the teacher', 3)]
+    axs = parts[1].subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, p in zip(axs, panels): _dots(ax, methods, *p)
+    if len(methods) > 6 and max(map(max, far.values())) > 4*min(map(min, far.values())):         # one outlier would press all others together
+        axs[-1].set_xscale('log')
+        axs[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axs[-1].xaxis.set_major_formatter('{x:g}')
+        axs[-1].xaxis.set_minor_locator(NullLocator())
     return fig
 
-# %% ../nbs/40_compare.ipynb #7a447f82
+def _dots(ax, methods, scores, xlabel, digits):
+    "A line for each method: mean ± std over seeds, every seed as a small circle, and the mean in figures where there are few."
+    for i, n in enumerate(methods):
+        if not (v := scores.get(n)): continue
+        ax.errorbar(np.mean(v), i, xerr=np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=7, color=colour(n), capsize=3, lw=1.8)
+        ax.plot(v, np.full(len(v), i + .3), 'o', ms=3, color=colour(n), mfc='none')
+        if len(methods) <= 8: ax.annotate(f'{np.mean(v):.{digits}f}', (np.mean(v), i), xytext=(0, 5), textcoords='offset points', ha='center', va='bottom', fontsize=8)
+    ax.set_yticks(range(len(methods)), [label(n) for n in methods], fontsize=9)
+    ax.set(xlabel=xlabel, ylim=(len(methods) - .4, -.75))
+    ax.margins(x=.1)                                       # room for the numbers
+    ax.grid(axis='x', alpha=.3)
+
+# %% ../nbs/40_compare.ipynb #67dced95
 def curves(result:dict, # from `compare`
            student:str|None=None, target:str|None=None # which; the first if None
           ): # the figure
@@ -573,17 +586,20 @@ def curves(result:dict, # from `compare`
     probes, head = [c for c in cols if c[0] == 'probe'], cols[0][2]
     of = lambda b, n, c=cols[0], key='accuracy': pick(b['rows'], key, method=n, protocol=c[0], labels=c[1])
     names = [n for n in dict.fromkeys(r['method'] for r in last['rows']) if None not in of(last, n)]
-    fig, axs = plt.subplots(1, 3, figsize=(9.6, 3.4), layout='constrained', dpi=90)
-    bars = lambda ax, x, v, n, **kw: ax.errorbar(x, [np.mean(u) for u in v], [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v], fmt='o-', ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n), **kw)
+    fig, axs = plt.subplots(1, 3, figsize=(8.6, 3.3), layout='constrained', dpi=80)
+    bars = lambda ax, x, v, n, fmt='o-': ax.errorbar(x, [np.mean(u) for u in v], [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v], fmt=fmt, ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n))
     for n in names:
         if n not in METHODS or METHODS[n].sized:
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
-            bars(axs[2], [max(np.mean(of(b, n, key='seconds_set')), .01) for b in parts.values()], [of(b, n) for b in parts.values()], n)
+            took, got = [max(np.mean(of(b, n, key='seconds_set')), .01) for b in parts.values()], [of(b, n) for b in parts.values()]
+            bars(axs[2], took, got, n, 'o')                # no lines: short times are noise, and lines would run back and forth
+            axs[2].scatter(took, [np.mean(u) for u in got], s=[16 + 16*i for i in range(len(took))], color=colour(n))
         else:
             for ax in (axs[0], axs[2]): ax.axhline(np.mean(of(last, n)), color=colour(n), ls='--', lw=1.3, label=label(n))
         if probes: bars(axs[1], [c[1] for c in probes], [of(last, n, c) for c in probes], n)
-    for ax, text in zip(axs, ('synthetic images m', f"fraction of labels (m = {a['budget'][-1]})", 'seconds to make the set (at least .01)')):
-        ax.set(xscale='log', xlabel=text, ylabel='probe accuracy, %' if ax is axs[1] else f'accuracy, {head}, %')
+    for ax, text in zip(axs, ('synthetic images m', f"fraction of labels (m = {a['budget'][-1]})", 'seconds to make the set, at least 0.01' + ('\n(larger dots: more images)' if len(parts) > 1 else ''))):
+        ax.set(xscale='log', ylabel='probe accuracy, %' if ax is axs[1] else f'accuracy, {head}, %')
+        ax.set_xlabel(text, fontsize=9)
         ax.grid(alpha=.3)
     for ax, ticks, names in ((axs[0], a['budget'], a['budget']), (axs[1], [c[1] for c in probes], [f'{100*c[1]:.3g}%' for c in probes])):
         ax.minorticks_off()
@@ -591,7 +607,7 @@ def curves(result:dict, # from `compare`
     fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncol=7, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/40_compare.ipynb #4feac0bb
+# %% ../nbs/40_compare.ipynb #a1e028d7
 def across(result:dict, # from `compare`, with the method `random`
            over:str='student', # `student`, `target` or `budget`: a panel's groups
            methods=None # which; all but the ends and the baseline if None
@@ -601,7 +617,7 @@ def across(result:dict, # from `compare`, with the method `random`
     cols = [c for i, c in enumerate(cols) if c[0] != 'probe' or i == 0 or cols[i - 1][0] != 'probe']      # of the probe, the fewest labels
     groups = {v: block(result, **{over: v}) for v in a[known(over, a, 'over')]}
     names = methods or [n for n in dict.fromkeys(r['method'] for r in result['rows']) if n not in ('none', 'random', 'full')]
-    fig, axs = plt.subplots(1, len(cols), figsize=(1.4 + max(2., .22*len(groups)*len(names))*len(cols), 3), layout='constrained', dpi=90, squeeze=False)
+    fig, axs = plt.subplots(1, len(cols), figsize=(min(8.6, 1.4 + max(2., .22*len(groups)*len(names))*len(cols)), 3), layout='constrained', dpi=80, squeeze=False)
     for ax, c in zip(axs[0], cols):
         for j, n in enumerate(names):
             for i, (v, b) in enumerate(groups.items()):
@@ -610,7 +626,7 @@ def across(result:dict, # from `compare`, with the method `random`
         ax.axhline(0, color='k', lw=.8)
         ax.set_xticks(range(len(groups)), [str(v) for v in groups], fontsize=8)
         if max(len(str(v)) for v in groups) > 3: plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
-        ax.set(xlim=(-.6, len(groups) - .4))
+        ax.set(xlim=(-.6, len(groups) - .4), xlabel=dict(budget='synthetic images m', student='student', target='judged on')[over])
         ax.set_title(c[2], fontsize=9)
         ax.grid(axis='y', alpha=.3)
     axs[0, 0].set(ylabel='gain over random, points')

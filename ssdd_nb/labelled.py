@@ -7,7 +7,7 @@ __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post
            'check_labelled', 'accuracy_of', 'picked', 'labelled_table', 'difference', 'labelled_gains',
            'labelled_picture']
 
-# %% ../nbs/43_labelled.ipynb #5ac3894f
+# %% ../nbs/43_labelled.ipynb #7223be93
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ import json, time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from . import posttrain, scdd
+from . import __version__, posttrain, scdd
 from .compare import aligned_text, markdown_table, mean_std, once, pick
 from .core import BadInput, changed, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images
@@ -80,7 +80,7 @@ def post_scores(d:Distilled, # a set with labels
     fresh = lambda i: student.make(train, len(train.classes), 1000*seed + i)
     return [test_accuracy(post_train(fresh(i), d, recipe, labels, seed, **kwargs), test) for i in range(students)]
 
-# %% ../nbs/43_labelled.ipynb #0a29f22b
+# %% ../nbs/43_labelled.ipynb #8ec81629
 def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED`, images per class, kind of label, of everything random
                      train:Images, test:Images, nets:dict, # images; `ssl` and `sl` classifiers
                      student:Student, students:int, out:Path|None, preset:str, steps:int|None, post_steps:int|None, # how
@@ -89,7 +89,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
     "Make a set and post-train students on it, once."
     how, net = LABELLED[method], nets[LABELLED[method].net]
     recipe = post_recipe(preset, kind, train.x.shape[1], post_steps)
-    setting = dict(method=method, ipc=ipc, seed=seed, train=train.hash, labels=[train.label_hash, test.label_hash], net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
+    setting = dict(method=method, version=__version__, ipc=ipc, seed=seed, train=train.hash, labels=[train.label_hash, test.label_hash], net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
     ask = dict(**setting, kind=kind, test=test.hash, recipe=json.loads(json.dumps(asdict(recipe))), student=asdict(student), students=students, precision=kwargs.get('precision', 'float32'))
     def compute():
         folder = out and how.recovered and Path(out)/'sets'/f'{method}-ipc{ipc}-seed{seed}-{digest(setting)}'
@@ -141,7 +141,7 @@ def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; perc
     "Share of images whose highest score is their class."
     return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
 
-# %% ../nbs/43_labelled.ipynb #11d2a1a5
+# %% ../nbs/43_labelled.ipynb #04f0c683
 def picked(result:dict, # from `compare_labelled`
            key:str='accuracy', # what
            **which # `method=…`, `ipc=…`, `label_kind=…`
@@ -154,13 +154,15 @@ LABELLERS = dict(ssl='the aligned self-supervised network', sl='the supervised n
 def labelled_table(result:dict, # from `compare_labelled`
                    markdown:bool=False # for a README, or else for a terminal
                   ) -> str:
-    "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC."
+    "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC, and one for what is all images."
     s = result['settings']
-    head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']]], []
-    for n in dict.fromkeys(r['method'] for r in result['rows']):
+    names = list(dict.fromkeys(r['method'] for r in result['rows']))
+    whole = any(n.startswith('full') for n in names)
+    head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']], *['all']*whole], []
+    for n in names:
         for k in s['label_kinds']:
-            cells = [mean_std(picked(result, method=n, label_kind=k, **({} if n.startswith('full') else dict(ipc=i)))) for i in s['ipc']]
-            if n.startswith('full'): cells = [c if i == 0 else '' for i, c in enumerate(cells)]
+            if n.startswith('full'): cells = ['']*len(s['ipc']) + [mean_std(picked(result, method=n, label_kind=k))]
+            else: cells = [mean_std(picked(result, method=n, label_kind=k, ipc=i)) for i in s['ipc']] + ['']*whole
             if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if LABELLED[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''), *cells])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
@@ -183,14 +185,14 @@ def labelled_gains(result:dict # from `compare_labelled`
         if any(c != '–' for _, c in cells): lines.append(f'{text}: ' + ', '.join(f'{c} at IPC {i}' for i, c in cells))
     return '\n'.join(lines)
 
-# %% ../nbs/43_labelled.ipynb #3aa9a1be
+# %% ../nbs/43_labelled.ipynb #757d85fa
 def labelled_picture(result:dict, # from `compare_labelled`
                      sets:dict|None=None # method: Distilled, to show an image of each class above
                     ): # the figure
-    "Accuracy against images per class, a line for each method and kind of label; above, images."
+    "Accuracy against images per class, a panel for each kind of label and a line for each method; above, images."
     s, sets = result['settings'], sets or {}
-    fig = plt.figure(figsize=(7.5, 3.2 + .75*len(sets)), layout='constrained', dpi=80)
-    parts = fig.subfigures(2, 1, height_ratios=[.75*len(sets) + 1e-9, 3.2]) if sets else [None, fig]
+    fig = plt.figure(figsize=(8.6, 3.8 + .75*len(sets)), layout='constrained', dpi=80)
+    parts = fig.subfigures(2, 1, height_ratios=[.75*len(sets) + 1e-9, 3.8]) if sets else [None, fig]
     if sets:
         axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1]*10])
         for row, (n, d) in zip(axs, sets.items()):
@@ -198,14 +200,16 @@ def labelled_picture(result:dict, # from `compare_labelled`
             first = [int((d.y == c).nonzero()[0]) for c in d.y.unique()][:10]
             show_images(d.pixels()[first], axs=row[1:1 + len(first)])
             for ax in row: ax.axis('off')
-    ax = parts[1].subplots()
-    for n in dict.fromkeys(r['method'] for r in result['rows']):
-        more = ' (supervised network)' if n.endswith('-sl') else ''
-        for k, style in (('soft', '-'), ('hard', ':')):
+    kinds, handles = sorted({r['label_kind'] for r in result['rows']}, reverse=True), {}
+    axs = parts[1].subplots(1, len(kinds), squeeze=False)[0]
+    for ax, k in zip(axs, kinds):                          # each with its own scale: hard labels are far behind
+        for n in dict.fromkeys(r['method'] for r in result['rows']):
+            name = label(n) + ' (supervised network)'*n.endswith('-sl')
             pts = [(i, v) for i in s['ipc'] if (v := picked(result, method=n, label_kind=k, ipc=i))]
-            if n.startswith('full') and (v := picked(result, method=n, label_kind=k)): ax.axhline(np.mean(v), ls=style, lw=1, color=colour(n), label=f'{label(n)}, {k}{more}')
-            elif pts: ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='o' + style, ms=5, lw=1.5, capsize=3, color=colour(n), label=f'{label(n)}, {k}{more}')
-    ax.set(xlabel='images per class', ylabel='test accuracy, %', xticks=s['ipc'])
-    ax.grid(alpha=.3)
-    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+            if n.startswith('full') and (v := picked(result, method=n, label_kind=k)): handles[name] = ax.axhline(np.mean(v), ls='--' if n.endswith('-sl') else '-', lw=1, color=colour(n))
+            elif pts: handles[name] = ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='s--' if n.endswith('-sl') else 'o-', ms=5, lw=1.5, capsize=3, color=colour(n))
+        ax.set(xlabel='images per class', title=f'{k} labels', xticks=s['ipc'])
+        ax.grid(alpha=.3)
+    axs[0].set_ylabel('test accuracy, %')
+    fig.legend(handles.values(), handles, frameon=False, fontsize=9, loc='outside lower center', ncol=3)
     return fig

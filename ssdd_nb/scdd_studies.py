@@ -147,7 +147,7 @@ def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float
 
 SCDD_STUDIES = dict(iterations=iterations, multiplier=multiplier, size=size, compression=compression, architectures=architectures, pruning=pruning)
 
-# %% ../nbs/44_scdd_studies.ipynb #73ebe733
+# %% ../nbs/44_scdd_studies.ipynb #7bee16f1
 AXES = dict(iterations='iterations of recovery', multiplier='multiplier of the first batch norm', size="times the network's width", compression='steps of compression', architectures='student', pruning='images per class')
 
 def show_study(result:dict, # from one of `SCDD_STUDIES`
@@ -161,7 +161,7 @@ def show_study(result:dict, # from one of `SCDD_STUDIES`
     ax = ax or plt.subplots(figsize=(6.5 if names else 4.5, 2.7), layout='constrained', dpi=80)[1]
     for j, m in enumerate(methods):
         v = [[r['accuracy'] for r in rows if r['method'] == m and r['value'] == x] for x in values]
-        at = np.arange(len(values)) + .12*(j - (len(methods) - 1)/2)
+        at = np.arange(len(values)) + (.12*(j - (len(methods) - 1)/2) if names else 0)          # beside each other only where no line joins them
         ax.errorbar(at, [np.mean(a) for a in v], [np.std(a, ddof=1) if len(a) > 1 else 0 for a in v], fmt='o' if names else 'o-', ms=5, capsize=3, color=colour(m), label=label(m))
     ax.set_xticks(range(len(values)), values, rotation=25 if names else 0, ha='right' if names else 'center', fontsize=8)
     ax.set(xlabel=AXES[result['study']], ylabel='test accuracy, %')

@@ -68,18 +68,20 @@ def figure1(images:Images, # X_t, with labels
 
 STUDIES = dict(figure1=figure1)
 
-# %% ../nbs/42_studies.ipynb #0330d10f
+# %% ../nbs/42_studies.ipynb #ba4e922c
 def show_figure1(result:dict # from `figure1`
                 ): # the figure
     "MKDT's Figure 1 from a record: a line for each seed."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
     from ssdd_nb.viz import colour
-    what = dict(variance='variance of weights', relative='the same, relative to the way come', match='matching loss (eq. 4)', moved='mean |change of a pixel|')
+    what = dict(variance='variance of weights', relative='relative variance', match='matching loss (eq. 4)', moved='mean |change of a pixel|')
     fig, axs = plt.subplots(2, 2, figsize=(8, 4.6), dpi=80, layout='constrained')
     for ax, (key, title) in zip(axs.ravel(), what.items()):
         for r in result['rows']:
             x = range(1, len(r[key]) + 1)
             ax.plot(x, r[key], '.-' if len(x) < 20 else '-', lw=1, ms=4, color=colour(r['objective']), label=r['objective'].upper() if r['seed'] == 0 else None)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(ylabel=title, xlabel='epochs' if key in ('variance', 'relative') else 'iterations', yscale='log' if key in ('variance', 'relative') else 'linear')
     axs[0, 0].legend(frameon=False, fontsize=8)
     return fig

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from .core import known, need
 
-# %% ../nbs/03_viz.ipynb #ba253a3c
+# %% ../nbs/03_viz.ipynb #3d027890
 STYLES = { # key: its name in prose, its colour
     'none': ('no pre-training', '#bbbbbb'), 'random': ('random subset', '#888888'), 'full': ('full data', '#000000'), 'real': ('real', '#000000'), 'noise': ('Gaussian noise', '#cc79a7'),
-    'random-sl': ('random subset', '#cccccc'), 'full-sl': ('full data', '#555555'),
+    'random-sl': ('random subset', '#999999'), 'full-sl': ('full data', '#777777'),
     'kmeans': ('k-means', '#56b4e9'), 'herding': ('herding', '#0a7f8c'), 'sas': ('SAS', '#7b5ea7'), 'highloss': ('high-loss', '#e69f00'), 'forgetting': ('forgetting (labels)', '#b8860b'),
     'krrst': ('KRR-ST', '#d55e00'), 'mkdt': ('MKDT', '#0072b2'), 'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'), 'scdd': ('SC-DD', '#009e73'),
     'random-labels': ('random subset, labels', '#b0b0b0'), 'dm-ssl': ('DM, label-free', '#999933'), 'mtt-ssl': ('MTT on SSL', '#cc79a7'),
@@ -178,21 +178,31 @@ def embed_2d(sets:dict, # name: features (n, k); all of one k
     parts = np.split(model.fit_transform(f), np.cumsum([len(v) for v in sets.values()])[:-1])
     return dict(zip(sets, parts))
 
-# %% ../nbs/03_viz.ipynb #6d680acf
+# %% ../nbs/03_viz.ipynb #83456a0d
 MARKS = dict(s='o', size=10), dict(s='X', size=90), dict(s='D', size=60)
 
 def plot_embedding(points:dict, # name: (n, 2); the first is drawn small, as the ground, the others large on top
                    y=None, # classes of the first set, for its colours
                    ax=None # axes to draw on
                   ): # the axes
-    "Sets of points in the plane: the ground by class, the others marked."
+    "Sets of points in the plane: the ground by class, with each class's number, the others marked."
     ax = ax or plt.subplots(figsize=(5, 4.2), layout='constrained')[1]
     for i, ((name, p), mark) in enumerate(zip(points.items(), MARKS)):
-        c = dict(c=y, cmap='tab10', alpha=.5) if i == 0 and y is not None else dict(color='#bbbbbb' if i == 0 else colour(name), edgecolor='k', linewidth=.6)
-        ax.scatter(*p.T, s=mark['size'], marker=mark['s'], label=label(name), **c)
+        by_class = i == 0 and y is not None
+        c = dict(c=y, cmap='tab10', alpha=.5) if by_class else dict(color='#bbbbbb' if i == 0 else colour(name), edgecolor='k', linewidth=1.)
+        ax.scatter(*p.T, s=mark['size'], marker=mark['s'], label=None if by_class else label(name), **c)
+        if by_class: _number_classes(ax, p, np.asarray(y)); ax.scatter([], [], s=mark['size'], color='#777777', label=f'{label(name)}, by class')
     ax.set(xticks=[], yticks=[])
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
+
+def _number_classes(ax, p, y): # axes, points (n, 2), their classes (n,)
+    "Each class's number, above the points about its median."
+    from matplotlib.patheffects import withStroke
+    for c in np.unique(y):
+        q = p[y == c]
+        near = q[np.square(q - np.median(q, 0)).sum(1).argsort()[:-(-len(q)//2)]]
+        ax.annotate(f'{c}', near[near[:, 1].argmax()], xytext=(0, 7), textcoords='offset points', ha='center', fontsize=9, fontweight='bold', path_effects=[withStroke(linewidth=2, foreground='w')])
 
 # %% ../nbs/03_viz.ipynb #83873e4e
 def png(fig, dpi:int=80) -> bytes: # a figure, which is closed; dots per inch
