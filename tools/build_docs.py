@@ -111,7 +111,7 @@ def kind(p):
     "A parameter's type in words; none if there is no annotation."
     anno = getattr(p, 'anno', getattr(p, 'annotation', None))
     if anno in (None, type(None), inspect.Parameter.empty): return ''
-    return (str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno))).replace('torch.', '').replace('ssdd_nb.', '')
+    return re.sub(r'\b[a-z_.]+\.(?=[A-Z])', '', str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno)))      # a class without its module
 
 def short(v):
     s = getattr(v, '__name__', None) or repr(v)
