@@ -102,15 +102,14 @@ def rows(fn):
         if not inspect.isfunction(fn): return ''
         known, groups = inspect.signature(fn).parameters, comments(fn)[0]
     cell = lambda s: str(s or '').replace('|', '\\|').replace('\n', ' ')
-    join = lambda which, names: ', '.join(dict.fromkeys(t for n in names if (t := which(known[n]))))
+    types = lambda names: ', '.join(dict.fromkeys(t for n in names if (t := kind(known[n].anno if dataclasses.is_dataclass(fn) else known[n].annotation))))
     default = lambda p: '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
-    lines = [f"| {', '.join(f'`{n}`' for n in names)} | {cell(join(kind, names))} | {cell(join(default, names) if len(names) == 1 else '')} | {cell(said)} |" for names, said in groups]
+    lines = [f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(default(known[names[0]]) if len(names) == 1 else '')} | {cell(said)} |" for names, said in groups]
     return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
 
-def kind(p):
-    "A parameter's type in words; none if there is no annotation."
-    anno = getattr(p, 'anno', getattr(p, 'annotation', None))
-    if anno in (None, type(None), inspect.Parameter.empty): return ''
+def kind(anno):
+    "An annotation in words; none if there is none."
+    if anno in (None, type(None), inspect.Signature.empty): return ''
     return re.sub(r'\b[a-z_.]+\.(?=[A-Z])', '', str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno)))      # a class without its module
 
 def short(v):
@@ -120,8 +119,7 @@ def short(v):
 def returns(fn):
     "What comes back."
     if inspect.isclass(fn): return ''
-    anno, said = inspect.signature(fn).return_annotation, comments(fn)[1]
-    anno = '' if anno in (None, inspect.Signature.empty) else getattr(anno, '__name__', str(anno))
+    anno, said = kind(inspect.signature(fn).return_annotation), comments(fn)[1]
     return f"\n**Returns** {anno}{': ' if anno and said else ''}{said}\n" if anno or said else ''
 
 def signature(name, obj):
