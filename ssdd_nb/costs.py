@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from . import krrst, mkdt, scdd
-from .core import generator, need
+from .core import generator, need, precision
 from .data import Images
 from .nets import Encoder, Functional, Taps, flat, make_net
 from .teachers import LOSSES, TeacherConfig, projector
@@ -47,12 +47,13 @@ def rates(device='cpu', # where
     calls = dict(product=(lambda: a @ a, 2*2048**3), convolution=(lambda: conv(x), 2*64*64*9*x.numel()/64))
     return {k: round(flop/1e9/statistics.median_high(timed(call, reps, device)), 1) for k, (call, flop) in calls.items()}
 
+@precision()
 def timed(call, # a function of no arguments
           reps:int=5, # how often
           device='cpu' # where it computes
          ) -> list: # seconds of each call
     "How long some calls take, after one to warm up."
-    sync, took = torch.cuda.synchronize if torch.device(device).type == 'cuda' else (lambda: None), []
+    sync, took = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None), []
     for _ in range(reps + 1):
         sync()
         start = time.perf_counter()

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import Batches, changed, cosine, generator, known, need, place, seed_of
+from .core import Batches, changed, cosine, generator, known, need, place, seed_of, to_device
 from .data import Images
 from .distilled import Distilled, distil, distilled_from
-from .krrst import KRRST, KRRSTConfig, Slot, check as check_krrst, krr, mse
+from .krrst import KRRST, KRRSTConfig, Slot, check as check_krrst, krr, mse, solve
 from .nets import make_net
 from .posttrain import per_class
 
@@ -98,7 +98,7 @@ def kernel_ridge(K_ss:Tensor, K_ts:Tensor, # kernels (m, m) and (b, m)
     "Kernel ridge regression with a kernel that has no features (KIP, eq. 2)."
     m = len(K_ss)
     K = K_ss + lam*K_ss.trace()/m*torch.eye(m, dtype=K_ss.dtype, device=K_ss.device)
-    return K_ts @ torch.cholesky_solve(Y_s.to(K.dtype), torch.linalg.cholesky(K))
+    return K_ts @ solve(K, Y_s.to(K.dtype))
 
 # %% ../nbs/32_kernels.ipynb #89730970
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class KIP:
 
     def step(self) -> dict:
         "One step of Adam on the regression's loss (KIP, eq. 2)."
-        i = self.batches.next().to(self.device)
+        i = to_device(self.batches.next(), self.device)
         predicted = regress(self.X_s, self.Y_s, self.images.normalised(i), self.cfg, seed_of(self.seed, 'kip nets', self.t))
         loss = mse(predicted, self.Y_t[i].to(predicted.dtype))
         self.opt.zero_grad()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import Batches, changed, generator, known, need, place, seed_of
+from .core import Batches, changed, generator, known, need, place, seed_of, to_device
 from .data import Images, denormalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Encoder, make_net
@@ -104,7 +104,7 @@ def augment(x:Tensor, # (n, C, H, W), normalised
             how:tuple|None # from `draw`
            ) -> Tensor: # (n, C, H, W)
     "The images, changed so."
-    return OPERATIONS[how[0]](x, how[1].to(x).expand(len(x), -1)) if how else x
+    return OPERATIONS[how[0]](x, to_device(how[1], x.device).to(x).expand(len(x), -1)) if how else x
 
 # %% ../nbs/30_matching.ipynb #2f45b93d
 def mean_distance(F_t:Tensor, F_s:Tensor # features of real and of synthetic images (n, …), (m, …)
@@ -320,7 +320,7 @@ def step(self:Matching) -> dict: # `loss`, summed over the classes, and what `ad
 def epoch(self:Matching):
     "Train the network on X_s, once through; with augmentation, each image changed by itself."
     for _ in range(max(1, len(self.y)//self.lessons.size)):
-        i = self.lessons.next().to(self.device)
+        i = to_device(self.lessons.next(), self.device)
         x = augment(self.X_s.detach()[i], draw(self.cfg.augment, len(i), self.gen))
         self.opt_net.zero_grad()
         F.cross_entropy(full(self.net(x)), self.y[i]).backward()

@@ -19,12 +19,12 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from .core import BadInput, Batches, Diverged, all_sum, alone, atomic, changed, compiled, enough, generator, known, need, run, seed_of, summed, world
+from .core import BadInput, Batches, Diverged, all_sum, alone, atomic, changed, compiled, enough, fetch, generator, known, need, precision, run, seed_of, summed, to_device, world
 from .coresets import check_m, coreset, kmeans_index
 from .data import Images, denormalise, normalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Functional, flat, make_net
-from .teachers import PHOTO_VIEWS, Teacher, Views, barlow_twins
+from .teachers import PHOTO_VIEWS, Teacher, Views, barlow_twins, exactly
 
 # %% ../nbs/11_mkdt.ipynb #6dc1903b
 OBJECTIVES = 'kd', 'sl', 'ssl'
@@ -39,9 +39,9 @@ def objective(name:str, # `kd` (eq. 5), `sl` (cross-entropy) or `ssl` (Barlow Tw
     def kd(theta, x, y, seed=0): return F.mse_loss(f(theta, x).to(y.dtype), y)
     def sl(theta, x, y, seed=0): return F.cross_entropy(f(theta, x).to(y.dtype), y)
     def ssl(theta, x, y, seed=0):
-        gen, pixels = generator(seed, 'trajectory views', device=x.device), denormalise(x, images.mean, images.std)
+        gen, pixels = generator(seed, 'trajectory views'), denormalise(x, images.mean, images.std)
         z1, z2 = (f(theta, normalise(views(pixels, gen), images.mean, images.std)) for _ in range(2))
-        return barlow_twins(z1.to(x.dtype), z2.to(x.dtype), lam_bt)
+        return exactly(lambda a, b: barlow_twins(a, b, lam_bt), z1.to(x.dtype), z2.to(x.dtype))
     return dict(kd=kd, sl=sl, ssl=ssl)[known(name, OBJECTIVES, 'objective')]
 
 # %% ../nbs/11_mkdt.ipynb #6266a4b3
@@ -209,7 +209,7 @@ class Trajectories:
 
     def get(self, i:int, t:int, device='cpu') -> Tensor: # expert, epoch, where to; float32 (P,)
         "One snapshot."
-        with safe_open(str(self.file(i, t)), 'pt') as f: return f.get_tensor('theta').float().to(device)
+        with safe_open(str(self.file(i, t)), 'pt') as f: return to_device(f.get_tensor('theta').float(), device)
 
 # %% ../nbs/11_mkdt.ipynb #98dcfcf0
 class ExpertTask:
@@ -279,8 +279,8 @@ def step(self:ExpertTask) -> dict:
 @patch
 def advance(self:ExpertTask, rows:list, at:int) -> Tensor: # which rows of θ, the step in their training; the sum of their losses
     "A mini-batch for some of the group: for one, or with `vmap` for all of these."
-    idx = torch.stack([self.batches[j].next() for j in rows])                         # (experts, batch)
-    x, y = (t.unflatten(0, idx.shape) for t in (self.images.normalised(idx.flatten()), self.Y[idx.flatten().to(self.device)]))
+    idx = to_device(torch.stack([self.batches[j].next() for j in rows]), self.device)  # (experts, batch)
+    x, y = (t.unflatten(0, idx.shape) for t in (self.images.normalised(idx.flatten()), self.Y[idx.flatten()]))
     how = self.cfg.lr, self.cfg.momentum, self.cfg.weight_decay
     if self.stacked:
         g, loss = torch.func.vmap(torch.func.grad_and_value(self.loss))(self.theta[rows], x, y)
@@ -418,6 +418,7 @@ def check(images:Images, # X_t
 
 # %% ../nbs/11_mkdt.ipynb #9f8b7cb8
 @torch.no_grad()
+@precision()
 def expert_losses(images:Images, # X_t
                   Y:Tensor, # their targets (n, k)
                   to:Trajectories, # the experts
@@ -428,7 +429,7 @@ def expert_losses(images:Images, # X_t
     total = Y.new_zeros(len(images))
     for i in range(to.cfg.experts):
         theta = to.get(i, epoch, images.x.device)
-        for at in world().share(torch.arange(len(images))).split(512): total[at] += (f(theta, images.normalised(at)) - Y[at]).square().mean(1)
+        for at in world().share(torch.arange(len(images), device=total.device)).split(512): total[at] += (f(theta, images.normalised(at)) - Y[at]).square().mean(1)
     all_sum(total)
     return total/to.cfg.experts
 
@@ -448,7 +449,7 @@ class MKDT:
                  to:Trajectories, # the experts
                  cfg:MKDTConfig, # how
                  seed:int=0, # of everything random
-                 memory_budget:float=256. # MiB that may hold graphs of inner steps: faster, and the same result but for rounding
+                 memory_budget:float|None=None # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU, half of what is free on a card
                 ):
         check(images, cfg)
         self.images, self.teacher, self.to, self.cfg, self.seed, self.device = images, teacher, to, cfg, seed, images.x.device
@@ -457,7 +458,7 @@ class MKDT:
         self.loss = objective(cfg.experts.objective, f, images, cfg.experts.views)
         i = self.start()
         self.X_s, self.Y_s = images.normalised(i).clone(), self.Y[i.to(self.device)].clone()
-        self.lr_syn = torch.tensor(cfg.lr_syn, device=self.device)
+        self.lr_syn = torch.tensor(cfg.lr_syn)             # on the CPU, where the guards look at it
         pixels = [dict(params=[self.X_s], lr=cfg.lr_x, base=cfg.lr_x)] + [dict(params=[self.Y_s], lr=cfg.lr_y, base=cfg.lr_y)]*cfg.learn_y
         self.opt = torch.optim.Adam(pixels) if cfg.optimiser == 'adam' else torch.optim.SGD(pixels, momentum=cfg.momentum)
         self.opt_lr = torch.optim.SGD([self.lr_syn], cfg.lr_lr, momentum=cfg.momentum)
@@ -476,7 +477,7 @@ def draw(self:MKDT) -> tuple: # an expert, an epoch, and N index tensors
     "Line 6: where a walk starts, and the mini-batches of its steps."
     last = self.cfg.max_start_epoch + self.cfg.include_last
     i, t = (int(torch.randint(n, (1,), generator=self.gen)) for n in (self.cfg.experts.experts, max(1, last)))
-    return i, t, [self.batches.next().to(self.device) for _ in range(self.cfg.syn_steps)]
+    return i, t, list(to_device(torch.stack([self.batches.next() for _ in range(self.cfg.syn_steps)]), self.device))
 
 @patch
 def between(self:MKDT, i:int, t:int) -> tuple: # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
@@ -488,7 +489,7 @@ def gradient(self:MKDT) -> tuple: # eq. 4, and its gradients with respect to X_s
     "Lines 6 to 17, for one walk or the mean of several; processes have walks of their own, or share each one's mini-batches."
     walks = [(p, *self.draw()) for p in range(self.cfg.problems)]
     apart = len(walks) >= world().size
-    total = [torch.zeros((), device=self.device), *map(torch.zeros_like, (self.X_s, self.Y_s, self.lr_syn))]
+    total = [self.X_s.new_zeros(()), torch.zeros_like(self.X_s), torch.zeros_like(self.Y_s), self.X_s.new_zeros(())]
     for walk in world().share(walks) if apart else walks:
         with alone() if apart else nullcontext(): value, grads = self.walk(*walk)
         total = [a + b for a, b in zip(total, (value, *grads))]
@@ -502,7 +503,7 @@ def walk(self:MKDT, p:int, i:int, t:int, batches:list) -> tuple: # which walk of
     start, end = self.between(i, t)
     scale = (start - end).square().sum()
     loss = lambda th, x, y, n: self.loss(th, x, y, seed_of(self.seed, 'mkdt views', self.t*self.cfg.problems + p, n))
-    return self.through(start, self.X_s, self.Y_s, self.lr_syn, batches, loss, lambda th: (th - end).square().sum()/scale)
+    return self.through(start, self.X_s, self.Y_s, to_device(self.lr_syn, self.device), batches, loss, lambda th: (th - end).square().sum()/scale)
 
 @patch
 def through(self:MKDT, *problem # as for `sweep`
@@ -514,11 +515,12 @@ def through(self:MKDT, *problem # as for `sweep`
 @patch
 def affordable(self:MKDT, theta, X, Y, lr, batches, loss) -> int: # of the N steps
     "How many steps' graphs fit into the memory budget."
-    if not self.budget: return 0
+    if self.budget == 0: return 0
     i = replace(world(), rank=0).share(batches[0])         # the largest share, so that all processes keep as many
     th, x, y, l = (t.detach().clone().requires_grad_() for t in (theta, X[i], Y[i], lr))
     one = graph_mib(lambda: inner_step(lambda t: loss(t, x, y, 0), th, th.new_zeros(()), l, create_graph=True))
-    return min(len(batches), int(self.budget/max(one, 1e-6)))
+    budget = self.budget or (torch.cuda.mem_get_info(self.device)[0]/2**21 if self.device.type == 'cuda' else 256.)
+    return min(len(batches), int(budget/max(one, 1e-6)))
 
 # %% ../nbs/11_mkdt.ipynb #489267af
 @patch
@@ -526,23 +528,25 @@ def step(self:MKDT) -> dict: # `match` (eq. 4), `lr_syn`, `guarded` (how often a
     "Lines 6 to 18 of Algorithm 1."
     value, (gx, gy, gl) = self.gradient()
     self.t += 1
-    if all(bool(t.isfinite().all()) for t in (value, gx, gy, gl)):
+    finite = torch.stack([t.isfinite().all() for t in (value, gx, gy, gl)]).all()
+    finite, norm, gl, loss = fetch([finite, gx.norm(), gl, value])                # all that is decided here, in one look
+    if finite:
         self.last, self.bad = value, 0
-        self.update(self.guarded(gx), gy, gl)
-    else: self.skip(value)
+        self.update(self.guarded(gx, norm), gy, torch.tensor(gl, dtype=self.lr_syn.dtype))
+    else: self.skip(loss)
     return dict(match=self.last, lr_syn=self.lr_syn, guarded=len(self.events))
 
 @patch
-def skip(self:MKDT, value:Tensor): # what the loss was
+def skip(self:MKDT, value:float): # what the loss was
     "A gradient that is not finite is not used; five in a row, or the very first, end the run."
     self.bad += 1
     self.events.append(dict(step=self.t, what='gradient not finite'))
-    if self.bad == 5 or self.last is None: raise Diverged(f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value.item():.3g}, step size {self.lr_syn.item():.3g}). {self.hint}')
+    if self.bad == 5 or self.last is None: raise Diverged(f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}')
 
 @patch
-def guarded(self:MKDT, g:Tensor) -> Tensor: # the gradient with respect to X_s
+def guarded(self:MKDT, g:Tensor, norm:float) -> Tensor: # the gradient with respect to X_s, and its norm
     "A pixel gradient far above the usual is scaled down to `guard` times the usual."
-    norm, usual = g.norm().item(), sorted(self.norms)[len(self.norms)//2] if len(self.norms) >= 5 else None
+    usual = sorted(self.norms)[len(self.norms)//2] if len(self.norms) >= 5 else None
     self.norms = [*self.norms, norm][-50:]
     if not self.cfg.guard or usual is None or norm <= self.cfg.guard*usual: return g
     self.events.append(dict(step=self.t, what='runaway pixel gradient'))
@@ -566,7 +570,7 @@ def update(self:MKDT, gx:Tensor, gy:Tensor, gl:Tensor): # gradients with respect
 def state_dict(self:MKDT) -> dict:
     "All that `step` depends on."
     return dict(X_s=self.X_s, Y_s=self.Y_s, lr_syn=self.lr_syn, opt=self.opt.state_dict(), opt_lr=self.opt_lr.state_dict(), gen=self.gen.get_state(),
-                batches=self.batches.state_dict(), t=self.t, norms=self.norms, events=self.events, last=self.last, bad=self.bad)
+                batches=self.batches.state_dict(), t=self.t, norms=self.norms, events=self.events, last=self.last, bad=self.bad, keep=self.keep)
 
 @patch
 def load_state_dict(self:MKDT, s:dict): # from `state_dict`
@@ -574,7 +578,9 @@ def load_state_dict(self:MKDT, s:dict): # from `state_dict`
     for k in ('X_s', 'Y_s', 'lr_syn'): getattr(self, k).copy_(s[k])
     for k in ('opt', 'opt_lr', 'batches'): getattr(self, k).load_state_dict(s[k])
     self.gen.set_state(s['gen'])
-    self.t, self.norms, self.events, self.last, self.bad = (s[k] for k in ('t', 'norms', 'events', 'last', 'bad'))
+    self.t, self.norms, self.events, self.bad = (s[k] for k in ('t', 'norms', 'events', 'bad'))
+    self.last = s['last'] if s['last'] is None else s['last'].to(self.device)
+    self.keep = s.get('keep')                              # as many graphs as before, however much is free now
 
 @patch
 def distilled(self:MKDT) -> Distilled:
@@ -601,7 +607,7 @@ def mkdt(images:Images, # X_t; labels are not looked at
          show:bool=True, # progress bars
          to:Trajectories|None=None, # experts that were trained before
          at_once:int=8, # experts that advance side by side; see `ExpertTask`
-         memory_budget:float=256., # see `MKDT`
+         memory_budget:float|None=None, # see `MKDT`
          precision:str='float32', # one of `core.PRECISIONS`
          kind:type=MKDT, # or a class derived from it, which may want no teacher
          **kwargs # for `run`: `checkpoint_steps`, `on_step`, …
@@ -612,7 +618,7 @@ def mkdt(images:Images, # X_t; labels are not looked at
     need(to is None or to.cfg == cfg.experts, 'to', to and to.cfg, f'the settings want experts made otherwise: {cfg.experts}')
     to = to or experts(images, teacher, cfg.experts, seed, out and Path(out)/'experts', at_once, show=show, precision=precision, checkpoint_steps=kwargs.get('checkpoint_steps'))
     task = kind(images, teacher, to, cfg, seed, memory_budget)
-    config = dict(**asdict(cfg), source=images.describe(), **learned_from(images, teacher, cfg.experts.objective), memory_budget=memory_budget, experts_seed=to.seed)
+    config = dict(**asdict(cfg), source=images.describe(), **learned_from(images, teacher, cfg.experts.objective), memory_budget=256. if memory_budget is None and images.x.device.type == 'cpu' else memory_budget, experts_seed=to.seed)
     d = distil(task, cfg.steps, out, name=task.name, config=config, seed=seed, show=show, precision=precision, **kwargs)
     if to.run: d.run = replace(d.run, seconds=d.run.seconds + to.run.seconds)                    # what it took, with the experts; each run's own time is in its record
     return d

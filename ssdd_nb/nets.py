@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from .core import all_sum, known, need, seeded, summed, world
+from .core import all_sum, known, need, precision, seeded, summed, world
 
 # %% ../nbs/04_nets.ipynb #e221d3a4
 class Encoder(nn.Module):
@@ -248,11 +248,12 @@ def as_encoder(module:nn.Module, # maps (N, C, H, W) to features
 
 # %% ../nbs/04_nets.ipynb #b49cc629
 @torch.no_grad()
+@precision()
 def in_batches(fn, # what to apply: a method of `net`, or `net` itself
                net:nn.Module, # the network, put in eval mode meanwhile
                batches # tensors (n, C, H, W)
               ) -> Tensor: # the outputs, one after the other
-    "Apply a network in eval mode to batch after batch."
+    "Apply a network in eval mode to batch after batch, in full precision whatever it was trained in."
     was = net.training
     net.eval()
     try: return torch.cat([fn(b) for b in batches])
@@ -287,7 +288,8 @@ class Tap(torch.autograd.Function):
         "Two sums over the activation, and no copy of it kept."
         rows = x.permute(0, *range(2, x.ndim), 1)          # (N, …, C)
         full = torch.promote_types(x.dtype, torch.float32) # sums in full precision, whatever the network computes in
-        if rows.is_contiguous():                           # channels last: a plain matrix
+        if x.device.type == 'cuda': var, mean = torch.var_mean(x.to(full), (0, *range(2, x.ndim)), correction=0)     # one kernel for both
+        elif rows.is_contiguous():                           # channels last: a plain matrix
             rows = rows.reshape(-1, x.shape[1])
             mean = rows.mean(0, dtype=full)
             var = (rows - mean).square_().mean(0)
@@ -360,7 +362,7 @@ class _JointNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, *_):
         x, weight, mean, var, n = ctx.saved_tensors
-        direct, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(g, x, weight, mean, var, None, None, False, ctx.eps, [True]*3)
+        direct, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(g, x, weight, mean, var, mean, (var + ctx.eps).rsqrt(), False, ctx.eps, [True]*3)
         all_sum(*(sums := (g_weight.clone(), g_bias.clone())))       # Σ g x̂ and Σ g
         scale, shape = weight*(var + ctx.eps).rsqrt(), (-1, *[1]*(x.ndim - 2))
         slope = -scale*(var + ctx.eps).rsqrt()*sums[0]/n

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, atomic, cosine, digest, generator, known, need, run, seeded, write_json
+from .core import BadInput, atomic, cosine, digest, generator, known, need, run, seeded, to_device, write_json
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluate import Recipe, Student, embed, linear_probe, pretrain, train_student
@@ -133,11 +133,11 @@ def make_views(x:Tensor, # all images of the set, (m, C, H, W) in pixel units
                p:dict # from `draw_views`
               ) -> Tensor: # (b, C, H, W) in pixel units
     "The views with these parameters."
-    v = x[p['index'].long().to(x.device)]
+    v = x[to_device(p['index'].long(), x.device)]
     if p['key'] >= 0: v = _randaugment(v, int(p['key']))
-    M = F.pad(p['M'].float(), (0, 0, 0, 1)).to(x.device)   # the last row is not used
-    v, lam, (t, b, l, r) = warp(v, M), p['lam'].float().to(x.device), p['box'].tolist()
-    other = v[p['partner'].long().to(x.device)]
+    M = to_device(F.pad(p['M'].float(), (0, 0, 0, 1)), x.device)                             # the last row is not used
+    v, lam, (t, b, l, r) = warp(v, M), to_device(p['lam'].float(), x.device), p['box'].tolist()
+    other = v[to_device(p['partner'].long(), x.device)]
     if b > t and r > l:
         v = v.clone()
         v[:, :, t:b, l:r] = other[:, :, t:b, l:r]
@@ -150,7 +150,7 @@ def _randaugment(x, key):
     u8, out, ra = (x.clamp(0, 1)*255).round().byte().cpu(), [], RandAugment()
     for i, im in enumerate(u8):
         with seeded(key, i): out.append(ra(im))
-    return torch.stack(out).to(x.device).float()/255
+    return to_device(torch.stack(out), x.device).float()/255
 
 # %% ../nbs/08_posttrain.ipynb #018f870d
 class SoftLabels:
@@ -186,8 +186,9 @@ def load_labels(folder:Path # where `relabel` put them
 # %% ../nbs/08_posttrain.ipynb #6b14318f
 class Relabelling:
     "Scores of all views of a training, a `Task` for `run`; a step makes a piece."
-    def __init__(self, d:Distilled, net:Classifier, recipe:PostRecipe, seed:int, folder:Path|None, device='cpu', piece_mib:float=8.): # see `relabel`
-        self.x, self.net, self.recipe, self.seed, self.folder, self.device = d.x.to(device), net, recipe, seed, folder, torch.device(device)
+    def __init__(self, d:Distilled, net:Classifier, recipe:PostRecipe, seed:int, folder:Path|None, device=None, piece_mib:float=8.): # see `relabel`
+        self.device = net.device if device is None else torch.device(device)
+        self.x, self.net, self.recipe, self.seed, self.folder = d.x.to(self.device), net, recipe, seed, folder
         self.steps, self.t, self.pieces = recipe.total(len(d)), 0, []
         self.per_piece = max(1, min(self.steps, int(piece_mib*2**20/view_bytes(self.views(0)))))
         self.n_pieces = -(-self.steps//self.per_piece)
@@ -221,7 +222,7 @@ def relabel(d:Distilled, # a set with labels
             recipe:PostRecipe, # the training they are for
             seed:int=0, # of the views
             out:Path|None=None, # folder for the files; None keeps them in memory
-            device='cpu', # where the network runs
+            device=None, # where the network runs; None: where it is
             **kwargs # for `run`
            ) -> SoftLabels:
     "Crop-level soft labels, generated beforehand (SC-DD, 2.5); the same again resumes."
@@ -269,15 +270,15 @@ class PostTraining:
         stored = self.labels.at(self.t) if isinstance(self.labels, SoftLabels) and self.recipe.kind == 'soft' else None
         p = stored or draw_views(self.recipe, len(self.x), self.seed, self.t, self.x.shape[2:])
         v = make_views(self.x, p)
-        return v, p, None if self.recipe.kind == 'hard' else stored['scores'].to(self.device).float() if stored else self.labels(v)
+        return v, p, None if self.recipe.kind == 'hard' else to_device(stored['scores'], self.device).float() if stored else self.labels(v)
 
     def step(self) -> dict:
         "One step of the optimiser."
         for group in self.opt.param_groups: group['lr'] = self.recipe.lr*cosine(self.t, self.steps)
         v, p, scores = self.batch()
         z = self.net(normalise(v, *self.stats)).float()
-        y = self.y[p['index'].long().to(self.device)]
-        loss = soft_loss(z, scores, self.recipe.temperature) if scores is not None else hard_loss(z, y, y[p['partner'].long().to(self.device)], p['lam'].float().to(self.device))
+        y = self.y[to_device(p['index'].long(), self.device)]
+        loss = soft_loss(z, scores, self.recipe.temperature) if scores is not None else hard_loss(z, y, y[to_device(p['partner'].long(), self.device)], to_device(p['lam'].float(), self.device))
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()

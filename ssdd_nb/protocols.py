@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import Batches, cosine, digest, generator, known, need, place, seeded
+from .core import Batches, cosine, digest, generator, known, need, place, seeded, to_device
 from .data import Images, labelled, normalise
 from .distilled import Distilled
 from .evaluate import train_student
@@ -139,12 +139,12 @@ class Distillation:
         self.x, self.x_t = (None if t is None else t.to(self.device) for t in (x, x_t))
         self.opt = torch.optim.AdamW(net.parameters(), lr=lr)
         self.batches = Batches(batch if x is None else len(x), batch, seed, 'distillation')
-        self.noise = generator(seed, 'gaussian images', device=self.device)
+        self.noise = generator(seed, 'gaussian images')
 
     def step(self) -> dict:
         "One step of AdamW on the cross-entropy to the teacher's probabilities."
         i = self.batches.next().to(self.device)
-        noise = torch.randn(self.batch, *self.size, generator=self.noise, device=self.device) if self.x is None else None
+        noise = to_device(torch.randn(self.batch, *self.size, generator=self.noise), self.device) if self.x is None else None
         x, x_t = (noise, noise) if self.x is None else (self.x[i], self.x_t[i])
         with torch.no_grad(): p = self.teacher(x_t).float().softmax(1)
         loss = F.cross_entropy(self.net(x).float(), p)

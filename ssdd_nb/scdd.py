@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import all_sum, changed, cosine, enough, generator, known, need, world
+from .core import all_sum, changed, cosine, enough, generator, known, need, precision, to_device, world
 from .data import Images, denormalise, normalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Taps, batch_norms
@@ -202,7 +202,7 @@ class SCDD:
         enough(min(map(len, self.plan)))
         self.c = coefficients(len(batch_norms(self.net)), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(self.device)
         self.z = self.start()
-        self.gen = generator(seed, 'scdd views', device=self.device)
+        self.gen = generator(seed, 'scdd views')
         self.begin()
 
     def start(self) -> Tensor: # (m, C, H, W), normalised for the network
@@ -225,18 +225,19 @@ def seen(self:SCDD) -> Tensor: # (b, C, H, W); of several processes, this one's 
     "The batch as the network sees it in this iteration: rolled, cropped, mirrored."
     cfg, of, x = self.cfg, world(), world().share(self.x)
     if cfg.jitter:
-        dy, dx = torch.randint(-cfg.jitter, cfg.jitter + 1, (2,), generator=self.gen, device=self.device).tolist()
+        dy, dx = torch.randint(-cfg.jitter, cfg.jitter + 1, (2,), generator=self.gen).tolist()
         x = x.roll((dy, dx), (2, 3))
     if cfg.crop == (1., 1.) and not cfg.flip: return x
-    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(len(self.x), *more, generator=self.gen, device=self.device))
-    return warp(x, Views(crop=(least_area(cfg, self.t % cfg.steps), cfg.crop[1]), ratio=cfg.ratio, flip=cfg.flip).geometry(uniform, x), 'reflection')
+    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(len(self.x), *more, generator=self.gen))
+    views = Views(crop=(least_area(cfg, self.t % cfg.steps), cfg.crop[1]), ratio=cfg.ratio, flip=cfg.flip)
+    return warp(x, to_device(views.geometry(uniform, x), self.device), 'reflection')
 
 @patch
 def losses(self:SCDD, x:Tensor) -> tuple: # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
     "Both terms of equation 9 from one forward pass; of several processes, this one's part of the first."
     y = world().share(self.y[self.rows])
     with Taps(self.net) as taps: scores = self.net(x)
-    with torch.autocast(self.device.type, enabled=False): return F.cross_entropy(scores.float(), y)*(len(x)/len(self.x)), bn_terms(taps, self.cfg.bn_loss)
+    with precision(): return F.cross_entropy(scores.float(), y)*(len(x)/len(self.x)), bn_terms(taps, self.cfg.bn_loss)
 
 @patch
 def step(self:SCDD) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, not yet by α
@@ -333,6 +334,7 @@ def scdd(images:Images, # with labels, which the probe is fitted to; otherwise o
 
 # %% ../nbs/12_scdd.ipynb #d01ae8b7
 @torch.no_grad()
+@precision()
 def recovered(d:Distilled, # a set with labels
               net:Classifier, # what it was recovered from
               cfg:SCDDConfig # how: for its batches and coefficients
@@ -345,7 +347,8 @@ def recovered(d:Distilled, # a set with labels
         with Taps(net.net.eval()) as taps: scores = net.net(normalise(x[rows], mean, std))
         ce[rows] = F.cross_entropy(scores, y[rows], reduction='none').cpu()
         bn[rows] = (coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(device)*bn_terms(taps, cfg.bn_loss)).sum().cpu()
-    return {c: (ce[d.y == c].mean().item(), bn[d.y == c].mean().item()) for c in range(n)}
+    labels = d.y.cpu()
+    return {c: (ce[labels == c].mean().item(), bn[labels == c].mean().item()) for c in range(n)}
 
 # %% ../nbs/12_scdd.ipynb #b3e7b04e
 @torch.no_grad()
@@ -402,6 +405,7 @@ def pixel_clusters(d:Distilled, # a set with labels
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
     from sklearn.metrics import adjusted_rand_score
+    d = d.to('cpu')
     keep = torch.isin(d.y, torch.tensor(classes)) if classes is not None else torch.ones(len(d), dtype=torch.bool)
     need(keep.sum() > 3, 'classes', classes, 'too few images of these classes for three components')
     y = d.y[keep].numpy()

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, cosine, digest, enough, gathered, generator, known, need, place, precision, run, seed_of, seeded, world
+from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, need, place, precision, run, seed_of, seeded, to_device, together_to_device, world
 from .data import Images, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
@@ -58,12 +58,13 @@ def affine_matrix(angle:Tensor, # (n,) degrees, clockwise
     c, s = a.cos(), a.sin()
     # the inverse of shift · rotate · shear · enlarge, because it maps outputs to inputs
     linear = torch.stack([torch.stack([c - s*shear, s + c*shear], 1), torch.stack([-s, c], 1)], 1)/scale.view(-1, 1, 1)
-    linear = linear*torch.tensor([[1, aspect], [1/aspect, 1]], device=angle.device)
+    linear = linear*constant(((1, aspect), (1/aspect, 1)), angle.device)
     M = matrix(len(angle), angle.device, {})
     M[:, :2, :2] = linear
     M[:, :2, 2] = -(linear @ (2*shift).unsqueeze(2)).squeeze(2)
     return M
 
+@precision()
 def warp(x:Tensor, # (n, C, H, W)
          M:Tensor, # (n, 3, 3): output to input coordinates in [-1, 1]
          padding:str='zeros' # outside the image: `zeros`, `border` or `reflection`
@@ -76,7 +77,7 @@ def grey(x:Tensor # (n, C, H, W)
         ) -> Tensor: # (n, C, H, W), the channels equal
     "The luma of colour images, in every channel; grey images as they are."
     if x.shape[1] != 3: return x
-    return (x*x.new_tensor([.2989, .587, .114]).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+    return (x*constant((.2989, .587, .114), x.device, x.dtype).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
 
 def blend(x:Tensor, # (n, C, H, W)
           other:Tensor, # broadcasts to the same
@@ -155,27 +156,41 @@ class Views:
 
 # %% ../nbs/05_teachers.ipynb #7773a422
 @patch
+@precision()
 def __call__(self:Views,
              x:Tensor, # (n, C, H, W) in [0, 1]
-             gen:torch.Generator, # on the images' device
+             gen:torch.Generator, # on the CPU
              of:World=World() # several processes make one `share` each; numbers are drawn for all images
             ) -> Tensor: # (n, C, H, W) in [0, 1], but for the noise
     "One view of each image."
-    n, x = len(x), of.share(x)
-    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(n, *more, generator=gen, device=x.device))
-    some = lambda p, changed, x: torch.where((uniform(0, 1) < p).view(-1, 1, 1, 1), changed, x)
-    x = warp(x, self.geometry(uniform, x), self.padding)
+    p = together_to_device(self.draw(x, gen, of), x.device)
+    some = lambda which, share, changed, x: torch.where((p[which] < share).view(-1, 1, 1, 1), changed, x)
+    x = warp(of.share(x), p['M'], self.padding)
     if self.jitter:
-        b, c, s, h = self.strength
-        y = contrast(brightness(x, uniform(1 - b, 1 + b)), uniform(1 - c, 1 + c))
-        x = some(self.jitter, hue(saturation(y, uniform(1 - s, 1 + s)), uniform(-h, h)), x)
-    if self.grey: x = some(self.grey, grey(x), x)
-    if self.blur: x = some(self.blur, blur(x, uniform(*self.sigma), 2*max(1, min(x.shape[2:])//20) + 1), x)
-    if self.solarise: x = some(self.solarise, solarise(x, x.new_full((len(x),), .5)), x)
-    if self.noise: x = x + self.noise*of.share(torch.randn(n, *x.shape[1:], generator=gen, device=x.device))
-    return x
+        y = contrast(brightness(x, p['brightness']), p['contrast'])
+        x = some('jitter', self.jitter, hue(saturation(y, p['saturation']), p['hue']), x)
+    if self.grey: x = some('grey', self.grey, grey(x), x)
+    if self.blur: x = some('blur', self.blur, blur(x, p['sigma'], 2*max(1, min(x.shape[2:])//20) + 1), x)
+    if self.solarise: x = some('solarise', self.solarise, solarise(x, x.new_full((len(x),), .5)), x)
+    return x + self.noise*p['noise'] if self.noise else x
 
 @patch
+def draw(self:Views, x:Tensor, gen:torch.Generator, of:World=World() # as above
+        ) -> dict: # name: a number, matrix or image for each view, on the CPU
+    "All that views depend on: the matrix, how much of each distortion, and for those that some images are spared a number in [0, 1)."
+    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(len(x), *more, generator=gen))
+    p = dict(M=self.geometry(uniform, x))
+    if self.jitter:
+        for k, s in zip(('brightness', 'contrast', 'saturation'), self.strength): p[k] = uniform(1 - s, 1 + s)
+        p |= dict(hue=uniform(-self.strength[3], self.strength[3]), jitter=uniform(0, 1))
+    if self.grey: p['grey'] = uniform(0, 1)
+    if self.blur: p |= dict(sigma=uniform(*self.sigma), blur=uniform(0, 1))
+    if self.solarise: p['solarise'] = uniform(0, 1)
+    if self.noise: p['noise'] = of.share(torch.randn(x.shape, generator=gen))
+    return p
+
+@patch
+@precision()
 def geometry(self:Views,
              uniform, # draws (n, …) numbers between two bounds
              x:Tensor # the images
@@ -290,7 +305,7 @@ class Objective(nn.Module):
 def exactly(loss, # a function of tensors, or of lists of them
             *args):
     "The loss in full precision, whatever precision the networks ran in."
-    with torch.autocast(next(t for a in args for t in (a if isinstance(a, list) else [a])).device.type, enabled=False): return loss(*map(full, args))
+    with precision(): return loss(*map(full, args))
 
 def full(a): # a tensor, or a list of them; the same
     "Floating-point numbers in float32 at least."
@@ -474,12 +489,12 @@ class TeacherTask:
         learnt = [p for p in (*self.net.parameters(), *self.objective.parameters()) if p.requires_grad]
         self.opt = torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay) if cfg.optimiser == 'adam' else torch.optim.SGD(learnt, cfg.lr, .9, weight_decay=cfg.weight_decay)
         self.batches = Batches(len(images), cfg.batch, seed, 'teacher batches')
-        self.gen, self.steps = generator(seed, 'teacher views', device=self.device), cfg.total(len(images))
+        self.gen, self.steps = generator(seed, 'teacher views'), cfg.total(len(images))
 
     def step(self) -> dict:
         "Views of a batch, the loss, one step of the optimiser."
         for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
-        i = self.batches.next().to(self.device)
+        i = to_device(self.batches.next(), self.device)
         x, y = self.images.pixels(i), self.images.y[i] if self.cfg.loss == 'supervised' else None
         kinds = [self.cfg.views]*self.objective.views + [self.cfg.local]*self.cfg.n_local
         views = [normalise(v(x, self.gen, world()), self.images.mean, self.images.std) for v in kinds]
@@ -537,19 +552,21 @@ class Teacher:
                  std, # (C,) likewise
                  manifest:dict|None=None # how it was made
                 ):
-        self.net = place(net, next((p.device for p in net.parameters()), 'cpu')).eval().requires_grad_(False)
+        self.device = next((p.device for p in net.parameters()), torch.device('cpu'))
+        self.net = place(net, self.device).eval().requires_grad_(False)
         self.g, self.kept = (net.features, net.body) if isinstance(net, Encoder) else (net, net)      # what it computes, and what of it is saved
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}
         self.folder = None                                 # where targets are kept for the next process; set by `train_teacher`
 
     def __call__(self, x:Tensor) -> Tensor: # (n, C, H, W) in pixel units, to (n, k)
-        "g_φ(x), without gradients, on the images' device."
+        "g_φ(x), without gradients, on the images' device. The network goes to a card where the images are, and never leaves one."
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
-        mean, std = self.mean.to(x.device), self.std.to(x.device)
-        with precision('float32', x.device): out = in_batches(self.g, self.net.to(x.device), (normalise(b, mean, std) for b in x.split(512)))
+        if x.device.type == 'cuda': self.device = x.device
+        mean, std = (to_device(t, self.device) for t in (self.mean, self.std))
+        out = in_batches(self.g, self.net.to(self.device), (normalise(to_device(b, self.device), mean, std) for b in x.split(512)))
         need(out.ndim == 2, 'teacher', f'output of shape {tuple(out.shape)}', 'must map (N, C, H, W) to (N, k); wrap it so that it does')
-        return out.float()
+        return out.float().to(x.device)
 
     def hash(self) -> str: # 16 hexadecimal digits
         "The content hash of weights and normalisation."

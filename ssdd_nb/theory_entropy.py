@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from .core import need
+from .core import need, precision
 from .data import Images
 from .nets import batch_norms
 from .scdd import selection
@@ -23,6 +23,7 @@ def gaussian_entropy(var # variance, a number or tensor, positive
     return .5*torch.log(2*math.pi*math.e*torch.as_tensor(var, dtype=torch.float64))
 
 # %% ../nbs/23_theory_entropy.ipynb #ccf2aad0
+@precision()
 def re_estimated(net:nn.Module, # a network with batch norms; a copy is returned
                  images:Images # which images, taken in one batch
                 ) -> nn.Module: # in eval mode
@@ -33,6 +34,7 @@ def re_estimated(net:nn.Module, # a network with batch norms; a copy is returned
     return net.eval()
 
 @torch.no_grad()
+@precision()
 def before_and_after(net:nn.Module, # a network with batch norms, put in eval mode meanwhile
                      images:Images # what is shown to it
                     ) -> list: # for each batch norm: (C, n) before it, and standardised by what it remembers

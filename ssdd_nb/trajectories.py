@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from . import mkdt
-from .core import all_sum, changed, generator, known, need, world
+from .core import all_sum, changed, generator, known, need, precision, world
 from .data import Images
 from .distilled import PROBABILITIES, Distilled
 from .mkdt import CONV4, ExpertConfig, MKDT, MKDTConfig, Trajectories, Walk
@@ -97,7 +97,7 @@ def check(images:Images, # X_t, with labels
 class MTT(MKDT):
     "Trajectory matching with labels, MTT's or TESLA's, a `Distiller` for `run`."
     hint = 'Lower `lr_x` or `lr_lr`.'
-    def __init__(self, images:Images, teacher:None, to:Trajectories, cfg:MatchConfig, seed:int=0, memory_budget:float=256. # as for `MKDT`; there is no teacher
+    def __init__(self, images:Images, teacher:None, to:Trajectories, cfg:MatchConfig, seed:int=0, memory_budget:float|None=None # as for `MKDT`; there is no teacher
                 ):
         check(images, cfg)
         super().__init__(images, None, to, cfg, seed, memory_budget)
@@ -109,6 +109,7 @@ class MTT(MKDT):
         return per_class(self.images, self.cfg.m//len(self.images.classes), generator(self.seed, 'mtt init'))
 
     @torch.no_grad()
+    @precision()
     def soft(self, theta:Tensor) -> Tensor: # an expert's parameters (P,); probabilities (m, C)
         "What an expert says of the synthetic images."
         return torch.cat([torch.softmax(self.f(theta, x).float(), 1) for x in self.X_s.split(512)])

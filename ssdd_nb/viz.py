@@ -102,7 +102,7 @@ def nearest(f:Tensor, # features of the synthetic images (m, d)
            ) -> tuple: # their indices (m, k), and how far they are (m, k), nearest first
     "The real images nearest to each synthetic one, by Euclidean distance."
     need(1 <= k <= len(g), 'k', k, f'from 1 to the number of real images, {len(g)}')
-    far, index = torch.cdist(f, g).topk(k, largest=False)
+    far, index = torch.cdist(f.cpu(), g.cpu()).topk(k, largest=False)
     return index, far
 
 def show_nearest(x:Tensor, # synthetic images (m, C, H, W) in pixel units
@@ -187,11 +187,12 @@ def plot_embedding(points:dict, # name: (n, 2); the first is drawn small, as the
                   ): # the axes
     "Sets of points in the plane: the ground by class, with each class's number, the others marked."
     ax = ax or plt.subplots(figsize=(5, 4.2), layout='constrained')[1]
+    y = None if y is None else np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     for i, ((name, p), mark) in enumerate(zip(points.items(), MARKS)):
         by_class = i == 0 and y is not None
         c = dict(c=y, cmap='tab10', alpha=.5) if by_class else dict(color='#bbbbbb' if i == 0 else colour(name), edgecolor='k', linewidth=1.)
         ax.scatter(*p.T, s=mark['size'], marker=mark['s'], label=None if by_class else label(name), **c)
-        if by_class: _number_classes(ax, p, np.asarray(y)); ax.scatter([], [], s=mark['size'], color='#777777', label=f'{label(name)}, by class')
+        if by_class: _number_classes(ax, p, y); ax.scatter([], [], s=mark['size'], color='#777777', label=f'{label(name)}, by class')
     ax.set(xticks=[], yticks=[])
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
