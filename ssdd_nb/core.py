@@ -11,7 +11,7 @@ __all__ = ['PRECISIONS', 'LOOK', 'BadInput', 'Diverged', 'need', 'known', 'chang
            'asked_to_stop', 'finite', 'run']
 
 # %% ../nbs/00_core.ipynb #dec01b26
-import dataclasses, datetime, difflib, functools, hashlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
+import dataclasses, datetime, difflib, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -323,17 +323,18 @@ def _connected():
 
 
 # %% ../nbs/00_core.ipynb #4705c33a
-def forked(fn, # without arguments; what it returns must be something `torch.save` can hold
+def forked(fn, # without arguments
            n:int=2 # how many processes
           ) -> list: # what each returned
     "Call a function in several connected processes of their own, on the CPU: to try things out. They get what the function uses, but no graphics card. Not for Windows."
+    import cloudpickle
     with tempfile.TemporaryDirectory() as d:
         def child(rank):
             torch.set_num_threads(1)
             try:
                 torch.distributed.init_process_group('gloo', init_method=f'file://{d}/meet', rank=rank, world_size=n, timeout=datetime.timedelta(minutes=2))
                 barrier()                                  # all are connected before one of them can fail
-                torch.save(fn(), f'{d}/{rank}')
+                Path(d, str(rank)).write_bytes(cloudpickle.dumps(fn()))
             except Exception as e:
                 Path(d, 'failed').write_text(f'process {rank}: {e!r}')
                 os._exit(1)
@@ -341,14 +342,22 @@ def forked(fn, # without arguments; what it returns must be something `torch.sav
         them = _processes(child, n)
         for p in them: p.join()
         if any(p.exitcode for p in them): raise RuntimeError(Path(d, 'failed').read_text() if Path(d, 'failed').exists() else f'exit codes {[p.exitcode for p in them]}')
-        return [torch.load(f'{d}/{r}', weights_only=False) for r in range(n)]
+        return [cloudpickle.loads(Path(d, str(r)).read_bytes()) for r in range(n)]
 
 class _ByValue:
     "A function that another process gets whole, wherever it was defined."
     def __init__(self, fn): self.fn = fn
+
     def __reduce__(self):
         import cloudpickle
-        return cloudpickle.loads, (cloudpickle.dumps(self.fn),)
+        class Pickler(cloudpickle.Pickler):
+            def reducer_override(self, obj):
+                if isinstance(obj, types.ModuleType) and obj.__name__ in sys.modules: return importlib.import_module, (obj.__name__,)      # some of torch's are of classes of their own
+                if isinstance(obj, functools._lru_cache_wrapper): return functools.cache, (obj.__wrapped__,)
+                return super().reducer_override(obj)
+        file = io.BytesIO()
+        Pickler(file).dump(self.fn)
+        return cloudpickle.loads, (file.getvalue(),)
 
 def _processes(fn, n):
     "Started processes, which call `fn(rank)`. They come from a server that never used autograd: a copy of the present process could not, once a card was seen."
