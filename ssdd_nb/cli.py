@@ -19,7 +19,7 @@ from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
 from .scdd_studies import SCDD_STUDIES
 from . import labelled as lab
-from .core import BadInput, Diverged, Lost, describe, join, world, PRECISIONS, changed, get_device, progress_bar, known, need, writable, write_json, atomic
+from .core import BadInput, Diverged, Lost, PRECISIONS, atomic, changed, compiling, describe, get_device, join, known, need, progress_bar, world, writable, write_json
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
 from .evaluate import Recipe, Student, paper_recipe, pretrained
@@ -75,7 +75,7 @@ def command(fn # a function with docments
     def main(argv=None):
         kwargs = arguments(fn, prog, argv)
         try:
-            with _together(prog, kwargs): return fn(**kwargs)
+            with compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs): return fn(**kwargs)
         except (BadInput, Diverged, Lost) as e: message, code = str(e), 2 if isinstance(e, BadInput) else 1
         except KeyboardInterrupt as e: message, code = str(e) or 'stopped', 130
         if world().rank: sys.exit(code) if code == 130 else time.sleep(3)      # what all would say the first one says; the others are ended meanwhile
@@ -106,6 +106,7 @@ class Source:
     data_root:str=None # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
     validation:bool=False # test on a part of the training split instead of the test split: for tuning
     device:str='auto' # auto, cpu, cuda, cuda:1, …
+    compile:bool=False # put networks through torch.compile: slow to begin, then faster on a graphics card
 
     def load(self, show:bool=True, # whether to print what was loaded
              size=None # (H, W), in place of the flag's

@@ -165,7 +165,7 @@ _compiling = [os.environ.get('SSDD_COMPILE') == '1']
 def compiling(on:bool=True # whether to
              ):
     "Inside, what is built goes through `torch.compile`: slow to begin, then faster, and equal but for rounding (`--compile`, SSDD_COMPILE=1)."
-    _compiling.append(on)
+    _compiling.append(on or _compiling[-1])
     try: yield
     finally: _compiling.pop()
 
