@@ -64,28 +64,35 @@ class OnDisk:
         try: self.map = np.load(file, mmap_mode='r', allow_pickle=False)
         except (OSError, ValueError) as e: raise BadInput(f'source={file}: not an .npy file ({e})') from None
         need(self.map.ndim == 4 and self.map.dtype == np.uint8 and min(self.map.shape) > 0, 'source', file, f'must hold bytes (N, C, H, W), not {self.map.dtype} {self.map.shape}')
+        need(self.map.flags.c_contiguous, 'source', file, 'must be saved in C order: np.save(file, np.ascontiguousarray(x))')
         self.rows = torch.arange(len(self.map)) if rows is None else rows
+        inside = (self.rows >= 0) & (self.rows < len(self.map))
+        need(inside.all(), 'rows', self.rows[~inside][:5].tolist(), f'must lie from 0 to {len(self.map) - 1}')
         self.shape = torch.Size((len(self.rows), *self.map.shape[1:]))
         self.ahead = None                                  # rows of the file, and the future that holds them
 
     def __len__(self): return len(self.rows)
     def __reduce__(self): return OnDisk, (self.file, self.rows, self.device)      # copied and sent by name, not by content
 
-    def read(self, rows:Tensor) -> Tensor: # rows of the file; bytes (n, C, H, W) on the CPU, pinned if they go to a card
-        "Pixels from the file."
-        x = torch.from_numpy(np.ascontiguousarray(self.map[rows.numpy()]))
-        return x.pin_memory() if self.device.type == 'cuda' else x
+    def buffer(self, rows:Tensor) -> Tensor: # rows of the file; bytes (n, C, H, W)
+        "Room for some rows: pinned memory if they go to a card."
+        return torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8, pin_memory=self.device.type == 'cuda')
+
+    def read(self, rows:Tensor, x:Tensor) -> Tensor: # rows of the file; a `buffer` for them, which is filled and returned
+        "Pixels from the file, in one copy."
+        np.take(self.map, rows.numpy(), 0, x.numpy(), 'clip')         # 'clip' spares another copy; no row lies outside
+        return x
 
     def prefetch(self, i): # indices, a slice or a mask
         "Begin to read in a thread; whoever asks for the same next gets it."
         rows = self.rows[index_to(i, 'cpu')]
         reader = ThreadPoolExecutor(1)                     # a thread of its own, which ends with its work
-        self.ahead = rows, reader.submit(self.read, rows)
+        self.ahead = rows, reader.submit(self.read, rows, self.buffer(rows))
         reader.shutdown(wait=False)
 
     def __getitem__(self, i):
         rows = self.rows[index_to(i, 'cpu')]
-        if not self.ahead or not torch.equal(self.ahead[0], rows): return to_device(self.read(rows), self.device)
+        if not self.ahead or not torch.equal(self.ahead[0], rows): return to_device(self.read(rows, self.buffer(rows)), self.device)
         (_, reading), self.ahead = self.ahead, None
         return to_device(reading.result(), self.device)
 
