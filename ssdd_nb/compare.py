@@ -376,8 +376,8 @@ def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1)
         if not own: return teacher.targets(images)
         mean, std = (s.to(images.x.device) for s in (teacher.mean, teacher.std))
         return torch.cat([teacher(denormalise(z, mean, std)) for z in images.batches()])
-    pixels = tuple(lambda i, images=images: images.normalised(i).flatten(1) for images in (train, test))      # of as many as are asked for
-    features = dict(pixels=pixels, teacher=(seen(train), seen(test)))
+    def pixels(images): return lambda i: images.normalised(i).flatten(1)       # of as many as are asked for
+    features = dict(pixels=(pixels(train), pixels(test)), teacher=(seen(train), seen(test)))
     return [dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 

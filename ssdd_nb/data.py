@@ -64,7 +64,7 @@ class OnDisk:
         try: self.map = np.load(file, mmap_mode='r', allow_pickle=False)
         except (OSError, ValueError) as e: raise BadInput(f'source={file}: not an .npy file ({e})') from None
         need(self.map.ndim == 4 and self.map.dtype == np.uint8 and min(self.map.shape) > 0, 'source', file, f'must hold bytes (N, C, H, W), not {self.map.dtype} {self.map.shape}')
-        need(self.map.flags.c_contiguous, 'source', file, 'must be saved in C order: np.save(file, np.ascontiguousarray(x))')
+        need(self.map.flags.c_contiguous, 'source', file, 'must be saved in C order (np.ascontiguousarray)')
         self.rows = torch.arange(len(self.map)) if rows is None else rows
         inside = (self.rows >= 0) & (self.rows < len(self.map))
         need(inside.all(), 'rows', self.rows[~inside][:5].tolist(), f'must lie from 0 to {len(self.map) - 1}')
@@ -72,13 +72,13 @@ class OnDisk:
         self.ahead = None                                  # rows of the file, and the future that holds them
 
     def __len__(self): return len(self.rows)
-    def __reduce__(self): return OnDisk, (self.file, self.rows, self.device)      # copied and sent by name, not by content
+    def __reduce__(self): return OnDisk, (self.file, self.rows, self.device) # copied by name, not by content
 
     def buffer(self, rows:Tensor) -> Tensor: # rows of the file; bytes (n, C, H, W)
         "Room for some rows: pinned memory if they go to a card."
         return torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8, pin_memory=self.device.type == 'cuda')
 
-    def read(self, rows:Tensor, x:Tensor) -> Tensor: # rows of the file; a `buffer` for them, which is filled and returned
+    def read(self, rows:Tensor, x:Tensor) -> Tensor: # rows of the file, a `buffer` for them; the same, filled
         "Pixels from the file, in one copy."
         np.take(self.map, rows.numpy(), 0, x.numpy(), 'clip')         # 'clip' spares another copy; no row lies outside
         return x
@@ -92,7 +92,8 @@ class OnDisk:
 
     def __getitem__(self, i):
         rows = self.rows[index_to(i, 'cpu')]
-        if not self.ahead or not torch.equal(self.ahead[0], rows): return to_device(self.read(rows, self.buffer(rows)), self.device)
+        if not self.ahead or not torch.equal(self.ahead[0], rows):
+            return to_device(self.read(rows, self.buffer(rows)), self.device)
         (_, reading), self.ahead = self.ahead, None
         return to_device(reading.result(), self.device)
 
@@ -159,14 +160,17 @@ def as_labels(y, # class numbers (n,): a tensor, an array or a list
              ) -> tuple: # int64 (n,) on that device, and the classes' names
     "Labels as class numbers; raises `BadInput` unless each image has one, and that of a class."
     try: y = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
-    except (TypeError, ValueError): raise BadInput(f'y={type(y).__name__}: must be class numbers, one for each image; names belong into `classes`') from None
+    except (TypeError, ValueError):
+        raise BadInput(f'y={type(y).__name__}: must be class numbers, with the names in `classes`') from None
     need(y.ndim == 1, 'y', f'labels of shape {tuple(y.shape)}', f'must be class numbers of shape ({n},)')
     need(len(y) == n, 'y', f'{len(y)} labels', f'one for each of the {n} images')
-    need(not y.is_floating_point() or bool((y.long() == y).all()), 'y', f'labels of type {y.dtype}', 'must be whole numbers')
+    whole = not y.is_floating_point() or bool((y.long() == y).all())
+    need(whole, 'y', f'labels of type {y.dtype}', 'must be whole numbers')
     y = to_device(y.long(), device)
     low, high = torch.stack(y.aminmax()).tolist() if n else (0, -1)
     names = classes or tuple(map(str, range(high + 1)))
-    need(0 <= low and high < len(names), 'y', f'labels from {low} to {high}', f'must lie from 0 to {max(len(names) - 1, 0)}, the numbers of the {len(names)} classes')
+    right = f'must lie from 0 to {max(len(names) - 1, 0)}, the numbers of the {len(names)} classes'
+    need(0 <= low and high < len(names), 'y', f'labels from {low} to {high}', right)
     return y, names
 
 # %% ../nbs/01_data.ipynb #e01334cf
@@ -197,7 +201,7 @@ def batches(self:Images,
             size:int=512, # images at a time
             index:Tensor|None=None # which images, in which order; all if None
            ): # yields float32 (n, C, H, W)
-    "Normalised images, some at a time: a large set is never there as floats. From disk the next ones are read meanwhile."
+    "Normalised images, some at a time, so that a large set is never there as floats; from disk, read ahead."
     if index is not None: index = index_to(index, 'cpu' if isinstance(self.x, OnDisk) else self.x.device)
     n = len(self) if index is None else len(index)
     part = lambda at: slice(at, at + size) if index is None else index[at:at + size]

@@ -56,7 +56,7 @@ class FineTuning:
         self.opt = torch.optim.SGD([{**g, 'params': [p.requires_grad_() for p in g['params']]} for g in groups], lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         self.batches = Batches(len(index), recipe.batch, seed, 'fine-tuning')
 
-    def batch(self, i:Tensor) -> tuple: # which of the images that are used (b,); them (b, C, H, W), normalised, and their labels
+    def batch(self, i:Tensor) -> tuple: # which of `index` (b,); images (b, C, H, W), normalised, and their labels
         "A mini-batch."
         i = self.index[i]
         return self.images.normalised(i), self.images.y[index_to(i, self.device)]
