@@ -24,7 +24,7 @@ from .core import BadInput, Run, describe, digest, generator, known, need, progr
 from .costs import of_krrst, of_mkdt, of_scdd
 from .data import Images, denormalise
 from .distilled import Distilled
-from .evaluate import Recipe, Student, embed, knn, pretrained, probe_scores
+from .evaluate import Recipe, Student, embed, knn, pretrained, probe, probe_scores
 from .nets import make_net
 from .posttrain import per_class, test_accuracy
 from .protocols import FineTune, by_batch_accuracy, distil_without_data, finetune
@@ -195,7 +195,7 @@ class Judging:
     tuning:FineTune = FineTune() # finetune: how
     kd_steps:int = 200 # kd: steps of AdamW
 
-def _probe(net, d, on, how, seed, **kwargs): return probe_scores(embed(net, on.train), embed(net, on.test), on.train, on.test, how.labels, seed, how.draws)
+def _probe(net, d, on, how, seed, **kwargs): return probe(net, on.train, on.test, how.labels, seed, how.draws)
 def _knn(net, d, on, how, seed, **kwargs): return {1.: knn(embed(net, on.train), on.train.y, embed(net, on.test), on.test.y, how.neighbours)}
 def _finetune(net, d, on, how, seed, **kwargs): return {1.: test_accuracy(finetune(net, on.train, how.tuning, seed=seed, **kwargs), on.test)}
 def _kd(net, d, on, how, seed, **kwargs): return {1.: by_batch_accuracy(distil_without_data(net, on.teacher, d, on.train, how.kd_steps, seed=seed, **kwargs), on.test)}
@@ -372,8 +372,12 @@ def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1)
                own:bool=False # let the teacher see images through their own statistics, as students do, not through its
               ) -> list: # of rows
     "Probe accuracy on raw pixels and on the teacher's features."
-    seen = lambda i: teacher(denormalise(i.normalised(), teacher.mean.to(i.x.device), teacher.std.to(i.x.device))) if own else teacher.targets(i)
-    features = dict(pixels=(train.normalised().flatten(1), test.normalised().flatten(1)), teacher=(seen(train), seen(test)))
+    def seen(images):
+        if not own: return teacher.targets(images)
+        mean, std = (s.to(images.x.device) for s in (teacher.mean, teacher.std))
+        return torch.cat([teacher(denormalise(z, mean, std)) for z in images.batches()])
+    def pixels(images): return lambda i: images.normalised(i).flatten(1)       # of as many as are asked for
+    features = dict(pixels=(pixels(train), pixels(test)), teacher=(seen(train), seen(test)))
     return [dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
             for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
 

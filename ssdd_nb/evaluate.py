@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'paper_recipe', 'Pretraining', 'pretrain', 'train_student', 'linear_probe', 'accuracy', 'knn', 'embed',
-           'target_mse', 'probe_scores', 'Student', 'pretrained', 'evaluate', 'outputs']
+           'target_mse', 'labelled_draws', 'probe_scores', 'probe', 'Student', 'pretrained', 'evaluate', 'outputs']
 
 # %% ../nbs/06_evaluate.ipynb #97764a91
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from safetensors.torch import load_file, save_file
 from .core import Batches, Run, atomic, known, need, place, precision, run
-from .data import Images, labelled
+from .data import Images, index_to, labelled
 from .distilled import PROBABILITIES, Distilled, distilled_from
 from .nets import Encoder, in_batches, make_net
 from .teachers import Teacher
@@ -53,19 +53,28 @@ class Pretraining:
                  seed:int=0 # of the batches
                 ):
         self.net, self.recipe, self.device, self.t = net.train(), recipe, next(net.parameters()).device, 0
-        self.x, self.y = d.normalised().to(self.device), d.y.to(self.device)
+        self.hold(d)
         self.classes = d.y.ndim == 1 or d.manifest.get('target_kind') == PROBABILITIES
         known(recipe.schedule, ('constant', 'cosine'), 'schedule')
         self.lr = (d.manifest.get('recipe') or {}).get('lr', .1) if recipe.lr is None else recipe.lr
         self.steps, self.batches = recipe.total(len(d)), Batches(len(d), recipe.batch, seed, 'pretraining')
         self.opt = torch.optim.SGD(net.parameters(), lr=self.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
+    def hold(self, d:Distilled): # what it trains on
+        "Keep the set where the network is."
+        self.x, self.y = d.normalised().to(self.device), d.y.to(self.device)
+
+    def batch(self, i:Tensor) -> tuple: # indices (b,); images (b, C, H, W), normalised, and their targets
+        "A mini-batch of the set."
+        i = index_to(i, self.device)
+        return self.x[i], self.y[i]
+
     def step(self) -> dict:
         "One step of SGD on the MSE to the targets, or on the cross-entropy to labels or class probabilities."
         if self.recipe.schedule == 'cosine':
             for group in self.opt.param_groups: group['lr'] = self.lr*.5*(1 + torch.cos(torch.tensor(torch.pi*self.t/self.steps)).item())
-        i = self.batches.next().to(self.device)
-        out, y = self.net(self.x[i]), self.y[i]
+        x, y = self.batch(self.batches.next())
+        out = self.net(x)
         loss = (F.cross_entropy if self.classes else F.mse_loss)(out.float(), y)               # eq. 5
         self.opt.zero_grad()
         loss.backward()
@@ -129,12 +138,14 @@ def linear_probe(f:Tensor, # features of the labelled images (n, d)
     return (V if basis is None else basis @ V).detach(), b.detach()
 
 def accuracy(probe:tuple, # from `linear_probe`
-             f:Tensor, # features (n, d)
+             f, # features (n, d), or a function that gives those of a slice
              y:Tensor # classes (n,)
             ) -> float: # percent
     "Share of images that the probe classifies rightly."
     V, b = probe
-    return ((f.double() @ V + b).argmax(1) == y).double().mean().item()*100
+    parts = [slice(at, at + 16_384) for at in range(0, len(y), 16_384)]              # not all of them in float64
+    guess = torch.cat([((f(i) if callable(f) else f[i]).double() @ V + b).argmax(1) for i in parts])
+    return (guess == y).double().mean().item()*100
 
 # %% ../nbs/06_evaluate.ipynb #6d4c8274
 def knn(f:Tensor, # features of the labelled images (n, d)
@@ -151,13 +162,14 @@ def knn(f:Tensor, # features of the labelled images (n, d)
 def embed(net:Encoder, # the encoder
           images:Images, # what of
           what:str='features', # `features` before the head, or `output` after it
-          batch:int=512 # images at a time
+          batch:int=512, # images at a time
+          index:Tensor|None=None # which images, in which order; all if None
          ) -> Tensor: # (n, d) or (n, k), on the images' device
     "Features or outputs of images, in eval mode."
     known(what, ('features', 'output'), 'what')
     place(net, images.x.device)
     with precision('float32', images.x.device):            # whatever the network was trained in
-        return in_batches(net.features if what == 'features' else net, net, (images.normalised(i) for i in torch.arange(len(images)).split(batch)))
+        return in_batches(net.features if what == 'features' else net, net, images.batches(batch, index))
 
 def target_mse(net:Encoder, # a student with its head
                images:Images, # usually the test images
@@ -167,8 +179,19 @@ def target_mse(net:Encoder, # a student with its head
     return F.mse_loss(embed(net, images, 'output').double(), targets.double()).item()
 
 # %% ../nbs/06_evaluate.ipynb #11d53d57
-def probe_scores(f:Tensor, # features of the training images (n, d)
-                 f_test:Tensor, # features of the test images
+def labelled_draws(images:Images, # with labels
+                   labels:float, # fraction
+                   seed:int, # the draw
+                   draws:int # how many sets, where there are at most 20 images a class
+                  ) -> list: # of sorted indices, on the CPU
+    "The sets of labelled images that a fraction is measured on."
+    y = images.y.cpu()
+    first = labelled(y, labels, seed, 0)
+    if len(first) > 20*len(images.classes): return [first]
+    return [first] + [labelled(y, labels, seed, d) for d in range(1, draws)]
+
+def probe_scores(f, # features of the training images (n, d), or a function that gives those of some indices
+                 f_test, # features of the test images, or a function that gives those of a slice
                  train:Images, # for the labels
                  test:Images, # for the labels
                  labels=(.01, .05, .1), # fractions
@@ -177,12 +200,24 @@ def probe_scores(f:Tensor, # features of the training images (n, d)
                 ) -> dict: # fraction: accuracy in percent, or None without labels
     "Linear-probe accuracy at several fractions of labels, averaged over draws of the labelled images."
     if train.y is None: return {l: None for l in labels}
-    n, scores = max(len(train.classes), int(train.y.max()) + 1), {}
-    for l in labels:
-        picks = [labelled(train.y, l, seed, 0)]
-        if len(picks[0]) <= 20*n: picks += [labelled(train.y, l, seed, d) for d in range(1, draws)]
-        scores[l] = sum(accuracy(linear_probe(f[i], train.y[i], n), f_test, test.y) for i in picks)/len(picks)
-    return scores
+    chosen = {l: labelled_draws(train, l, seed, draws) for l in labels}
+    index = torch.cat([i for sets in chosen.values() for i in sets]).unique()         # sorted
+    f = f(index) if callable(f) else f[index_to(index, f.device)]
+    def score(i):
+        at, y = index_to(torch.searchsorted(index, i), f.device), train.y[index_to(i, train.y.device)]
+        return accuracy(linear_probe(f[at], y, len(train.classes)), f_test, test.y)
+    return {l: sum(map(score, sets))/len(sets) for l, sets in chosen.items()}
+
+def probe(net:Encoder, # the network; its features before the head count
+          train:Images, # where labels come from
+          test:Images, # where it is tested
+          labels=(.01, .05, .1), # fractions
+          seed:int=0, # which labelled images
+          draws:int=5 # see `probe_scores`
+         ) -> dict: # fraction: accuracy in percent, or None without labels
+    "`probe_scores` of a network, which sees only the training images that have a label."
+    if train.y is None: return {l: None for l in labels}
+    return probe_scores(lambda i: embed(net, train, index=i), embed(net, test), train, test, labels, seed, draws)
 
 # %% ../nbs/06_evaluate.ipynb #e2dbe23d
 @dataclass(frozen=True)
@@ -225,7 +260,7 @@ def evaluate(d:Distilled|None, # the set; None for a network without pre-trainin
             ) -> dict: # `accuracy` {fraction: percent}, `target_mse`, `seconds` (of pre-training)
     "Pre-train a fresh student on a set and probe it."
     net, mse, seconds = pretrained(d, train, test, teacher, recipe, student, seed, **kwargs)
-    return dict(accuracy=probe_scores(embed(net, train), embed(net, test), train, test, labels, seed, draws), target_mse=mse, seconds=seconds)
+    return dict(accuracy=probe(net, train, test, labels, seed, draws), target_mse=mse, seconds=seconds)
 
 def outputs(d:Distilled|None, # a set
             Y:Tensor|None # a teacher's targets

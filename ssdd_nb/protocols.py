@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .core import Batches, cosine, digest, generator, known, need, place, seeded, to_device
-from .data import Images, labelled, normalise
+from .data import Images, index_to, labelled, normalise
 from .distilled import Distilled
 from .evaluate import train_student
 from .nets import Encoder, in_batches
@@ -50,17 +50,22 @@ class FineTuning:
                  seed:int=0 # of the batches
                 ):
         self.net, self.recipe, self.device, self.t, self.steps = net.train(), recipe, images.x.device, 0, recipe.steps
-        self.x, self.y = images.normalised(index), images.y[index.to(images.y.device)].to(self.device)
+        self.images, self.index = images, index.cpu()
         head = set(net.head.parameters())
         groups = [dict(params=[p for p in net.parameters() if p not in head], base=recipe.lr), dict(params=list(head), base=recipe.lr if recipe.head_lr is None else recipe.head_lr)]
         self.opt = torch.optim.SGD([{**g, 'params': [p.requires_grad_() for p in g['params']]} for g in groups], lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         self.batches = Batches(len(index), recipe.batch, seed, 'fine-tuning')
 
+    def batch(self, i:Tensor) -> tuple: # which of `index` (b,); images (b, C, H, W), normalised, and their labels
+        "A mini-batch."
+        i = self.index[i]
+        return self.images.normalised(i), self.images.y[index_to(i, self.device)]
+
     def step(self) -> dict:
         "One step of SGD on the cross-entropy."
         for g in self.opt.param_groups: g['lr'] = g['base']*cosine(self.t, self.steps)
-        i = self.batches.next().to(self.device)
-        loss = F.cross_entropy(self.net(self.x[i]).float(), self.y[i])
+        x, y = self.batch(self.batches.next())
+        loss = F.cross_entropy(self.net(x).float(), y)
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
