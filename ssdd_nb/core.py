@@ -109,6 +109,13 @@ class Batches:
         self.at += self.size
         return self.order[self.at - self.size:self.at]
 
+    def peek(self) -> Tensor: # int64 (size,) on the CPU
+        "What `next` will give, without moving on: for whoever reads ahead."
+        here = self.state_dict()
+        i = self.next()
+        self.load_state_dict(here)
+        return i
+
     def state_dict(self) -> dict:
         "Where it stands: the permutation, the place in it, and the generator."
         return dict(order=self.order, at=self.at, gen=self.gen.get_state())

@@ -69,7 +69,8 @@ class OnDisk:
 
     def buffer(self, rows:Tensor) -> Tensor: # rows of the file; bytes (n, C, H, W)
         "Room for some rows: pinned memory if they go to a card."
-        return torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8, pin_memory=self.device.type == 'cuda')
+        room = torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8)
+        return room.pin_memory() if self.device.type == 'cuda' else room
 
     def read(self, rows:Tensor, x:Tensor) -> Tensor: # rows of the file, a `buffer` for them; the same, filled
         "Pixels from the file, in one copy."
@@ -185,9 +186,9 @@ def normalised(self:Images, i=slice(None)) -> Tensor: # i: indices; float32 (n, 
     return normalise(self.pixels(i), self.mean, self.std)
 
 @patch
-def prefetch(self:Images, i): # the indices that will be asked for next
+def prefetch(self:Images, i): # the indices that will be asked for next, or a function that tells them
     "Begin to read images from disk in a thread; does nothing if they are in memory."
-    if isinstance(self.x, OnDisk): self.x.prefetch(i)
+    if isinstance(self.x, OnDisk): self.x.prefetch(i() if callable(i) else i)
 
 @patch
 def batches(self:Images,

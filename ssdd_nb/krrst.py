@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import Batches, all_sum, alone, asked_to_stop, changed, compiled, enough, exchanged, gathered, generator, known, need, place, precision, progress_bar, seed_of, to_device, world
 from .coresets import check_m, kmeans_index
-from .data import Images, normalise
+from .data import Images, index_to, normalise
 from .distilled import Distilled, distil, distilled_from
 from .nets import Encoder, joint_norms, make_net
 from .teachers import Teacher
@@ -231,11 +231,15 @@ def fill(self:KRRST):
 @patch
 def real_batch(self:KRRST) -> tuple: # normalised images (b, C, H, W), teacher targets (b, k), and what share of the loss they are
     "Line 6: a mini-batch of real images and what the teacher says of them; of several processes, each gets its share of it."
-    every = to_device(self.batches.next(), self.device)
+    every = self.batches.next()
     i = world().share(every)
     share = weight(i, every, self.cfg.reduction)
-    if not self.cfg.augment: return self.images.normalised(i), self.Y_t[i], share
+    if not self.cfg.augment:
+        x, y = self.images.normalised(i), self.Y_t[index_to(i, self.device)]
+        self.images.prefetch(lambda: world().share(self.batches.peek()))
+        return x, y, share
     x = world().share(shift_and_flip(self.images.pixels(every), self.gen))
+    self.images.prefetch(self.batches.peek)
     return normalise(x, self.images.mean, self.images.std), self.teacher(x), share
 
 @patch

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, need, place, precision, run, seed_of, seeded, to_device, together_to_device, world
-from .data import Images, normalise
+from .data import Images, index_to, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
 
@@ -494,8 +494,9 @@ class TeacherTask:
     def step(self) -> dict:
         "Views of a batch, the loss, one step of the optimiser."
         for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
-        i = to_device(self.batches.next(), self.device)
-        x, y = self.images.pixels(i), self.images.y[i] if self.cfg.loss == 'supervised' else None
+        i = self.batches.next()
+        x, y = self.images.pixels(i), self.images.y[index_to(i, self.device)] if self.cfg.loss == 'supervised' else None
+        self.images.prefetch(self.batches.peek)
         kinds = [self.cfg.views]*self.objective.views + [self.cfg.local]*self.cfg.n_local
         views = [normalise(v(x, self.gen, world()), self.images.mean, self.images.std) for v in kinds]
         loss = self.objective(self.net, views, y, len(i), self.t/self.steps)
