@@ -12,7 +12,7 @@ __all__ = ['PRECISIONS', 'LOOK', 'BadInput', 'Diverged', 'need', 'known', 'chang
 
 # %% ../nbs/00_core.ipynb #dec01b26
 import dataclasses, datetime, difflib, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
-from contextlib import ExitStack, contextmanager
+from contextlib import ContextDecorator, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -138,24 +138,29 @@ def get_device(name:str='auto' # `auto` (CUDA if there is one, else the CPU), `c
 # %% ../nbs/00_core.ipynb #9c7bc36e
 PRECISIONS = 'float32', 'tf32', 'bf16'
 
-@contextmanager
-def precision(name:str='float32', # one of `PRECISIONS`
-              device=None # where the computation runs; None: the CPU, and a graphics card if there is one
-             ):
+class precision(ContextDecorator):
     "Inside: products in this precision, and convolutions that repeat from run to run. `@precision()` on a function: all of it."
-    known(name, PRECISIONS, 'precision')
-    cudnn = torch.backends.cudnn
-    kinds = [torch.device(device).type] if device is not None else ['cpu', *['cuda']*torch.cuda.is_available()]
-    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
-    torch.set_float32_matmul_precision('high' if name == 'tf32' else 'highest')
-    cudnn.allow_tf32, cudnn.deterministic = name == 'tf32', True
-    try:
-        with ExitStack() as within:
-            for kind in kinds: within.enter_context(torch.autocast(kind, torch.bfloat16, enabled=name == 'bf16'))
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32, cudnn.deterministic = before[1:]
+    def __init__(self,
+                 name:str='float32', # one of `PRECISIONS`
+                 device=None # where the computation runs; None: the CPU, and a graphics card if there is one
+                ):
+        self.name, self.device = known(name, PRECISIONS, 'precision'), device
+
+    def _recreate_cm(self): return precision(self.name, self.device)       # a decorated function may call itself
+
+    def __enter__(self):
+        cudnn, low = torch.backends.cudnn, self.name == 'bf16'
+        kinds = [torch.device(self.device).type] if self.device is not None else ['cpu', *['cuda']*torch.cuda.is_available()]
+        self.before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
+        torch.set_float32_matmul_precision('high' if self.name == 'tf32' else 'highest')
+        cudnn.allow_tf32, cudnn.deterministic = self.name == 'tf32', True
+        self.casts = [torch.autocast(kind, torch.bfloat16, enabled=low) for kind in kinds]
+        for cast in self.casts: cast.__enter__()
+
+    def __exit__(self, *error):
+        for cast in reversed(self.casts): cast.__exit__(*error)
+        torch.set_float32_matmul_precision(self.before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self.before[1:]
 
 # %% ../nbs/00_core.ipynb #3f6dc7f5
 def compiled(what # a function, or a network whose `body` does the work; differentiated once, not twice
