@@ -11,7 +11,7 @@ __all__ = ['PRECISIONS', 'LOOK', 'BadInput', 'Diverged', 'need', 'known', 'chang
            'asked_to_stop', 'finite', 'run']
 
 # %% ../nbs/00_core.ipynb #dec01b26
-import dataclasses, datetime, difflib, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
+import builtins, dataclasses, datetime, difflib, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
 from contextlib import ContextDecorator, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -366,6 +366,9 @@ class _ByValue:
             def reducer_override(self, obj):
                 if isinstance(obj, types.ModuleType) and obj.__name__ in sys.modules: return importlib.import_module, (obj.__name__,)      # some of torch's are of classes of their own
                 if isinstance(obj, functools._lru_cache_wrapper): return functools.cache, (obj.__wrapped__,)
+                if isinstance(obj, type) and obj.__module__ == 'builtins' and not hasattr(builtins, obj.__name__):                # compiled, and silent about where it lives
+                    home = next((m for m in list(sys.modules.values()) if getattr(m, obj.__name__, None) is obj and m.__name__ != '__main__'), None)
+                    if home: return getattr, (home, obj.__name__)
                 return super().reducer_override(obj)
         file = io.BytesIO()
         Pickler(file).dump(self.fn)
