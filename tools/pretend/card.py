@@ -43,7 +43,7 @@ CARD = None                                                # the card that is th
 
 class Held:
     "Counts a storage as held by the card for as long as one of its tensors lives."
-    users, sizes, now, peak, largest = Counter(), {}, 0, 0, 0
+    users, sizes, now, peak = Counter(), {}, 0, 0
     __slots__ = ('key',)
 
     def __init__(self, t):
@@ -53,7 +53,6 @@ class Held:
             Held.sizes[self.key] = storage.nbytes()
             Held.now += storage.nbytes()
             Held.peak = max(Held.peak, Held.now)
-            Held.largest = max(Held.largest, storage.nbytes())
         Held.users[self.key] += 1
 
     def __del__(self):
@@ -73,6 +72,8 @@ class CudaTensor(torch.Tensor):
         t = torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=CUDA, **how)
         t.inner = inner
         t._held = Held(inner)
+        if CARD:
+            CARD.made.add((tuple(t.shape), t.dtype))
         return t
 
     def __init__(self, inner):
@@ -206,7 +207,7 @@ class Count:
     "What happened since it was made."
     def __init__(self, card):
         self.card, self.before = card, Counter(card.syncs)
-        Held.largest = 0
+        card.made.clear()
 
     @property
     def syncs(self):
@@ -214,9 +215,9 @@ class Count:
         return self.card.syncs - self.before
 
     @property
-    def largest(self):
-        "Bytes of the largest tensor that was made on the card."
-        return Held.largest
+    def made(self):
+        "The (shape, type) of all tensors that were made on the card."
+        return self.card.made
 
 
 class Card(TorchDispatchMode):
@@ -227,27 +228,34 @@ class Card(TorchDispatchMode):
         self.syncs = Counter()                             # how often the host waited, by (kind, operation, place)
         self.faults = Counter()                            # what is wrong and raises nothing: 'place: what'
         self.lowered = Counter()                           # products that autocast made in bf16: (place, operation, shape)
+        self.made = set()                                  # (shape, type) of tensors
         self.saved, self.nccl, self.default = False, False, Generator('cuda')
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return dispatch(func, args, kwargs or {})
 
-    def place(self):
-        "The innermost line of the package that is being executed, 'file.py:12 function'; None outside the package."
-        frame = sys._getframe(2)
-        while frame:
+    def places(self, most=1):
+        "The innermost lines of the package that are being executed, 'file.py:12 function' each."
+        frame, found = sys._getframe(2), []
+        while frame and len(found) < most:
             code = frame.f_code
             if self.folder in code.co_filename:
-                return f'{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_qualname}'
+                found.append(f'{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_qualname}')
             frame = frame.f_back
+        return found
+
+    def place(self):
+        "The innermost one."
+        return (self.places() or ['elsewhere'])[0]
 
     def sync(self, kind, operation):
-        self.syncs[kind, operation, self.place() or 'elsewhere'] += 1
+        self.syncs[kind, operation, self.place()] += 1
 
     def fault(self, what):
-        place = self.place()
-        if place:
-            self.faults[f'{place}: {what}'] += 1
+        "Note what is wrong, if it is the package that does it."
+        places = [p for p in self.places(6) if not p.startswith('nets.py')][:2]
+        if places:
+            self.faults[f"{' < '.join(places)}: {what}"] += 1
 
     @contextlib.contextmanager
     def count(self):
@@ -369,7 +377,7 @@ def watch(name, args, flat):
         if name in NOT_IN_BF16:
             raise NotImplementedError(f'"{name}_cuda" not implemented for \'BFloat16\'')
         if name in PRODUCTS:
-            CARD.lowered[CARD.place() or 'elsewhere', name, tuple(first.shape)] += 1
+            CARD.lowered[CARD.place(), name, tuple(first.shape)] += 1
     if name == 'convolution' and first.dtype == torch.float32:
         cudnn, product = torch.backends.cudnn, torch.get_float32_matmul_precision()
         if cudnn.allow_tf32 and product == 'highest':

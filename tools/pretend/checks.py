@@ -18,16 +18,18 @@ def group(f):
 class Checks:
     "Calls what is to be checked; keeps a line for each failure, and goes on."
     def __init__(self, card, group):
-        self.card, self.group, self.n, self.lines, self.notes = card, group, 0, [], []
+        self.card, self.group, self.n, self.lines, self.notes, self.times = card, group, 0, [], [], {}
 
     def __call__(self, name, call):
         "Call it without arguments; it fails if it raises, or if the card notes a fault. Returns what it returned, or None."
         self.n += 1
-        before = Counter(self.card.faults)
+        before, begun = Counter(self.card.faults), time.time()
         try:
             got = call()
         except (Exception, KeyboardInterrupt) as e:
             return self.failed(name, self.said(e))
+        finally:
+            self.times[name] = time.time() - begun
         if new := self.card.faults - before:
             more = f' (and {len(new) - 1} more)' if len(new) > 1 else ''
             self.failed(name, next(iter(new)) + more)
@@ -50,7 +52,7 @@ class Checks:
 
 
 def run_group(name):
-    "All checks of a group on a card of its own: (name, how many checks, lines of failures, notes, seconds)."
+    "All checks of a group on a card of its own; the `Checks`, without the card."
     begun = time.time()
     with cards.pretend('ssdd_nb') as card:
         check = Checks(card, name)
@@ -58,7 +60,8 @@ def run_group(name):
             GROUPS[name](check)
         except Exception as e:
             check.failed('the group ends early', check.said(e))
-    return name, check.n, check.lines, check.notes, time.time() - begun
+    check.card, check.seconds = None, time.time() - begun
+    return check
 
 
 @contextlib.contextmanager
