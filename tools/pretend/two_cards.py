@@ -22,12 +22,10 @@ def two_cards(check):
     left = list(NAMES)
     while left:
         said = pair(left)
-        for name in left:
-            first, second = (of.get(name) for of in said)
-            check(name, lambda: agree(first, second))
-            left = left[1:]
-            if not first == second == 'fine':
-                break                                      # this pair is gone
+        done = [name for name in left if any(name in of for of in said)] or left[:1]
+        for name in done:
+            check(name, lambda: agree(*[of.get(name) for of in said]))
+        left = left[len(done):]
 
 
 def agree(*said):
@@ -44,7 +42,8 @@ def pair(names):
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as d:
         env = dict(os.environ, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-        started = [subprocess.Popen([sys.executable, __file__, d, *names], env=dict(env, RANK=r, LOCAL_RANK=r)) for r in '01']
+        call = [sys.executable, __file__, d, *names]
+        started = [subprocess.Popen(call, env=dict(env, RANK=r, LOCAL_RANK=r), stderr=subprocess.DEVNULL) for r in '01']
         for p in started:
             try:
                 p.wait(SECONDS)
@@ -57,7 +56,7 @@ def pair(names):
 
 
 def one_of_two(folder, names):
-    "Go through the names; stop at the first that fails."
+    "Go through the names; stop at the first that raises an error."
     import card as cards
     import paths
     with cards.pretend('ssdd_nb') as card, open(folder/f"said-{os.environ['RANK']}", 'w', buffering=1) as said:
@@ -65,10 +64,11 @@ def one_of_two(folder, names):
         check, todo = Checks(card, ''), paths.two_cards()
         assert tuple(todo) == NAMES, 'paths.two_cards and NAMES differ'
         for name in names:
-            check(name, lambda: todo[name](folder/name))
-            wrong = [line.split(f'{name}: ', 1)[1] for line in check.lines]
+            before, came_through = len(check.lines), []
+            check(name, lambda: came_through.append(todo[name](folder/name)))
+            wrong = [line.split(f'{name}: ', 1)[1] for line in check.lines[before:]]
             said.write(f"{name}\t{wrong[0] if wrong else 'fine'}\n")
-            if wrong:
+            if not came_through:
                 os._exit(1)                                # the other process notices
         os._exit(0)                                        # without waiting for Gloo's threads
 
