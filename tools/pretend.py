@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Does the library work on a graphics card? `python tools/pretend.py [GROUP …]`, on a machine that has none.
 
-Everything the library does runs on a pretended card (`tools/pretend/card.py`): tensors say that they are on `cuda:0`, compute
-on the CPU, and fail where CUDA fails. A line for each failure, one for each group of checks, one at the end. The checks of the
-pretended card itself always come first. Needs a torch that was built for CUDA, and g++; without them it says so and ends with 77.
+Everything the library does runs on a pretended card (`tools/pretend/card.py`): tensors say that they are on `cuda:0`,
+compute on the CPU, and fail where CUDA fails. It prints a line for each group of checks, one for each failure, and one at
+the end. The checks of the pretended card itself always run. Needs a torch that was built for CUDA, and g++; without them it
+says so and ends with 77.
 """
 import argparse
 import multiprocessing

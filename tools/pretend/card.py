@@ -5,13 +5,13 @@
             task.step()
     print(seen.syncs, card.faults)
 
-A tensor of the card is a wrapper around a CPU tensor. A dispatch mode below autograd and autocast unwraps it, computes on the
-CPU, and wraps the result. On the way it raises CUDA's errors (two devices in one operation, a generator or an index of the
-other device, `.numpy()`, linear algebra in bf16, CPU tensors under NCCL), counts the times that the host waits for the card,
-and notes what raises nothing but is wrong all the same (`card.faults`).
+A tensor of the card is a wrapper around a CPU tensor. A dispatch mode below autograd and autocast unwraps it, computes
+on the CPU, and wraps the result. On the way it raises CUDA's errors (two devices in one operation, a generator or an
+index of the other device, `.numpy()`, linear algebra in bf16, CPU tensors under NCCL), counts how often the host waits
+for the card, and notes what raises nothing but is wrong all the same (`card.faults`).
 
-It knows nothing of speed, memory limits, races, streams, the rounding of TF32, indices out of range, and kernels that CUDA
-lacks (but for linear algebra in bf16). All cards of a process are the same one.
+It knows nothing of speed, memory limits, races, streams, the rounding of TF32, indices out of range, and kernels that
+CUDA lacks (but for linear algebra in bf16). All cards of a process are the same one.
 """
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import torch._dynamo                                     # before anything is replaced: it keeps a table of torch's functions
+import torch._dynamo                                     # keeps a table of torch's functions: before any is replaced
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -68,8 +68,8 @@ class CudaTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner):
-        how = dict(strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, layout=inner.layout)
-        t = torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=CUDA, **how)
+        places = dict(strides=inner.stride(), storage_offset=inner.storage_offset(), layout=inner.layout)
+        t = torch.Tensor._make_wrapper_subclass(cls, inner.size(), dtype=inner.dtype, device=CUDA, **places)
         t.inner = inner
         t._held = Held(inner)
         if CARD:
@@ -124,7 +124,7 @@ class CudaTensor(torch.Tensor):
         memo[id(self)] = new
         return new
 
-    def __reduce_ex__(self, protocol):                     # a file holds the CPU tensor; `torch.load` is watched instead
+    def __reduce_ex__(self, protocol):                     # a file holds the CPU tensor; `torch.load` is watched
         if CARD:
             CARD.saved = True
         return self.inner.detach().__reduce_ex__(protocol)
@@ -155,7 +155,7 @@ def pin(t, *device):
 # ---------------------------------------------------------------- generators
 
 class Generator(CpuGenerator):
-    "`torch.Generator('cuda')` holds 16 bytes, a seed and an offset; each use draws from the CPU stream that these name."
+    "`torch.Generator('cuda')`: a seed and an offset, 16 bytes; each use draws from the CPU stream that these name."
     known = weakref.WeakValueDictionary()                  # an operation gets the C++ object only
 
     def __new__(cls, device='cpu'):
@@ -227,7 +227,7 @@ class Card(TorchDispatchMode):
         self.folder = os.sep + package + os.sep
         self.syncs = Counter()                             # how often the host waited, by (kind, operation, place)
         self.faults = Counter()                            # what is wrong and raises nothing: 'place: what'
-        self.lowered = Counter()                           # products that autocast made in bf16: (place, operation, shape)
+        self.lowered = Counter()                           # products in bf16: (place, operation, shape)
         self.made = set()                                  # (shape, type) of tensors
         self.saved, self.nccl, self.default = False, False, Generator('cuda')
 
@@ -268,8 +268,8 @@ class Card(TorchDispatchMode):
 COPIES = {'_to_copy', 'copy_', 'copy', '_copy_from'}
 INDEXING = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
 # not marked as pointwise, though they take numbers from the CPU as pointwise operations do
-POINTWISE = {'where', 'masked_fill', 'masked_fill_', 'lerp', 'lerp_', 'addcmul', 'addcdiv', 'addcmul_', 'addcdiv_', 'clamp',
-             'clamp_', 'fill_', 'index_fill', 'index_fill_', 'clamp_min', 'clamp_max', 'maximum', 'minimum'}
+POINTWISE = {'where', 'masked_fill', 'masked_fill_', 'lerp', 'lerp_', 'addcmul', 'addcdiv', 'addcmul_', 'addcdiv_',
+             'clamp', 'clamp_', 'fill_', 'index_fill', 'index_fill_', 'clamp_min', 'clamp_max', 'maximum', 'minimum'}
 WAITS = {'_local_scalar_dense', 'is_nonzero', 'equal', 'nonzero', 'masked_select', '_unique2', 'unique_dim',
          'unique_consecutive', 'bincount', 'histc', 'repeat_interleave', '_linalg_check_errors', '_linalg_eigh',
          'linalg_eig', 'linalg_lstsq'}
@@ -442,7 +442,7 @@ def wrapped(func, name, args, kwargs, there, got):
             return CudaTensor(t)
         if old.size() != t.size():                         # reshaped in place: C++ does the same to the wrapper
             if name not in RESHAPES:
-                raise NotImplementedError(f'aten::{name} gives a tensor another shape in place: the pretended card cannot')
+                raise NotImplementedError(f'aten::{name} reshapes in place, which the pretended card cannot')
             with torch._C._DisableTorchDispatch():
                 func(old, *args[1:], **kwargs)
         return old
@@ -480,7 +480,7 @@ def collective(func, args, kwargs):
 
 
 class Factories(TorchFunctionMode):
-    "`torch.tensor` and its like build on the CPU and copy where no dispatch mode sees it; here the copy is one that can be seen."
+    "`torch.tensor` and its like copy to the card where no dispatch mode sees it; here the copy can be seen."
     makers = {torch.tensor, torch.as_tensor, torch.asarray, torch.sparse_coo_tensor}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -537,8 +537,9 @@ def of_torch_cuda(card):
     def nothing(*args, **kwargs):
         pass
     about = types.SimpleNamespace(name='pretended', major=9, minor=0, total_memory=80*2**30, multi_processor_count=132)
-    stream = types.SimpleNamespace(synchronize=lambda: card.sync('waits', 'stream'), wait_stream=nothing, wait_event=nothing,
-                                   record_event=lambda event=None: event or Event(), query=lambda: True)
+    stream = types.SimpleNamespace(synchronize=lambda: card.sync('waits', 'stream'), query=lambda: True,
+                                   wait_stream=nothing, wait_event=nothing,
+                                   record_event=lambda event=None: event or Event())
     cards = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     return dict(is_available=lambda: True, is_initialized=lambda: True, init=nothing, _lazy_init=nothing,
                 device_count=lambda: cards, current_device=lambda: 0, set_device=nothing, empty_cache=nothing,
@@ -614,8 +615,8 @@ def library():
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch_at, half = Path(torch.__file__).parent, file.with_suffix(f'.{os.getpid()}')
-        subprocess.run(['g++', '-O1', '-std=c++20', '-shared', '-fPIC', f'-I{torch_at}/include', str(source), '-o', str(half),
-                        f'-L{torch_at}/lib', '-ltorch_cpu', '-lc10'], check=True)
+        subprocess.run(['g++', '-O1', '-std=c++20', '-shared', '-fPIC', f'-I{torch_at}/include', str(source),
+                        '-o', str(half), f'-L{torch_at}/lib', '-ltorch_cpu', '-lc10'], check=True)
         os.replace(half, file)
     return ctypes.CDLL(str(file))
 

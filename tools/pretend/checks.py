@@ -21,7 +21,7 @@ class Checks:
         self.card, self.group, self.n, self.lines, self.notes, self.times = card, group, 0, [], [], {}
 
     def __call__(self, name, call):
-        "Call it without arguments; it fails if it raises, or if the card notes a fault. Returns what it returned, or None."
+        "Call it without arguments; fails if it raises, or if the card notes a fault. Returns what it returned."
         self.n += 1
         before, begun = Counter(self.card.faults), time.time()
         try:
@@ -48,7 +48,8 @@ class Checks:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if self.card.folder in f.filename] or frames
         message = (str(error).splitlines() or [''])[0]
-        return f'{os.path.basename(own[-1].filename)}:{own[-1].lineno} {own[-1].name}: {type(error).__name__}: {message[:150]}'
+        place = f'{os.path.basename(own[-1].filename)}:{own[-1].lineno} {own[-1].name}'
+        return f'{place}: {type(error).__name__}: {message[:150]}'
 
 
 def run_group(name):

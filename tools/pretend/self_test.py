@@ -86,16 +86,18 @@ def errors_of_two_devices():
     "Tensors of both devices: refused, but for single numbers and for indices on the CPU."
     x, c, rows = torch.ones(4, 3, device='cuda'), torch.ones(4, 3), torch.tensor([0, 1])
     two = 'Expected all tensors to be on the same device'
-    wrong = dict(add=lambda: x + c, product=lambda: x @ c.T, cat=lambda: torch.cat([x, c]), where=lambda: torch.where(x > 0, x, c),
-                 index_add=lambda: x.index_add_(0, rows, x[:2]), in_place=lambda: c.add_(x[0, 0]),
-                 put=lambda: x.__setitem__(rows, c[:2]), loss=lambda: F.cross_entropy(x, rows.repeat(2)))
+    wrong = dict(add=lambda: x + c, product=lambda: x @ c.T, cat=lambda: torch.cat([x, c]),
+                 where=lambda: torch.where(x > 0, x, c), index_add=lambda: x.index_add_(0, rows, x[:2]),
+                 in_place=lambda: c.add_(x[0, 0]), put=lambda: x.__setitem__(rows, c[:2]),
+                 loss=lambda: F.cross_entropy(x, rows.repeat(2)))
     for name, call in wrong.items():
         with raises(RuntimeError, two):
             call()
-            print(name)
+            print(f'{name} is not refused')
     with raises(RuntimeError, 'indices should be either on cpu or on the same device'):
         c[rows.to('cuda')]
-    for right in (x*torch.tensor(2.), torch.where(x > 0, x, 0.), x[rows], x[[0, 1]], x[x > 0], torch.tensor([1.], device='cuda')):
+    by_number = x*torch.tensor(2.), torch.where(x > 0, x, 0.), torch.tensor([1.], device='cuda')
+    for right in (*by_number, x[rows], x[[0, 1]], x[x > 0]):
         assert right.is_cuda
 
 
@@ -155,8 +157,9 @@ def waiting(card):
     "Each way to wait is counted once; copies from pinned memory, and its views, do not wait."
     x, c = torch.ones(4, 3, device='cuda'), torch.ones(4, 3)
     once = dict(item=lambda: float(x.sum()), back=lambda: x.cpu(), there=lambda: c.to('cuda'), mask=lambda: x[x > 0],
-                index=lambda: x[torch.tensor([0])], new=lambda: torch.tensor([1.], device='cuda'), nonzero=lambda: x.nonzero(),
-                pageable=lambda: c.to('cuda', non_blocking=True), solve=lambda: torch.linalg.cholesky(torch.eye(2, device='cuda')))
+                index=lambda: x[torch.tensor([0])], new=lambda: torch.tensor([1.], device='cuda'),
+                nonzero=lambda: x.nonzero(), pageable=lambda: c.to('cuda', non_blocking=True),
+                solve=lambda: torch.linalg.cholesky(torch.eye(2, device='cuda')))
     for name, call in once.items():
         with card.count() as seen:
             call()

@@ -1,7 +1,7 @@
 """Two processes on two pretended cards, which talk through a pretended NCCL.
 
-`python two_cards.py FOLDER NAME…` is one of the processes; it writes a line for each name into FOLDER/said-RANK. The group
-`two_cards` starts a pair, and another one for what is left when a pair breaks off.
+`python two_cards.py FOLDER NAME…` is one of the processes; it writes a line for each name into FOLDER/said-RANK. The
+group `two_cards` starts a pair, and another one for what is left when a pair breaks off.
 """
 import os
 import socket
@@ -13,8 +13,8 @@ from pathlib import Path
 from checks import Checks, group
 
 SECONDS = 100                                              # after which a pair is given up
-NAMES = ('teacher', 'moco', 'dino', 'KRR-ST', 'KRR-ST, batch norm', 'experts', 'MKDT', 'MKDT, two problems', 'SC-DD', 'TESLA',
-         'FRePo', 'coreset')
+NAMES = ('teacher', 'moco', 'dino', 'KRR-ST', 'KRR-ST, batch norm', 'experts', 'MKDT', 'MKDT, two problems', 'SC-DD',
+         'TESLA', 'FRePo', 'coreset')
 
 
 @group
