@@ -2,11 +2,12 @@
 """Does the library work on a graphics card? `python tools/pretend.py [GROUP …]`, on a machine that has none.
 
 Everything the library does runs on a pretended card (`tools/pretend/card.py`): tensors say that they are on `cuda:0`,
-compute on the CPU, and fail where CUDA fails. It prints a line for each group of checks, one for each failure, and one at
-the end. The checks of the pretended card itself always run. Needs a torch that was built for CUDA, and g++; without them it
-says so and ends with 77.
+compute on the CPU, and fail where CUDA fails. It prints a line for each group of checks, one for each failure, and one
+at the end. The checks of the pretended card itself always run. Needs a torch that was built for CUDA, and g++; without
+them it says so and ends with 77.
 """
 import argparse
+import importlib
 import multiprocessing
 import os
 import sys
@@ -24,26 +25,25 @@ ORDER = ('two_cards', 'mkdt_runs', 'commands', 'comparisons', 'teacher_losses', 
 
 
 def environment():
-    "What every process of this test is to find: one thread, no progress bars, no windows, no card but the pretended one."
+    "What every process is to find: one thread, no progress bars, no windows, no card but the pretended one."
     os.environ.update(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='',
                       PYTHONPATH=os.pathsep.join([*OWN, os.environ.get('PYTHONPATH', '')]))
     sys.path[:0] = [p for p in OWN if p not in sys.path]
 
 
-def groups():
-    "All groups, by name."
+def all_checks():
+    "The module `checks`, with all groups registered."
     environment()
     import checks
-    import self_test
-    import paths
-    import two_cards
+    for module in ('self_test', 'paths', 'two_cards'):
+        importlib.import_module(module)
     return checks
 
 
 def run(name):
     "One group, in a process of the pool."
     warnings.simplefilter('ignore')
-    return groups().run_group(name)
+    return all_checks().run_group(name)
 
 
 def main():
@@ -58,7 +58,7 @@ def main():
         print(f'skipped: {why}')
         return SKIPPED
     card.library()                                         # compiled before there are two that want it
-    known = list(groups().GROUPS)
+    known = list(all_checks().GROUPS)
     if unknown := [g for g in args.groups if g not in known]:
         ap.error(f"no group {unknown[0]}; there are {', '.join(known)}")
     names = ['card', *sorted((n for n in args.groups or known if n != 'card'), key=lambda n: (ORDER + (n,)).index(n))]
