@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -64,7 +64,9 @@ def main():
     names = ['card', *sorted((n for n in args.groups or known if n != 'card'), key=lambda n: (ORDER + (n,)).index(n))]
     begun, n, failed = time.time(), 0, 0
     with ProcessPoolExecutor(args.workers, multiprocessing.get_context('spawn')) as pool:
-        for name, job in [(name, pool.submit(run, name)) for name in names]:
+        jobs = {pool.submit(run, name): name for name in names}
+        for job in as_completed(jobs):
+            name = jobs[job]
             try:
                 done = job.result()
             except BrokenProcessPool:

@@ -9,6 +9,7 @@ import io
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -641,7 +642,7 @@ def compare_all(train, test, t, cls):
     methods, target = ('none', 'random', 'krrst', 'full'), compare.Target(train, test, cls)
     judged = dict(protocols=('probe', 'knn', 'finetune', 'kd'), labels=(.2,), draws=1, targets=[target])
     trained = dict(recipe=evaluate.Recipe(2), tuning=protocols.FineTune(2), kd_steps=2)
-    small = evaluate.Student(widths=(8, 8))
+    small = evaluate.Student(widths=(8, 8), norm='none')
     return compare.compare(train, test, t, methods, 6, steps=2, seeds=1, student=small, **judged, **trained, **QUIET)
 
 def compare_labelled(train, test, cls):
@@ -771,21 +772,26 @@ def commands(check):
         both = [torch.cat([getattr(i, k) for i in (train, test)]).numpy() for k in ('x', 'y')]
         np.savez(f'{d}/digits.npz', x=both[0][:, 0], y=both[1])
         source = ['--source', f'npz:{d}/digits.npz', '--device', 'cuda']
-        run = lambda name, *argv: check(f'ssdd-{name}', lambda: command(name, *argv, *source))
+        def run(name, *argv):
+            check(f"ssdd-{name} {' '.join(argv[:2]).replace(d, '')}", lambda: command(name, *argv, *source))
         run('teacher', '--steps', '2', '--out', f'{d}/t')
-        run('distill', '--steps', '2', '--m', '5', '--teacher', f'{d}/t', '--out', f'{d}/k')
-        judging = ['--protocol', 'probe,knn,finetune', '--tuning-steps', '2', '--seeds', '1', '--recipe', 'mkdt']
+        run('distill', '--method', 'krrst', '--steps', '2', '--m', '5', '--teacher', f'{d}/t', '--out', f'{d}/k')
+        judging = ['--protocol', 'probe,finetune', '--labels', '1', '--tuning-steps', '2', '--seeds', '1', '--recipe', 'mkdt']
         run('eval', f'{d}/k', '--teacher', f'{d}/t', *judging)
         soft = ['--method', 'scdd', '--ipc', '1', '--teacher-steps', '2', '--soft-labels']
         run('distill', *soft, '--steps', '2', '--out', f'{d}/s')
         run('eval', f'{d}/s', '--seeds', '1', '--post-steps', '2')
-        few = ['--methods', 'random,krrst', '--steps', '2', '--seeds', '1', '--m', '5', '--recipe', 'mkdt']
-        run('compare', *few, '--teacher', f'{d}/t', '--out', f'{d}/c')
+        few = ['--protocol', 'knn', '--steps', '2', '--seeds', '1', '--m', '5', '--recipe', 'mkdt']
+        run('compare', '--methods', 'random,krrst', *few, '--teacher', f'{d}/t', '--out', f'{d}/c')
+
+def shorter(preset, kind, channels, steps=None, recipe=labelled.post_recipe):
+    return recipe(preset, kind, channels, steps or 2)
 
 def command(name, *argv):
-    "A console command, in this process."
+    "A console command, in this process; what has no flag to make it short is made short here."
     said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+    small = mock.patch.object(krrst, 'tiny', krrst_settings), mock.patch.object(labelled, 'post_recipe', shorter)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), small[0], small[1]:
         try:
             getattr(cli, name)(list(argv))
         except SystemExit as e:
