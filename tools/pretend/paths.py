@@ -776,13 +776,16 @@ def commands(check):
             check(f"ssdd-{name} {' '.join(argv[:2]).replace(d, '')}", lambda: command(name, *argv, *source))
         run('teacher', '--steps', '2', '--out', f'{d}/t')
         run('distill', '--method', 'krrst', '--steps', '2', '--m', '5', '--teacher', f'{d}/t', '--out', f'{d}/k')
-        judging = ['--protocol', 'probe,finetune', '--labels', '1', '--tuning-steps', '2', '--seeds', '1', '--recipe', 'mkdt']
-        run('eval', f'{d}/k', '--teacher', f'{d}/t', *judging)
+        judging = ['--protocol', 'probe,finetune', '--labels', '1', '--tuning-steps', '2', '--recipe', 'mkdt']
+        run('eval', f'{d}/k', '--teacher', f'{d}/t', '--seeds', '1', *judging)
         soft = ['--method', 'scdd', '--ipc', '1', '--teacher-steps', '2', '--soft-labels']
         run('distill', *soft, '--steps', '2', '--out', f'{d}/s')
         run('eval', f'{d}/s', '--seeds', '1', '--post-steps', '2')
         few = ['--protocol', 'knn', '--steps', '2', '--seeds', '1', '--m', '5', '--recipe', 'mkdt']
         run('compare', '--methods', 'random,krrst', *few, '--teacher', f'{d}/t', '--out', f'{d}/c')
+
+def small_krrst(m=8, steps=2):
+    return krrst_settings(m=m or 8, steps=steps or 2)
 
 def shorter(preset, kind, channels, steps=None, recipe=labelled.post_recipe):
     return recipe(preset, kind, channels, steps or 2)
@@ -790,7 +793,7 @@ def shorter(preset, kind, channels, steps=None, recipe=labelled.post_recipe):
 def command(name, *argv):
     "A console command, in this process; what has no flag to make it short is made short here."
     said = io.StringIO()
-    small = mock.patch.object(krrst, 'tiny', krrst_settings), mock.patch.object(labelled, 'post_recipe', shorter)
+    small = mock.patch.object(krrst, 'tiny', small_krrst), mock.patch.object(labelled, 'post_recipe', shorter)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), small[0], small[1]:
         try:
             getattr(cli, name)(list(argv))
