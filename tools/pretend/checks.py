@@ -49,7 +49,8 @@ class Checks:
         own = [f for f in frames if self.card.folder in f.filename] or frames
         message = (str(error).splitlines() or [''])[0]
         place = f'{os.path.basename(own[-1].filename)}:{own[-1].lineno} {own[-1].name}'
-        return f'{place}: {type(error).__name__}: {message[:150]}'
+        cause = f' (from {str(error.__cause__).splitlines()[0][:80]})' if error.__cause__ else ''
+        return f'{place}: {type(error).__name__}: {message[:150 - len(cause)]}{cause}'
 
 
 def run_group(name):

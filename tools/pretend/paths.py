@@ -784,8 +784,8 @@ def commands(check):
         few = ['--protocol', 'knn', '--steps', '2', '--seeds', '1', '--m', '5', '--recipe', 'mkdt']
         run('compare', '--methods', 'random,krrst', *few, '--teacher', f'{d}/t', '--out', f'{d}/c')
 
-def small_krrst(m=8, steps=2):
-    return krrst_settings(m=m or 8, steps=steps or 2)
+def small_krrst(m=8, steps=2, settings=krrst_settings()):
+    return replace(settings, m=m, steps=steps)
 
 def shorter(preset, kind, channels, steps=None, recipe=labelled.post_recipe):
     return recipe(preset, kind, channels, steps or 2)
