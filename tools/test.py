@@ -2,7 +2,8 @@
 """Run all tests: `python tools/test.py [NOTEBOOK …] [--flags "slow cuda"]`.
 
 That the exported modules and the README are current, that there is no undefined name, every notebook from top to bottom, and that
-the site builds with all its links and, where there is a Chromium, works in it. Notebooks run two at a time, one thread each: two
+the site builds with all its links and, where there is a Chromium, works in it, and that everything runs on a pretended graphics
+card. Notebooks run two at a time, one thread each: two
 threads for each of two notebooks on two cores would spend their time waiting for each other.
 """
 import argparse, os, re, subprocess, sys, time
@@ -48,6 +49,14 @@ def site():
     if seen.returncode == 77: yield f'{seen.stdout.strip()}: the site was not looked at in a browser', None
     else: yield 'pages, search, formulas and code copy in a browser without network', seen.stdout if seen.returncode else '', time.time() - t
 
+def card():
+    "Everything on a pretended graphics card; (what, what went wrong, seconds), without the latter two if there can be none here."
+    t = time.time()
+    r = sh(sys.executable, 'tools/pretend.py', '--workers', 1)
+    last = (r.stdout.strip().splitlines() or ['tools/pretend.py says nothing'])[-1]
+    if r.returncode == 77: return f'{last}: nothing was run on a pretended graphics card', None
+    return 'runs on a pretended graphics card', r.stdout if r.returncode else '', time.time() - t
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('notebooks', nargs='*', help='names without .ipynb (default: all, and the other checks)')
@@ -65,11 +74,11 @@ def main():
         report('README.md is current', r.stdout if r.returncode else '')
     files = [NBS/f'{n}.ipynb' for n in args.notebooks] or sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     with ThreadPoolExecutor(2) as pool:
-        pages = None if args.notebooks else pool.submit(lambda: list(site()))
+        besides = None if args.notebooks else pool.submit(lambda: [*site(), card()])
         for p, (seconds, error) in zip(files, pool.map(lambda p: notebook(p, args.flags), files)):
             k = checks(p); n += 0 if error else k
             report(p.relative_to(NBS), error, seconds, f' ({k} checks)')
-        if pages: [report(*what) if what[1] is not None else print(what[0]) for what in pages.result()]
+        if besides: [report(*what) if what[1] is not None else print(what[0]) for what in besides.result()]
     ok = sum(str(p.relative_to(NBS)) not in map(str, failed) for p in files)
     print(f"\n{ok} of {len(files)} notebooks passed, {n} checks in them, {len(failed)} failures, {time.time() - t:.0f} s")
     return bool(failed)
