@@ -1,0 +1,1 @@
+def report(out): return 0
