@@ -59,9 +59,11 @@ class Settings:
     products: tuple = (('float32', 1e-5), ('tf32', 2e-3), ('bf16', 2e-2))
     compile_checks: tuple = ('krrst', 'teacher', 'experts')
     commands: tuple = ('teacher', 'distill', 'eval', 'compare', 'compare posttrain', 'bench', 'study', 'demo')
+    leave_out: tuple = ()                   # checks by name
     # speed
     reps: int = 5                           # timed calls of each variant, in turn
     precisions: tuple = ('float32', 'tf32', 'bf16')
+    rates_in: tuple = ('float32', 'tf32', 'bf16')
     compiled_in: str = 'tf32'               # the precision in which compiled and not compiled are compared
     compile_speeds: tuple = ('KRR-ST step', 'teacher step', 'expert step')
     sizes: str = 'card'                     # a column of speed.SIZES
@@ -75,7 +77,10 @@ class Settings:
     fill_share: float = .15                 # of KRR-ST's share, at most, to fill its pool of models
     safety: float = .85                     # of a share is planned for: clocks and cards vary
     late: float = 1.25                      # a share's multiple after which a training is ended where it stands
+    most_teacher_steps: int = 78_000        # the paper's 400 epochs
     teacher_batch: int = 256
+    most_krrst_steps: int = 160_000         # the paper's
+    most_pool_steps: int = 1000             # T, the paper's; fewer where the pool would take too long to fill
     krrst_batch: int = 1024
     krrst_lr: float = 1e-3                  # the arXiv version's for all data sets: there are few steps
     widths: tuple | None = (128, 256, 512)  # of the ConvNet that KRR-ST trains, and of the students
@@ -86,10 +91,12 @@ class Settings:
 
 
 CARD = Settings()
-TINY = replace(CARD, seconds=100, check_seconds=50, speed_seconds=15, steps=3, compile_checks=('krrst',),
-               commands=('distill', 'eval', 'compare posttrain'), reps=1, compile_speeds=(),
-               sizes='tiny', precision='float32', m=20, teacher_batch=64, krrst_batch=128, krrst_lr=4e-2, widths=None,
-               norm='instance', student_batch=64, most_student_steps=50, kmeans_of=400)
+TINY = replace(CARD, seconds=600, check_seconds=300, speed_seconds=100, steps=3, compile_checks=('krrst',),
+               commands=('distill', 'compare posttrain'), leave_out=('resume, cafe', 'resume, cafe-dsa', 'resume, dsa', 'bf16, dc'),
+               reps=1, rates_in=(), precisions=('float32', 'bf16'), compiled_in='float32', compile_speeds=('KRR-ST step',),
+               sizes='tiny', precision='float32', m=20, seeds=2, most_teacher_steps=40, teacher_batch=64,
+               most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4, widths=None, norm='instance',
+               student_batch=64, most_student_steps=10, kmeans_of=400)
 
 
 def arguments():

@@ -42,7 +42,7 @@ class Records:
         return found if found['key'] == self.key else None
 
     def write(self, part, name, result):
-        record = dict(part=part, name=name, **result, made=self.made, key=self.key)
+        record = dict(part=part, name=name, at=time.time(), **result, made=self.made, key=self.key)
         write_json(self.file(part, name), record)
         return record
 

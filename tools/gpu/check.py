@@ -24,9 +24,15 @@ ALL_VIEWS = replace(teachers.PHOTO_VIEWS, rotate=10, shift=.1, scale=.1, shear=.
 
 # ---- the problem, on either device
 
-@cache
 def problem(device):
+    "The problem on a device, made once."
+    return made_on(str(device))
+
+
+@cache
+def made_on(device):
     "A few digits, a teacher, a network with classes, and MKDT's experts."
+    device = torch.device(device)
     train, test = load_images('digits')
     train, test = (images[torch.arange(n)].to(device) for images, n in ((train, 160), (test, 60)))
     net = make_net('resnet_tiny', 1, (8, 8), 10, seed=0, widths=(8, 16, 32), norm='batch')
@@ -379,17 +385,18 @@ def items(how, records, clock, args):
     listed = [('which device', lambda: identity(device)), ('memory', lambda: memory(device))]
     listed += [(f'product, {p}', lambda p=p, t=t: product(p, t, device)) for p, t in how.products]
     listed += [('views, the same numbers', lambda: same_numbers(how, device)),
-                    ('views, the same seed', lambda: same_seed(how, device)),
-                    ('views under bf16', lambda: views_under_bf16(how, device)),
-                    ('views of post-training', lambda: post_views(how, device))]
+               ('views, the same seed', lambda: same_seed(how, device)),
+               ('views under bf16', lambda: views_under_bf16(how, device)),
+               ('views of post-training', lambda: post_views(how, device))]
     listed += [(n, lambda n=n: agrees(n, how, device)) for n in few]
     listed += [(f'resume, {n}', lambda n=n: resume(n, how, device)) for n in few if n not in ONE_STEP]
     listed += [(f'resume with views, {n}', lambda n=n: resume_views(n, how, device)) for n in ('teacher', 'scdd')]
+    ways = dict.fromkeys([('cpu', str(device)), (str(device), 'cpu')])
     listed += [(f'begun on {a}, resumed on {b}: {n}', lambda n=n, a=a, b=b: moved(n, how, a, b))
-                    for n in ('krrst', 'teacher, barlow_twins') for a, b in (('cpu', device), (device, 'cpu'))]
+               for n in ('krrst', 'teacher, barlow_twins') for a, b in ways]
     listed += [(f'bf16, {n}', lambda n=n: lowered(n, how, device)) for n in LOWERED]
     listed += [(f'ssdd-{n}', lambda n=n: command(n, how, device)) for n in how.commands]
-    return [(n, settled(f)) for n, f in listed + last]
+    return [(n, settled(f)) for n, f in listed + last if n not in how.leave_out]
 
 
 ONE_STEP = 'random', 'kmeans', 'herding', 'sas', 'forgetting', 'highloss'

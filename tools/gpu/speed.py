@@ -185,7 +185,7 @@ def compiled_path(path, how, device):
 def machine(how, device):
     "What the card reaches where nothing is in the way."
     found = {}
-    for p in how.precisions:
+    for p in how.rates_in:
         with precision(p, device):
             found[p] = rates(device)
     return dict(rates=found)
@@ -194,7 +194,7 @@ def machine(how, device):
 def items(how, records, clock, args):
     "All paths, then the compiled ones, which take long to build."
     device = records.device
-    listed = [('rates', lambda: machine(how, device))]
+    listed = [('rates', lambda: machine(how, device))] if how.rates_in else []
     listed += [(p, lambda p=p: one_path(p, how, device)) for p in PATHS]
     return listed + [(f'{p}, compiled', lambda p=p: compiled_path(p, how, device)) for p in how.compile_speeds]
 
