@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does the library do on a graphics card what it does on a processor, how fast, and what comes out of ten minutes of it?
+"""Does the library do on a graphics card what it does on a CPU, how fast, and what comes of ten minutes of it?
 
     python tools/gpu.py [check] [speed] [scale] [report] [--seconds N] [--data FOLDER] [--out FOLDER] [--tiny]
 
@@ -20,10 +20,10 @@ A rented machine whose commands are cut at 600 seconds, and which has 900 second
 Start-up, the first kernels and the copying of files take the rest. Where a call leaves only what is in a folder of its
 own, copy both folders into one and run `python tools/gpu.py report --out THAT_FOLDER` anywhere.
 
-What has to be there: PyTorch, torchvision, scikit-learn, SciPy, safetensors, NumPy and Pillow, and of this repository the
-folders ssdd_nb and tools and settings.ini. No network is used. fastcore and tqdm come as wheels: `pip download fastcore
-tqdm --no-deps -d wheels` at home, `pip install --no-index --no-deps wheels/*.whl` there. Matplotlib is wanted only by
-the commands. DATA is a folder with train.zip and test.zip, a folder for each class in each.
+What has to be there: PyTorch, torchvision, scikit-learn, SciPy, safetensors, NumPy and Pillow, and of this repository
+the folders ssdd_nb and tools. No network is used. fastcore and tqdm come as wheels: `pip download fastcore tqdm
+--no-deps -d wheels` at home, `pip install --no-index --no-deps wheels/*.whl` there. Only the commands want Matplotlib.
+DATA is a folder with train.zip and test.zip, a folder for each class in each.
 
 --tiny does all of this on the CPU with handwritten digits and tiny settings, to try it out, in about a minute.
 """
@@ -92,9 +92,11 @@ class Settings:
 
 CARD = Settings()
 TINY = replace(CARD, seconds=600, check_seconds=300, speed_seconds=100, steps=3, compile_checks=('krrst',),
-               commands=('distill', 'compare posttrain'), leave_out=('resume, cafe', 'resume, cafe-dsa', 'resume, dsa', 'bf16, dc'),
-               reps=1, rates_in=(), precisions=('float32', 'bf16'), compiled_in='float32', compile_speeds=('KRR-ST step',),
-               sizes='tiny', precision='float32', m=20, seeds=2, most_teacher_steps=40, teacher_batch=64,
+               commands=('distill', 'compare posttrain'),
+               leave_out=('cafe-dsa', 'resume, cafe', 'resume, cafe-dsa', 'resume, dc', 'resume, dsa', 'bf16, dc'),
+               reps=1, rates_in=(), precisions=('float32', 'tf32'), compiled_in='float32',
+               compile_speeds=('KRR-ST step',), sizes='tiny',
+               precision='float32', m=20, seeds=2, labels=(.01, .1), most_teacher_steps=20, teacher_batch=64,
                most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4, widths=None, norm='instance',
                student_batch=64, most_student_steps=10, kmeans_of=400)
 

@@ -5,7 +5,7 @@ That the exported modules and the README are current, that there is no undefined
 the site builds with all its links and, where there is a Chromium, works in it. Notebooks run two at a time, one thread each: two
 threads for each of two notebooks on two cores would spend their time waiting for each other.
 """
-import argparse, os, re, subprocess, sys, time
+import argparse, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import nbformat
@@ -48,6 +48,19 @@ def site():
     if seen.returncode == 77: yield f'{seen.stdout.strip()}: the site was not looked at in a browser', None
     else: yield 'pages, search, formulas and code copy in a browser without network', seen.stdout if seen.returncode else '', time.time() - t
 
+def on_a_card():
+    "What tools/gpu.py does on a graphics card, tiny and on the CPU, and its results page; (seconds, what went wrong)."
+    t = time.time()
+    with tempfile.TemporaryDirectory() as d:
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        ran = sh(sys.executable, 'tools/gpu.py', '--tiny', '--out', d, env=env)
+        error = ran.stdout if ran.returncode or 'no time was left' in ran.stdout else ''
+        if not error:
+            env |= {'SSDD_GPU_JSON': f'{d}/gpu.json', 'MPLBACKEND': 'agg'}
+            drawn = sh(tool('nbdev_test'), '--path', NBS/'results'/'gpu.ipynb', '--n_workers', 0, '--flags', '', env=env)
+            error = drawn.stdout if drawn.returncode else ''
+    return time.time() - t, error
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('notebooks', nargs='*', help='names without .ipynb (default: all, and the other checks)')
@@ -66,9 +79,13 @@ def main():
     files = [NBS/f'{n}.ipynb' for n in args.notebooks] or sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     with ThreadPoolExecutor(2) as pool:
         pages = None if args.notebooks else pool.submit(lambda: list(site()))
+        card = None if args.notebooks else pool.submit(on_a_card)
         for p, (seconds, error) in zip(files, pool.map(lambda p: notebook(p, args.flags), files)):
             k = checks(p); n += 0 if error else k
             report(p.relative_to(NBS), error, seconds, f' ({k} checks)')
+        if card:
+            seconds, error = card.result()
+            report('tools/gpu.py --tiny, and its results page', error, seconds)
         if pages: [report(*what) if what[1] is not None else print(what[0]) for what in pages.result()]
     ok = sum(str(p.relative_to(NBS)) not in map(str, failed) for p in files)
     print(f"\n{ok} of {len(files)} notebooks passed, {n} checks in them, {len(failed)} failures, {time.time() - t:.0f} s")

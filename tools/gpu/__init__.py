@@ -28,7 +28,8 @@ class Records:
         self.out = Path(out)
         self.device = device
         self.made = {**describe(device), 'command': command_line()}
-        self.key = digest(self.made['device'], self.made['versions'], self.made['commit'], json.loads(json.dumps(about)))
+        made_by = [self.made[k] for k in ('device', 'versions', 'commit')]
+        self.key = digest(made_by, json.loads(json.dumps(about)))
 
     def file(self, part, name):
         return self.out/part/f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"

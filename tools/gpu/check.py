@@ -13,7 +13,7 @@ import torch
 from gpu import compiling, relative
 from ssdd_nb import coresets, kernels, krrst, matching, mkdt, posttrain, protocols, scdd, teachers, trajectories
 from ssdd_nb.core import generator, get_device, peak_mib, place, precision, reset_peak, run
-from ssdd_nb.data import load_images, split
+from ssdd_nb.data import load_images
 from ssdd_nb.evaluate import Pretraining, Recipe, Student
 from ssdd_nb.nets import make_net
 
@@ -57,7 +57,7 @@ def makers(steps):
     small = dict(batch=32, pool=2, max_steps=3)
     made = {
         'krrst': distiller(krrst.krrst, replace(krrst.tiny(10, steps), **small)),
-        'krrst, batch norm': distiller(krrst.krrst, replace(krrst.tiny(10, steps), norm='batch', augment=True, **small)),
+        'krrst, batch norm': distiller(krrst.krrst, replace(krrst.tiny(10, steps), norm='batch', **small)),
         'mkdt': mkdt_maker(replace(mkdt.tiny(12, steps), experts=EXPERTS, **WALK)),
         'scdd': distiller(scdd.scdd, replace(scdd.tiny(2, steps), batch=20, jitter=0)),
         'sre2l': sre2l_maker(replace(scdd.tiny(2, steps), batch=20, jitter=0)),
@@ -75,7 +75,8 @@ def makers(steps):
     made['highloss'] = coreset(mkdt.highloss, experts_cfg=EXPERTS)
     for name in teachers.LOSSES:
         made[f'teacher, {name}'] = teacher_maker(name, steps, STILL)
-    made |= {'pre-training': pretrained, 'post-training': post_trained, 'fine-tuning': finetuned, 'experts': trained_experts}
+    made |= {'pre-training': pretrained, 'post-training': post_trained, 'fine-tuning': finetuned}
+    made['experts'] = trained_experts
     return {name: partial_steps(make, steps) for name, make in made.items()}
 
 
@@ -331,8 +332,8 @@ COMMANDS = {
     'compare': ['--teacher', 'digits', '--methods', 'random,krrst', '--steps', '3', '--labels', '1',
                 '--seeds', '1', '--out', '{out}'],
     'compare posttrain': ['--protocol', 'posttrain', '--teacher', 'digits', '--methods', 'random,scdd', '--ipc', '1',
-                          '--label-kinds', 'soft', '--steps', '3', '--post-steps', '3', '--seeds', '1', '--students', '1',
-                          '--out', '{out}'],
+                          '--label-kinds', 'soft', '--steps', '3', '--post-steps', '3', '--seeds', '1',
+                          '--students', '1', '--out', '{out}'],
     'bench': ['krrst', '--reps', '1', '--out', '{out}'],
     'study': ['figure1', '--teacher', 'digits', '--seeds', '1', '--out', '{out}'],
     'demo': ['--steps', '3', '--seeds', '1', '--out', '{out}'],

@@ -38,8 +38,9 @@ def report(out):
             print(f'\n{print_it(result)}')
     if result['mixed']:
         print('\nthese records are of more than one machine or commit')
-    wrong = [f"{p}: {r['name']}" for p in PARTS for r in result[p] if r.get('error') or r.get('passed') is False]
-    print(f"\n{len(wrong)} of {sum(len(result[p]) for p in PARTS)} items failed{': ' if wrong else ''}{', '.join(wrong)}")
+    done = [(p, r) for p in PARTS for r in rows_of(result, p)]
+    wrong = [f"{p}: {r['name']}" for p, r in done if r.get('error') or r.get('passed') is False]
+    print(f'\n{len(wrong)} of {len(done)} items failed' + (f": {', '.join(wrong)}" if wrong else ''))
     print(f"the numbers  {Path(out)/'gpu.json'}")
     return bool(wrong)
 

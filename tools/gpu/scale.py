@@ -91,7 +91,7 @@ class Scale:
 
     def teacher_config(self, steps):
         if self.args.tiny:
-            cfg = teachers.tiny(1, 8)
+            cfg = replace(teachers.tiny(1, 8), widths=(16, 32, 64))
         else:
             cfg = teachers.paper('barlow_twins')
         return replace(cfg, steps=steps, batch=self.how.teacher_batch)
@@ -191,7 +191,8 @@ class Scale:
         trained = (len(SETS) - 1)*self.how.seeds
         left = min(self.plan['shares']['students'], self.clock.left())*self.how.safety
         steps = (left - judging*len(SETS)*self.how.seeds)/trained/each
-        return dict(step_seconds=each, judging_seconds=judging, steps=int(min(self.how.most_student_steps, max(10, steps))))
+        steps = int(min(self.how.most_student_steps, max(10, steps)))
+        return dict(step_seconds=each, judging_seconds=judging, steps=steps)
 
     def judge(self, net, seed):
         train, test = self.images
@@ -214,7 +215,7 @@ class Scale:
 
 
 def items(how, records, clock, args):
-    "In order: each needs what those before it have left. The students go seed by seed, so that a cut leaves whole seeds."
+    "Each needs what those before it have left. Students go seed by seed, so that a cut leaves whole seeds."
     s = Scale(how, records, clock, args)
     listed = [('plan', s.make_plan), ('plan of the teacher', s.plan_teacher), ('teacher', s.train_teacher),
               ('targets', s.targets), ('k-means', s.choose_kmeans), ('plan of KRR-ST', s.plan_krrst),
@@ -226,7 +227,8 @@ def show(r):
     "A line for the terminal."
     if r.get('error'):
         return f"FAILED  {r['name']}: {r['error']}"
-    told = 'shares', 'epochs', 'step_seconds', 'steps', 'done', 'late', 'max_steps', 'accuracy', 'target_mse', 'seconds', 'peak_mib'
+    told = ('shares', 'epochs', 'step_seconds', 'steps', 'done', 'late', 'max_steps', 'accuracy', 'target_mse',
+            'seconds', 'peak_mib')
     return f"{r['name']}: " + ', '.join(f"{k.replace('_', ' ')} {short(r[k])}" for k in told if k in r)
 
 

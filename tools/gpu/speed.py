@@ -19,8 +19,8 @@ SIZES = {
     'card': {
         'KRR-ST step': [dict(m=1000, batch=1024), dict(m=500, batch=512), dict(m=100, batch=102)],
         'teacher step': [dict(batch=256), dict(batch=128), dict(batch=64)],
-        'MKDT walk, N = 40': [dict(N=40, batch=256, width=128, k=512), dict(N=40, batch=128, width=128, k=512),
-                              dict(N=40, batch=64, width=64, k=128)],
+        'MKDT walk': [dict(N=40, batch=256, width=128, k=512), dict(N=40, batch=128, width=128, k=512),
+                      dict(N=40, batch=64, width=64, k=128)],
         'expert step': [dict(n=2048, batch=256, side=32, width=128)],
         'SC-DD iteration': [dict(net='resnet18', side=32, classes=100, batch=100)],
         'pre-training step': [dict(n=1000, batch=256, side=32, widths=(128, 256, 512))],
@@ -30,12 +30,12 @@ SIZES = {
     'tiny': {
         'KRR-ST step': [dict(m=10, batch=12, side=8, widths=(8, 16, 32))],
         'teacher step': [dict(batch=16, side=8, tiny=True)],
-        'MKDT walk, N = 40': [dict(N=40, batch=8, width=8, side=8, k=16)],
+        'MKDT walk': [dict(N=5, batch=8, width=8, side=8, k=16)],
         'expert step': [dict(n=64, batch=16, side=8, width=8)],
         'SC-DD iteration': [dict(net='resnet_tiny', side=8, classes=6, batch=6, widths=(8, 8, 8))],
         'pre-training step': [dict(n=20, batch=16, side=8, widths=(8, 16))],
         'linear probe': [dict(n=50, d=64)],
-        'post-training step': [dict(net='resnet_tiny', classes=6, side=8, batch=8)],
+        'post-training step': [dict(net='convnet', classes=6, side=8, batch=8)],
     },
 }
 
@@ -59,7 +59,8 @@ def krrst_step(device, **size):
 
 def teacher_step(device, batch, side=32, tiny=False):
     images = noise_images(max(64, 2*batch), side, device)
-    cfg = replace(teachers.tiny(3, side) if tiny else teachers.paper(), batch=batch, steps=10_000)
+    cfg = replace(teachers.tiny(3, side), widths=(8, 16, 32)) if tiny else teachers.paper()
+    cfg = replace(cfg, batch=batch, steps=10_000)
     return dict(plain=bench.PlainTeacher(images, cfg).step, ours=teachers.TeacherTask(images, cfg).step)
 
 
@@ -80,9 +81,9 @@ def expert_step(device, n, batch, side, width):
     targets = torch.randn(n, 512, generator=generator(0, 'speed targets')).to(device)
     cfg = mkdt.ExpertConfig(experts=4, epochs=10_000, batch=batch, widths=(width,)*3)
     to = mkdt.Trajectories('nowhere', cfg)
-    four = NoFiles(images, targets, cfg, 0, to, 4, True)
+    four = NoFiles(images, targets, cfg, 0, to, 4, True)   # a step of it is one of each of the four
     return dict(plain=bench.PlainExpert(images, targets, cfg).step, ours=NoFiles(images, targets, cfg, 0, to, 1).step,
-                more={'four at once, vmap': four.step})
+                more={'four experts at once': four.step})
 
 
 def scdd_iteration(device, **size):
@@ -92,7 +93,8 @@ def scdd_iteration(device, **size):
 
 def pretraining_step(device, n, batch, side, widths):
     images = noise_images(n, side, device)
-    d = distilled_from(images.normalised(), torch.randn(n, 512, device=device), images, method='random', config={}, seed=0)
+    targets = torch.randn(n, 512, generator=generator(0, 'speed targets')).to(device)
+    d = distilled_from(images.normalised(), targets, images, method='random', config={}, seed=0)
     net = Student(widths=widths, norm='batch').make(images, 512, 0)
     return dict(ours=Pretraining(net, d, Recipe(10_000, batch=batch)).step)
 
@@ -101,7 +103,7 @@ def probe(device, n, d):
     gen = generator(0, 'speed probe')
     f, y = torch.randn(n, d, generator=gen), torch.randint(10, (n,), generator=gen)
     on_card = f.to(device), y.to(device)
-    return dict(plain=None, ours=lambda: linear_probe(*on_card, 10))
+    return dict(ours=lambda: linear_probe(*on_card, 10))
 
 
 def post_training_step(device, net, classes, side, batch):
@@ -113,7 +115,7 @@ def post_training_step(device, net, classes, side, batch):
     return dict(ours=posttrain.PostTraining(fresh, d, recipe, network).step)
 
 
-PATHS = {'KRR-ST step': krrst_step, 'teacher step': teacher_step, 'MKDT walk, N = 40': mkdt_walk,
+PATHS = {'KRR-ST step': krrst_step, 'teacher step': teacher_step, 'MKDT walk': mkdt_walk,
          'expert step': expert_step, 'SC-DD iteration': scdd_iteration, 'pre-training step': pretraining_step,
          'linear probe': probe, 'post-training step': post_training_step}
 ALWAYS_FLOAT64 = 'linear probe',                           # whatever the precision
@@ -144,7 +146,7 @@ def variants(path, made, precisions, device):
 def timed(path, steps, size, reps, device):
     "Rows of bench.take_turns: warmed up, synchronised, the median, in turn."
     for step in steps.values():
-        step()                                             # once more than take_turns does: kernels are chosen, caches filled
+        step()                                             # once more than take_turns does: caches are filled
     rows = bench.take_turns(path, steps, reps, device, show=False, count=False)
     kept = 'variant', 'seconds', 'peak_mib', 'all_seconds'
     return dict(size={k: list(v) if isinstance(v, tuple) else v for k, v in size.items()},
