@@ -72,6 +72,7 @@ class Settings:
     m: int = 1000                           # synthetic images
     seeds: int = 3                          # students, labelled images, and random subsets
     labels: tuple = (.01, .05, .1)
+    draws: int = 5                          # of labelled images, where there are at most 20 a class
     teacher_share: float = .4               # of the time that is left after loading
     krrst_share: float = .3                 # the rest is for students and probes
     fill_share: float = .15                 # of KRR-ST's share, at most, to fill its pool of models
@@ -96,8 +97,8 @@ TINY = replace(CARD, seconds=600, check_seconds=300, speed_seconds=100, steps=3,
                leave_out=('cafe-dsa', 'resume, cafe', 'resume, cafe-dsa', 'resume, dc', 'resume, dsa', 'bf16, dc'),
                reps=1, rates_in=(), precisions=('float32', 'tf32'), compiled_in='float32',
                compile_speeds=('KRR-ST step',), sizes='tiny',
-               precision='float32', m=20, seeds=2, labels=(.01, .1), most_teacher_steps=20, teacher_batch=64,
-               most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4, widths=None, norm='instance',
+               precision='float32', m=20, seeds=2, labels=(.01, .1), draws=1, most_teacher_steps=20,
+               teacher_batch=64, most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4, widths=None, norm='instance',
                student_batch=64, most_student_steps=10, kmeans_of=400)
 
 

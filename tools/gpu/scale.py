@@ -121,7 +121,7 @@ class Scale:
         "The teacher's features of all images, and what a probe makes of them."
         train, test = self.images
         f, f_test = self.teacher.targets(train), self.teacher.targets(test)
-        scores = probe_scores(f, f_test, train, test, self.how.labels)
+        scores = probe_scores(f, f_test, train, test, self.how.labels, draws=self.how.draws)
         return dict(method='teacher', accuracy={str(k): v for k, v in scores.items()})
 
     # ---- the sets
@@ -196,7 +196,7 @@ class Scale:
 
     def judge(self, net, seed):
         train, test = self.images
-        scores = probe_scores(embed(net, train), embed(net, test), train, test, self.how.labels, seed)
+        scores = probe_scores(embed(net, train), embed(net, test), train, test, self.how.labels, seed, self.how.draws)
         return {str(k): v for k, v in scores.items()}
 
     def student(self, method, seed):

@@ -30,7 +30,7 @@ SIZES = {
     'tiny': {
         'KRR-ST step': [dict(m=10, batch=12, side=8, widths=(8, 16, 32))],
         'teacher step': [dict(batch=16, side=8, tiny=True)],
-        'MKDT walk': [dict(N=5, batch=8, width=8, side=8, k=16)],
+        'MKDT walk': [dict(N=3, batch=8, width=8, side=8, k=16)],
         'expert step': [dict(n=64, batch=16, side=8, width=8)],
         'SC-DD iteration': [dict(net='resnet_tiny', side=8, classes=6, batch=6, widths=(8, 8, 8))],
         'pre-training step': [dict(n=20, batch=16, side=8, widths=(8, 16))],
