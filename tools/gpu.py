@@ -98,8 +98,8 @@ TINY = replace(CARD, seconds=600, check_seconds=300, speed_seconds=100, steps=3,
                reps=1, rates_in=(), precisions=('float32', 'tf32'), compiled_in='float32',
                compile_speeds=('KRR-ST step',), sizes='tiny',
                precision='float32', m=20, seeds=2, labels=(.01, .1), draws=1, most_teacher_steps=20,
-               teacher_batch=64, most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4, widths=None, norm='instance',
-               student_batch=64, most_student_steps=10, kmeans_of=400)
+               teacher_batch=64, most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4,
+               widths=None, norm='instance', student_batch=64, most_student_steps=10, kmeans_of=400)
 
 
 def arguments():
