@@ -62,16 +62,15 @@ def krrst_problem(m:int=100, batch:int=102, side:int=32, device='cpu', **cfg # s
 # %% ../nbs/41_bench.ipynb #58870acd
 @contextmanager
 def measured(device='cpu'): # yields a dict that will hold `seconds` and `peak_mib`
-    "Time and extra peak memory of the block, in full precision unless the block says otherwise."
+    "Time and extra peak memory of the block."
     sync = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None)
     gc.collect()
     _trim()
     reset_peak(device)
     sync()
     held, t, got = peak_mib(device), time.perf_counter(), {}
-    with precision('float32', device):
-        yield got
-        sync()
+    yield got
+    sync()
     got.update(seconds=time.perf_counter() - t, peak_mib=max(0., peak_mib(device) - held))
 
 @contextmanager
@@ -89,6 +88,7 @@ def _trim():
     try: ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError): pass
 
+@precision()
 def take_turns(name:str, # of the benchmark
                variants:dict, # variant: a function to time
                reps:int=5, # timed calls of each

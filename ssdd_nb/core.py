@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'LOOK', 'BadInput', 'Diverged', 'need', 'known', 'changed', 'cosine', 'seed_of', 'generator', 'seeded',
-           'Batches', 'get_device', 'precision', 'compiled', 'compiling', 'place', 'to_device', 'together_to_device',
-           'constant', 'fetch', 'World', 'world', 'alone', 'join', 'enough', 'all_sum', 'summed', 'gathered',
-           'exchanged', 'anywhere', 'barrier', 'Lost', 'forked', 'atomic', 'write_json', 'writable', 'digest', 'Run',
-           'describe', 'peak_mib', 'reset_peak', 'Task', 'Distiller', 'progress_bar', 'Keeper', 'polite_stop',
-           'asked_to_stop', 'finite', 'run']
+           'Batches', 'get_device', 'precision', 'compiled', 'compiling', 'place', 'meeting_place', 'to_device',
+           'together_to_device', 'constant', 'fetch', 'World', 'world', 'alone', 'join', 'enough', 'all_sum', 'summed',
+           'gathered', 'exchanged', 'anywhere', 'barrier', 'Lost', 'forked', 'atomic', 'write_json', 'writable',
+           'digest', 'Run', 'describe', 'peak_mib', 'reset_peak', 'Task', 'Distiller', 'progress_bar', 'Keeper',
+           'polite_stop', 'asked_to_stop', 'finite', 'run']
 
 # %% ../nbs/00_core.ipynb #dec01b26
 import builtins, dataclasses, datetime, difflib, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, shutil, signal, subprocess, sys, tempfile, threading, time, types
@@ -187,6 +187,13 @@ def place(net:torch.nn.Module, # any module
     "Move a network to a device; its convolution weights channels-last, unless it has group norms or very narrow layers."
     usual = any(isinstance(m, torch.nn.GroupNorm) or isinstance(m, torch.nn.Conv2d) and m.out_channels < 8 for m in net.modules())
     return net.to(device=device, memory_format=torch.contiguous_format if usual else torch.channels_last)
+
+def meeting_place(net:torch.nn.Module, # any module
+                  device # where the images are
+                 ) -> torch.device:
+    "Where a network meets images: on a graphics card if either of them is there, so that nothing leaves one to compute."
+    own, device = next((p.device for p in net.parameters()), torch.device('cpu')), torch.device(device)
+    return own if device.type == 'cpu' else device
 
 # %% ../nbs/00_core.ipynb #a1c0de02
 def to_device(t:Tensor, # on the CPU, or there already

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from safetensors.torch import load_file, save_file
-from .core import Batches, Run, atomic, known, need, place, precision, run
+from .core import Batches, Run, atomic, known, meeting_place, need, place, run
 from .data import Images, index_to, labelled
 from .distilled import PROBABILITIES, Distilled, distilled_from
 from .nets import Encoder, in_batches, make_net
@@ -167,9 +167,8 @@ def embed(net:Encoder, # the encoder
          ) -> Tensor: # (n, d) or (n, k), on the images' device
     "Features or outputs of images, in eval mode."
     known(what, ('features', 'output'), 'what')
-    place(net, images.x.device)
-    with precision('float32', images.x.device):            # whatever the network was trained in
-        return in_batches(net.features if what == 'features' else net, net, images.batches(batch, index))
+    place(net, meeting_place(net, images.x.device))
+    return in_batches(net.features if what == 'features' else net, net, images.batches(batch, index)).to(images.x.device)
 
 def target_mse(net:Encoder, # a student with its head
                images:Images, # usually the test images

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from .core import all_sum, known, need, precision, seeded, summed, world
+from .core import all_sum, known, meeting_place, need, precision, seeded, summed, to_device, world
 
 # %% ../nbs/04_nets.ipynb #e221d3a4
 class Encoder(nn.Module):
@@ -256,7 +256,8 @@ def in_batches(fn, # what to apply: a method of `net`, or `net` itself
     "Apply a network in eval mode to batch after batch, in full precision whatever it was trained in."
     was = net.training
     net.eval()
-    try: return torch.cat([fn(b) for b in batches])
+    device = meeting_place(net, 'cpu')
+    try: return torch.cat([fn(to_device(b, device)) for b in batches])
     finally: net.train(was)
 
 # %% ../nbs/04_nets.ipynb #fc63f09c

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, atomic, cosine, digest, generator, known, need, run, seeded, to_device, write_json
+from .core import BadInput, atomic, cosine, digest, generator, known, meeting_place, need, run, seeded, to_device, write_json
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluate import Recipe, Student, embed, linear_probe, pretrain, train_student
@@ -187,7 +187,7 @@ def load_labels(folder:Path # where `relabel` put them
 class Relabelling:
     "Scores of all views of a training, a `Task` for `run`; a step makes a piece."
     def __init__(self, d:Distilled, net:Classifier, recipe:PostRecipe, seed:int, folder:Path|None, device=None, piece_mib:float=8.): # see `relabel`
-        self.device = net.device if device is None else torch.device(device)
+        self.device = meeting_place(net.net, 'cpu') if device is None else torch.device(device)
         self.x, self.net, self.recipe, self.seed, self.folder = d.x.to(self.device), net, recipe, seed, folder
         self.steps, self.t, self.pieces = recipe.total(len(d)), 0, []
         self.per_piece = max(1, min(self.steps, int(piece_mib*2**20/view_bytes(self.views(0)))))

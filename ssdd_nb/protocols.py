@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import Batches, cosine, digest, generator, known, need, place, seeded, to_device
+from .core import Batches, cosine, digest, generator, known, meeting_place, need, place, seeded, to_device
 from .data import Images, index_to, labelled, normalise
 from .distilled import Distilled
 from .evaluate import train_student
@@ -124,7 +124,8 @@ def by_batch_accuracy(net:nn.Module, # from `by_batch` or `distil_without_data`
     "Accuracy with batch statistics, on shuffled batches: they would tell the class if images came class by class."
     order = torch.randperm(len(images), generator=generator(seed, 'by batch'))
     parts = order.to(images.x.device).chunk(-(-len(order)//batch))
-    right = in_batches(net, place(net, images.x.device), (images.normalised(i) for i in parts)).argmax(1) == images.y[torch.cat(parts)]
+    scores = in_batches(net, place(net, meeting_place(net, images.x.device)), (images.normalised(i) for i in parts))
+    right = scores.argmax(1).to(images.x.device) == images.y[torch.cat(parts)]
     return right.double().mean().item()*100
 
 # %% ../nbs/09_protocols.ipynb #a6b7b676

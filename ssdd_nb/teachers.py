@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, need, place, precision, run, seed_of, seeded, to_device, together_to_device, world
+from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, meeting_place, need, place, precision, run, seed_of, seeded, to_device, together_to_device, world
 from .data import Images, index_to, normalise
 from .distilled import assets
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
@@ -553,8 +553,7 @@ class Teacher:
                  std, # (C,) likewise
                  manifest:dict|None=None # how it was made
                 ):
-        self.device = next((p.device for p in net.parameters()), torch.device('cpu'))
-        self.net = place(net, self.device).eval().requires_grad_(False)
+        self.net = place(net, meeting_place(net, 'cpu')).eval().requires_grad_(False)
         self.g, self.kept = (net.features, net.body) if isinstance(net, Encoder) else (net, net)      # what it computes, and what of it is saved
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}
@@ -563,9 +562,9 @@ class Teacher:
     def __call__(self, x:Tensor) -> Tensor: # (n, C, H, W) in pixel units, to (n, k)
         "g_φ(x), without gradients, on the images' device. The network goes to a card where the images are, and never leaves one."
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
-        if x.device.type == 'cuda': self.device = x.device
-        mean, std = (to_device(t, self.device) for t in (self.mean, self.std))
-        out = in_batches(self.g, self.net.to(self.device), (normalise(to_device(b, self.device), mean, std) for b in x.split(512)))
+        device = meeting_place(self.net, x.device)
+        mean, std = (to_device(t, device) for t in (self.mean, self.std))
+        out = in_batches(self.g, self.net.to(device), (normalise(to_device(b, device), mean, std) for b in x.split(512)))
         need(out.ndim == 2, 'teacher', f'output of shape {tuple(out.shape)}', 'must map (N, C, H, W) to (N, k); wrap it so that it does')
         return out.float().to(x.device)
 

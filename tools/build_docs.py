@@ -25,7 +25,7 @@ PARTS = [('Start here', ['architecture']),
          ('The methods', ['10_krrst', '11_mkdt', '12_scdd', '13_pruning']),
          ('The other systems', ['30_matching', '31_trajectories', '32_kernels']),
          ('The theorems', ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy']),
-         ('Results', ['results/reproduce', 'results/evaluation', 'results/digits', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers'])]
+         ('Results', ['results/reproduce', 'results/evaluation', 'results/digits', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers', 'results/gpu'])]
 
 ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'} # pages that are files of the repository
 

@@ -6,7 +6,7 @@ the site builds with all its links and, where there is a Chromium, works in it, 
 card. Notebooks run two at a time, one thread each: two
 threads for each of two notebooks on two cores would spend their time waiting for each other.
 """
-import argparse, os, re, subprocess, sys, time
+import argparse, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import nbformat
@@ -57,6 +57,19 @@ def card():
     if r.returncode == 77: return f'{last}: nothing was run on a pretended graphics card', None
     return 'runs on a pretended graphics card', r.stdout if r.returncode else '', time.time() - t
 
+def on_a_card():
+    "What tools/gpu.py does on a graphics card, tiny and on the CPU, and its results page; (what, what went wrong, seconds)."
+    t = time.time()
+    with tempfile.TemporaryDirectory() as d:
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        ran = sh(sys.executable, 'tools/gpu.py', '--tiny', '--out', d, env=env)
+        error = ran.stdout if ran.returncode or 'no time was left' in ran.stdout else ''
+        if not error:
+            env |= {'SSDD_GPU_JSON': f'{d}/gpu.json', 'MPLBACKEND': 'agg'}
+            drawn = sh(tool('nbdev_test'), '--path', NBS/'results'/'gpu.ipynb', '--n_workers', 0, '--flags', '', env=env)
+            error = drawn.stdout if drawn.returncode else ''
+    return 'tools/gpu.py --tiny, and its results page', error, time.time() - t
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('notebooks', nargs='*', help='names without .ipynb (default: all, and the other checks)')
@@ -74,7 +87,7 @@ def main():
         report('README.md is current', r.stdout if r.returncode else '')
     files = [NBS/f'{n}.ipynb' for n in args.notebooks] or sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     with ThreadPoolExecutor(2) as pool:
-        besides = None if args.notebooks else pool.submit(lambda: [*site(), card()])
+        besides = None if args.notebooks else pool.submit(lambda: [*site(), card(), on_a_card()])
         for p, (seconds, error) in zip(files, pool.map(lambda p: notebook(p, args.flags), files)):
             k = checks(p); n += 0 if error else k
             report(p.relative_to(NBS), error, seconds, f' ({k} checks)')
