@@ -373,7 +373,7 @@ class _ByValue:
             def reducer_override(self, obj):
                 if isinstance(obj, types.ModuleType) and obj.__name__ in sys.modules: return importlib.import_module, (obj.__name__,)      # some of torch's are of classes of their own
                 if isinstance(obj, functools._lru_cache_wrapper): return functools.cache, (obj.__wrapped__,)
-                if isinstance(obj, type) and obj.__module__ == 'builtins' and not hasattr(builtins, obj.__name__):                # compiled, and silent about where it lives
+                if isinstance(obj, type) and obj.__module__ == 'builtins' and obj not in (*vars(builtins).values(), *vars(types).values()):     # compiled, and silent about where it lives
                     home = next((m for m in list(sys.modules.values()) if getattr(m, obj.__name__, None) is obj and m.__name__ != '__main__'), None)
                     if home: return getattr, (home, obj.__name__)
                 return super().reducer_override(obj)

@@ -38,26 +38,27 @@ def traced(compute # a function of no arguments; its gradients may be part of it
     return f.total/1e9, mib
 
 def rates(device='cpu', # where
-          reps:int=5 # timed calls of each
+          reps:int=5, # timed calls of each
+          precision_name:str='float32' # one of `core.PRECISIONS`
          ) -> dict: # GFLOP/s: `product` and `convolution`
-    "What this machine reaches in float32 when nothing else is in the way: a product of large matrices, and a 3×3 convolution of 64 channels."
+    "What this machine reaches when nothing else is in the way: a product of large matrices, and a 3×3 convolution of 64 channels."
     gen = generator(0, 'rates')
     a, x = torch.randn(2048, 2048, generator=gen).to(device), torch.randn(64, 64, 32, 32, generator=gen).to(device, memory_format=torch.channels_last)
     conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last).requires_grad_(False)
     calls = dict(product=(lambda: a @ a, 2*2048**3), convolution=(lambda: conv(x), 2*64*64*9*x.numel()/64))
-    return {k: round(flop/1e9/statistics.median_high(timed(call, reps, device)), 1) for k, (call, flop) in calls.items()}
+    return {k: round(flop/1e9/statistics.median_high(timed(call, reps, device, precision_name)), 1) for k, (call, flop) in calls.items()}
 
-@precision()
 def timed(call, # a function of no arguments
           reps:int=5, # how often
-          device='cpu' # where it computes
+          device='cpu', # where it computes
+          precision_name:str='float32' # one of `core.PRECISIONS`
          ) -> list: # seconds of each call
     "How long some calls take, after one to warm up."
     sync, took = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None), []
     for _ in range(reps + 1):
         sync()
         start = time.perf_counter()
-        call()
+        with precision(precision_name, device): call()
         sync()
         took.append(time.perf_counter() - start)
     return took[1:]

@@ -107,20 +107,6 @@ def start_again_if_dead(device):
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-@contextlib.contextmanager
-def compiling(on=True):
-    "Inside, the library's networks go through torch.compile: the one place that knows how this is asked for."
-    before = os.environ.pop('SSDD_COMPILE', None)
-    if on:
-        os.environ['SSDD_COMPILE'] = '1'
-    try:
-        yield
-    finally:
-        os.environ.pop('SSDD_COMPILE', None)
-        if before is not None:
-            os.environ['SSDD_COMPILE'] = before
-
-
 def relative(a, b):
     "The distance of two tensors, relative to the length of the second."
     a, b = (t.detach().double().cpu() for t in (a, b))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from gpu import compiling, free
+from gpu import free
 from ssdd_nb import bench, mkdt, posttrain, teachers
-from ssdd_nb.core import generator, precision
+from ssdd_nb.core import compiling, generator, precision
 from ssdd_nb.costs import rates
 from ssdd_nb.data import Images
 from ssdd_nb.distilled import distilled_from
@@ -192,11 +192,7 @@ def compiled_path(path, how, device):
 
 def machine(how, device):
     "What the card reaches where nothing is in the way."
-    found = {}
-    for p in how.rates_in:
-        with precision(p, device):
-            found[p] = rates(device)
-    return dict(rates=found)
+    return dict(rates={p: rates(device, precision_name=p) for p in how.rates_in})
 
 
 def items(how, records, clock, args):
