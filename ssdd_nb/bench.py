@@ -319,9 +319,7 @@ RANKS = {'KRR-ST, a step': (_krrst_step, dict(m=200, batch=200)), 'MKDT, a walk'
 def bench_ranks(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`; the CPU only
                ) -> list: # rows
     "A step in one process, and shared by two."
-    if torch.device(device).type != 'cpu':
-        print('without ranks: its processes run on the CPU; on graphics cards time ssdd-distill under torchrun')
-        return []
+    need(torch.device(device).type == 'cpu', 'device', device, 'processes are started on the CPU here; on GPUs time ssdd-distill under torchrun')
     rows = []
     for n, (make, kw) in progress_bar(list(RANKS.items()), show=show, desc='processes'):
         for size in (1, 2):
@@ -387,7 +385,7 @@ def bench_experts(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst
 
 BENCHES = dict(krrst=bench_krrst, mkdt=bench_mkdt, scdd=bench_scdd, teacher=bench_teacher, experts=bench_experts, growth=bench_growth, ranks=bench_ranks)
 
-def bench(names=None, # of `BENCHES`; all if None
+def bench(names=None, # of `BENCHES`; all that there are for the device if None
           out:Path|None=None, # folder for bench.json
           reps:int=5, # timed calls of each variant
           device='cpu', # where
@@ -395,7 +393,8 @@ def bench(names=None, # of `BENCHES`; all if None
          ) -> dict: # `rows`, and where they were measured
     "Run benchmarks; raises `BadInput` for an unknown name."
     need(isinstance(reps, int) and reps >= 1, 'reps', reps, 'at least 1')
-    names = [known(n, BENCHES, 'benchmark') for n in names or BENCHES]
+    possible = [n for n in BENCHES if n != 'ranks' or torch.device(device).type == 'cpu']
+    names = [known(n, BENCHES, 'benchmark') for n in names or possible]
     result = dict(rates=rates(device), rows=[], **describe(device))
     for n in names:
         result['rows'] += BENCHES[n](reps, device, show)
