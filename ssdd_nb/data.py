@@ -154,12 +154,12 @@ def check_pixels(x:Tensor # what is to be images
     need(lo >= 0 and hi <= 1, 'x', f'floats from {lo:.4g} to {hi:.4g}', 'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)')
 
 # %% ../nbs/01_data.ipynb #bc52a6fe
-def image_grid(x:Tensor, # (n, C, H, W) in [0, 1], C = 1 or 3
+def image_grid(x:Tensor, # (n, C, H, W) in [0, 1], C at most 4
                height:int=64 # of an image at least, in screen pixels
               ) -> Image.Image:
     "Images in a grid."
     from torchvision.utils import make_grid
-    need(x.shape[1] in (1, 3), 'channels', x.shape[1], 'pictures have 1 or 3')
+    need(x.shape[1] <= 4, 'channels', x.shape[1], 'a picture has 1 or 3, or one more that says where it is opaque')
     scale = -(-height // x.shape[2])
     big = x.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = min(10, max(4, int(len(big)**.5*1.6)))
