@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_SIZE', 'SOURCES', 'TYPEFACES', 'statistics', 'as_float', 'index_to', 'OnDisk', 'Images', 'check_pixels',
-           'as_labels', 'normalise', 'denormalise', 'from_arrays', 'stratified', 'labelled', 'split', 'decode',
-           'image_endings', 'folder_files', 'zip_files', 'read_files', 'choose_size', 'from_files', 'tree', 'pack',
-           'from_torchvision', 'letters', 'alike', 'digits', 'from_npz', 'load_images']
+           'image_grid', 'in_short', 'need_images', 'known_options', 'as_labels', 'normalise', 'denormalise',
+           'from_arrays', 'stratified', 'labelled', 'split', 'decode', 'image_endings', 'folder_files', 'zip_files',
+           'read_files', 'as_size', 'choose_size', 'from_files', 'tree', 'pack', 'from_torchvision', 'letters', 'alike',
+           'own_files', 'digits', 'from_npz', 'load_images']
 
 # %% ../nbs/01_data.ipynb #fa4eec52
 import functools, inspect, io, json, os, warnings, zipfile
@@ -132,6 +133,12 @@ class Images:
         n, c, h, w = self.x.shape
         return f'{self.name}: {n:,} images of {h}×{w}, {c} channel{"s" if c > 1 else ""}, ' + (f'{len(self.classes)} classes' if self.y is not None else 'no labels')
 
+    def show(self,
+             n:int=50 # the first so many
+            ) -> Image.Image: # as the last line of a cell, it is shown
+        "The first images in a grid."
+        return image_grid(self.pixels(slice(n)))
+
 # %% ../nbs/01_data.ipynb #98d743ac
 def check_pixels(x:Tensor # what is to be images
                 ) -> None:
@@ -145,6 +152,49 @@ def check_pixels(x:Tensor # what is to be images
     need(not bad, 'x', f'{len(bad)} of {len(x)} images with NaN or infinite pixels', f'mend or leave out number {", ".join(map(str, bad[:5]))}{" …" if len(bad) > 5 else ""}')
     lo, hi = x.min().item(), x.max().item()
     need(lo >= 0 and hi <= 1, 'x', f'floats from {lo:.4g} to {hi:.4g}', 'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)')
+
+# %% ../nbs/01_data.ipynb #bc52a6fe
+def image_grid(x:Tensor, # (n, C, H, W) in [0, 1], C at most 4
+               height:int=64 # of an image at least, in screen pixels
+              ) -> Image.Image:
+    "Images in a grid."
+    from torchvision.utils import make_grid
+    need(x.shape[1] <= 4, 'channels', x.shape[1], 'a picture has 1 or 3, or one more that says where it is opaque')
+    scale = -(-height // x.shape[2])
+    big = x.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    columns = min(10, max(4, int(len(big)**.5*1.6)))
+    grid = make_grid(big, nrow=columns, padding=4, pad_value=1.)
+    return Image.fromarray((grid*255).round().byte().permute(1, 2, 0).numpy())
+
+# %% ../nbs/01_data.ipynb #2efa89bb
+def in_short(value # anything that somebody passed
+            ) -> str:
+    "What a message says of a value that may be large: its kind and its size."
+    kind = type(value).__name__
+    if hasattr(value, 'shape'): return f'{kind} of shape {tuple(value.shape)}'
+    if isinstance(value, (list, tuple, set, dict)): return f'{kind} of {len(value)}'
+    plain = value is None or isinstance(value, (str, int, float, os.PathLike))
+    return str(value) if plain else kind
+
+def need_images(images, # what was passed
+                arg:str='images' # the argument's name
+               ) -> None:
+    "Raise `BadInput` unless these are `Images`, and say how to get them."
+    if isinstance(images, Images): return
+    right = 'must be images, as load_images gives them'
+    if isinstance(images, (str, os.PathLike)):
+        right = f'a name or a path; train, test = load_images({str(images)!r}) reads the images'
+    elif isinstance(images, (list, tuple)) and any(isinstance(i, Images) for i in images):
+        right = 'load_images gives two things: train, test = load_images(…)'
+    elif isinstance(images, (Tensor, np.ndarray, list, tuple)):
+        right = 'must be images; from_arrays(x, y) makes them of arrays'
+    raise BadInput(f'{arg}={in_short(images)}: {right}')
+
+def known_options(given, # the names of keyword arguments that somebody passed
+                  *names # the names there are, in lists
+                 ) -> None:
+    "Raise `BadInput` with the nearest known name if one of them is unknown."
+    for name in given: known(name, [n for some in names for n in some], 'argument')
 
 # %% ../nbs/01_data.ipynb #536a593a
 def as_labels(y, # class numbers (n,): a tensor, an array or a list
@@ -378,14 +428,24 @@ def _reason(e):
 # %% ../nbs/01_data.ipynb #1764c919
 DEFAULT_SIZE = 32 # the side of images for which no size was asked
 
+def as_size(size # 32, '32', (32, 48) or '32x48'
+           ): # a side, or (H, W)
+    "A size however it was written; raises `BadInput`."
+    parts = size.lower().replace('×', 'x').split('x') if isinstance(size, str) else size
+    parts = [parts] if isinstance(parts, (int, np.integer)) else parts
+    right = 'must be a side of at least 4 pixels, such as 32, or height and width'
+    try: sides = tuple(int(s) for s in parts)
+    except (TypeError, ValueError): raise BadInput(f'size={in_short(size)}: {right}') from None
+    need(len(sides) in (1, 2) and min(sides) >= 4, 'size', size, right)
+    return sides if len(sides) == 2 else sides[0]
+
 def choose_size(sizes, # the size of each image, in whatever order of sides
-                size=None # what was asked for: None, a side, or (H, W)
+                size=None # what was asked for: None, or a size as `as_size` takes it
                ) -> tuple|None: # (H, W) to resize to; None leaves all images as they are
     "What was asked for; else None if all images have one size of at most 64 pixels; else `DEFAULT_SIZE` squared."
     if size is not None:
-        side = (size, size) if isinstance(size, int) else tuple(size)
-        need(len(side) == 2 and min(side) >= 4, 'size', size, 'a side of at least 4 pixels')
-        return side
+        size = as_size(size)
+        return (size, size) if isinstance(size, int) else size
     return None if len(set(sizes)) == 1 and max(max(s) for s in sizes) <= 64 else (DEFAULT_SIZE, DEFAULT_SIZE)
 
 # %% ../nbs/01_data.ipynb #58de7617
@@ -567,6 +627,30 @@ def _reshaped(x, c, h, w):
     if x.shape[2:] != (h, w): x = torch.nn.functional.interpolate(x, (h, w), mode='bilinear', antialias=True, align_corners=False)
     return x.clamp(0, 1).contiguous()
 
+# %% ../nbs/01_data.ipynb #e6ace37b
+def own_files(source:str|Path # whatever `load_images` was given
+             ) -> str: # the same, with its prefix if it is a path
+    "`folder:PATH`, `zip:PATH` or `npz:PATH` for what is there; raises `BadInput` for a path that leads nowhere."
+    wants = 'must be a name or a path; from_arrays(x, y) makes images of arrays'
+    need(isinstance(source, (str, os.PathLike)), 'source', in_short(source), wants)
+    prefix = str(source).partition(':')[0] in ('folder', 'zip', 'npz')
+    if prefix or source in ('digits', 'letters'): return str(source)
+    path, ending = Path(source).expanduser(), Path(source).suffix[1:].lower()
+    if path.is_dir():
+        need(not _ambiguous(source), 'source', source, f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename the folder')
+        return f'folder:{source}'
+    if path.exists():
+        need(ending in ('zip', 'npz'), 'source', source, 'must be a folder, a .zip of images or an .npz of arrays')
+        return f'{ending}:{source}'
+    like_a_path = not isinstance(source, str) or ending in ('zip', 'npz') or len(Path(source).parts) > 1
+    need(not like_a_path, 'source', source, 'there is no such folder or file')
+    return source
+
+def _ambiguous(source):
+    "Whether a folder has the name of a set of torchvision."
+    import torchvision.datasets as sets
+    return str(source).lower() in (s.lower() for s in sets.__all__) and isinstance(source, str)
+
 # %% ../nbs/01_data.ipynb #67e18e0d
 def digits() -> tuple: # all the `Images`, and None: there is no official split
     "scikit-learn's 1,797 handwritten digits, 8×8, 17 grey levels, as floats."
@@ -586,8 +670,8 @@ def from_npz(path:str # an .npz file with an array `x` and perhaps `y`
     return from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}'), None
 
 # %% ../nbs/01_data.ipynb #ae2b1bf5
-def load_images(source:str='digits', # `digits`, `letters`, a torchvision name, `folder:PATH`, `zip:PATH` or `npz:PATH`
-                size=None, # side or (H, W) to crop and resize to; see `choose_size`
+def load_images(source:str|Path='digits', # `digits`, `letters`, a torchvision name, or a folder, zip or npz
+                size=None, # 32, '32' or (H, W) to crop and resize to; see `choose_size`
                 *, held_out:float=.3, # share of the images to test on where there is no official split; 0 holds out none
                 split_seed:int=0, # 0: the official split where there is one; anything else: another draw
                 skip_unreadable:bool=False, # go on without image files that cannot be read
@@ -595,7 +679,9 @@ def load_images(source:str='digits', # `digits`, `letters`, a torchvision name, 
                 on_disk:Path|None=None # for folders and zips: decode into this folder, and read from there; see `pack`
                ) -> tuple: # train and test `Images`; None for the second if none are held out
     "Training and test images from any source; raises `BadInput`."
-    kind, _, path = str(source).partition(':')
+    source = own_files(source)
+    size = None if size is None else as_size(size)
+    kind, _, path = source.partition(':')
     need(not on_disk or kind in ('folder', 'zip'), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
     name = f'{kind}:{Path(path).name or path}' if path else source
     if kind in ('folder', 'zip'):
@@ -606,7 +692,6 @@ def load_images(source:str='digits', # `digits`, `letters`, a torchvision name, 
         except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
     elif source == 'digits': images, official = digits()
     elif source == 'letters': images, official = letters(8 if size is None else choose_size([], size)[0])
-    elif Path(source).exists(): raise BadInput(f'source={source}: for images of your own say what it is: folder:{source}, zip:{source} or npz:{source}')
     else: images, official = from_torchvision(source, root, size)
     need(size is None or tuple(images.x.shape[2:]) == choose_size([], size), 'size', size, f'{source} is not resized; leave size out')
     need(0 <= held_out < 1, 'held_out', held_out, 'a share from 0 to less than 1')
