@@ -637,7 +637,8 @@ def own_files(source:str|Path # whatever `load_images` was given
     if prefix or source in ('digits', 'letters'): return str(source)
     path, ending = Path(source).expanduser(), Path(source).suffix[1:].lower()
     if path.is_dir():
-        need(not _ambiguous(source), 'source', source, f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename the folder')
+        both = f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename it'
+        need(not _ambiguous(source), 'source', source, both)
         return f'folder:{source}'
     if path.exists():
         need(ending in ('zip', 'npz'), 'source', source, 'must be a folder, a .zip of images or an .npz of arrays')

@@ -36,7 +36,8 @@ class Distilled:
         if isinstance(self.x, np.ndarray): self.x = torch.from_numpy(self.x)
         if isinstance(self.y, np.ndarray): self.y = torch.from_numpy(self.y)
         tensors = isinstance(self.x, Tensor) and isinstance(self.y, Tensor)
-        need(tensors, 'x, y', f'{in_short(self.x)}, {in_short(self.y)}', 'must be tensors; distilled_from makes a set of images')
+        right = 'must be tensors; distilled_from makes a set of images'
+        need(tensors, 'x, y', f'{in_short(self.x)}, {in_short(self.y)}', right)
         need(self.x.ndim == 4 and len(self.x) == len(self.y), 'x, y', (tuple(self.x.shape), tuple(self.y.shape)), 'as many targets as images')
         self.x = self.x.detach().float()
         self.y = self.y.detach().float() if self.y.is_floating_point() else self.y.detach().long()
@@ -173,12 +174,14 @@ def _instead(folder):
     "What a folder without a set holds."
     if (folder/'checkpoint.pt').exists(): return 'its run is not finished: the same call or command again goes on with it'
     if (folder/'teacher.safetensors').exists(): return 'it holds a teacher: load_teacher reads it'
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.glob('**/*.safetensors'))[:5]
+    found = [*folder.glob('*.safetensors'), *folder.glob('*/*.safetensors')]
+    files = sorted(p.relative_to(folder).as_posix() for p in found)[:5]
     return f"in it: {', '.join(files)}" if files else 'nor any other .safetensors file'
 
 def _no_set(manifest): # JSON of what a file says of itself, or None
     "Why a readable file is not a distilled set."
-    if manifest and 'teacher' in str(json.loads(manifest).get('format')): return 'is a teacher, not a distilled set: load_teacher reads it'
+    if manifest and 'teacher' in str(json.loads(manifest).get('format')):
+        return 'is a teacher, not a distilled set: load_teacher reads it'
     return 'holds no manifest, so it is not a distilled set of this library'
 
 

@@ -94,7 +94,7 @@ class Pretraining:
         self.t = s['t']
 
 # %% ../nbs/06_evaluate.ipynb #f8ff7aef
-def pretrain(net:nn.Module|Distilled|None=None, # the student, from (N, C, H, W) to (N, k), trained in place; None: a ConvNet that fits
+def pretrain(net:nn.Module|Distilled|None=None, # the student (N, C, H, W) → (N, k), trained in place; None: a ConvNet
              d:Distilled|None=None, # what on; `pretrain(d)` will do
              recipe:Recipe=Recipe(), # how
              seed:int=0, # of the batches
@@ -369,12 +369,15 @@ def _check_evaluate(d, train, test, teacher, recipe, student, seeds, options):
     need(not isinstance(test, Teacher), 'test', 'a teacher', 'pass it by name: evaluate(d, test, teacher=teacher)')
     if test is not None: need_images(test, 'test')
     named = isinstance(teacher, (str, Path))
-    right = f'load_teacher({str(teacher)!r}) reads it' if named else 'must be a Teacher, as train_teacher and load_teacher give it'
+    right = 'must be a Teacher, as train_teacher and load_teacher give it'
+    if named: right = f'load_teacher({str(teacher)!r}) reads it'
     need(teacher is None or hasattr(teacher, 'targets'), 'teacher', in_short(teacher), right)
     need(isinstance(recipe, Recipe), 'recipe', in_short(recipe), 'must be a Recipe, such as Recipe(steps=200)')
-    need(isinstance(student, Student), 'student', in_short(student), "must be a Student, such as Student('resnet_tiny', norm='batch')")
+    right = "must be a Student, such as Student('resnet_tiny', norm='batch')"
+    need(isinstance(student, Student), 'student', in_short(student), right)
     need(isinstance(seeds, int) and seeds >= 1, 'seeds', in_short(seeds), 'how many: 1 or more')
-    known_options(options, OF_RUN, ['out', 'labels', 'seed', 'recipe', 'student', 'draws', 'seeds', 'teacher', 'train', 'test'])
+    own = 'train', 'test', 'teacher', 'labels', 'seed', 'recipe', 'student', 'draws', 'seeds', 'out'
+    known_options(options, OF_RUN, own)
 
 def _same_shape(d, train, test, student):
     "Raise `BadInput` unless one student can take the images of the set, of training and of test."
@@ -386,17 +389,20 @@ def _same_shape(d, train, test, student):
             with torch.no_grad(): net(torch.zeros(1, c, h, w, device=train.x.device))
         except (RuntimeError, AssertionError):
             want = '×'.join(map(str, train.x.shape[1:]))
-            raise BadInput(f'{arg}=images of {c}×{h}×{w}: those of train are of {want}; alike makes images of one shape') from None
+            said = f'{arg}=images of {c}×{h}×{w}: those of train are of {want}; alike makes images of one shape'
+            raise BadInput(said) from None
 
 def halves(d:Distilled|None, # the set that is evaluated
            images:Images, # all there is to evaluate on
            teacher:Teacher|None # g_φ, if it is measured
           ) -> tuple: # `Images` for the labels and for the test, and what has to be said of it
-    "One half of the images for the labels and the other to test on, always the same; raises `BadInput` for those the set was made from."
+    "One half of the images for the labels, the other to test on, always the same; raises `BadInput`."
     made_from = d.manifest.get('source', {}).get('hash') if d else None
-    need(made_from != images.hash, 'test', 'None', 'these are the images that the set was made from; pass others: evaluate(d, train, test)')
+    right = 'these are the images that the set was made from; pass others: evaluate(d, train, test)'
+    need(made_from != images.hash, 'test', 'None', right)
     if images.y is None:
-        need(teacher is not None, 'test', f'{len(images)} images without labels', 'without labels and without a teacher there is nothing to measure; pass teacher=…')
+        right = 'without labels and without a teacher there is nothing to measure; pass teacher=…'
+        need(teacher is not None, 'test', f'{len(images)} images without labels', right)
         return images, images, ''
     half = stratified(images.y, .5, generator(0, 'halves'), 1, 1)
     rest = torch.ones(len(images), dtype=torch.bool)

@@ -235,7 +235,8 @@ def make_net(name:str, # one of `NETS`
     return net
 
 RIGHT = dict(in_channels='must be a number of channels: 1 for grey images, 3 for colours',
-             out_dim='say how many outputs the head has: d.y.shape[1] for the targets of a set, or the number of classes; pretrain(d) makes a network that fits')
+             out_dim='say how many outputs the head has: d.y.shape[1] for the targets of a set, '
+                     'or the number of classes; pretrain(d) makes a network that fits')
 
 def _sides(size):
     "(H, W) of a pair, or of a side."

@@ -695,7 +695,8 @@ def teacher_settings(images:Images, # what the teacher is for
     chosen = {k: v for k, v in given.items() if k in names}
     rest = {k: v for k, v in given.items() if k not in names}
     if isinstance(cfg, str): cfg, chosen = None, dict(chosen, loss=known(cfg, LOSSES, 'loss'))
-    need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), "must be a TeacherConfig, as tiny and paper give it, or a loss such as 'simclr'")
+    right = "must be a TeacherConfig, as tiny and paper give it, or a loss such as 'simclr'"
+    need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), right)
     if cfg is None: cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', 'barlow_twins'))
     if chosen.get('epochs') and 'steps' not in chosen: chosen['steps'] = None      # or the preset's steps would count
     for k in chosen.keys() & {'widths', 'projector'}: chosen[k] = chosen[k] and tuple(chosen[k])
