@@ -145,7 +145,7 @@ def _no_grad(net, x):
     with torch.no_grad(): return net(x)
 
 # %% ../nbs/14_costs.ipynb #bd5f1916
-def of_krrst(images:Images, cfg, k:int # X_t, `KRRSTConfig`, target dimension
+def of_krrst(images:Images, cfg, k:int # X_t, `KRRST`, target dimension
             ) -> Estimate:
     "KRR-ST's steps, and the steps that fill the pool: half of T for each model, in the mean."
     net = on_meta(cfg.net, images, k, widths=cfg.widths, norm=cfg.norm)
@@ -160,7 +160,7 @@ def of_krrst(images:Images, cfg, k:int # X_t, `KRRSTConfig`, target dimension
     return Estimate((Part('steps', cfg.steps, step + train*cfg.max_steps/(cfg.max_steps + 1), held), Part('steps that fill the pool', cfg.pool*(cfg.max_steps + 1)//2, train, held)))
 
 # %% ../nbs/14_costs.ipynb #c8eb2909
-def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDTConfig`, target dimension, see `mkdt.ExpertTask`
+def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDT`, target dimension, see `mkdt.ExpertTask`
            ) -> Estimate:
     "MKDT's walks, and the training of its experts, whose snapshots go to disk."
     e, size = cfg.experts, min(cfg.batch, cfg.m)
@@ -179,7 +179,7 @@ def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDTConfig`, target
                      Part("experts' mini-batches", e.experts*e.epochs*per_epoch, expert, held + copies(3*min(at_once, e.experts)))), e.experts*(e.epochs + 1)*P*(2 if e.half else 4)/2**30)
 
 # %% ../nbs/14_costs.ipynb #f4c05380
-def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDDConfig`, the network to recover from
+def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDD`, the network to recover from
            ) -> Estimate:
     "SC-DD's iterations: forward through the network, and back to the images."
     net = _without_content(net).eval().requires_grad_(False)

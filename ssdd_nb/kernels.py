@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'TINY', 'centred', 'check_labels', 'balanced', 'arc_cosine', 'infinite', 'random_net', 'random_features',
-           'kernel_ridge', 'KIPConfig', 'regress', 'KIP', 'check_kip', 'kip', 'FRePoConfig', 'as_krrst', 'Lamb',
-           'Labels', 'FRePo', 'check_frepo', 'frepo', 'preset', 'paper', 'tiny']
+           'kernel_ridge', 'KIP', 'regress', 'KIPTask', 'check_kip', 'kip', 'FRePo', 'as_krrst', 'Lamb', 'Labels',
+           'FRePoTask', 'check_frepo', 'frepo', 'preset', 'paper', 'tiny']
 
 # %% ../nbs/32_kernels.ipynb #7ffff3bc
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .core import Batches, changed, cosine, generator, known, need, place, seed_of, to_device
 from .data import Images
 from .distilled import Distilled, distil, distilled_from
-from .krrst import KRRST, KRRSTConfig, Slot, check as check_krrst, krr, mse, solve
+from .krrst import KRRSTTask, KRRST, Slot, check as check_krrst, krr, mse, solve
 from .nets import make_net
 from .posttrain import per_class
 
@@ -102,7 +102,7 @@ def kernel_ridge(K_ss:Tensor, K_ts:Tensor, # kernels (m, m) and (b, m)
 
 # %% ../nbs/32_kernels.ipynb #89730970
 @dataclass(frozen=True)
-class KIPConfig:
+class KIP:
     "Everything KIP and RFAD depend on but the seed and the images."
     m:int = 100 # synthetic images (the authors' notebook)
     steps:int = 10_000 # of Adam (ours; KIP is trained until it converges)
@@ -120,7 +120,7 @@ class KIPConfig:
 # %% ../nbs/32_kernels.ipynb #8056b9e1
 def regress(X_s:Tensor, Y_s:Tensor, # synthetic images (m, C, H, W) and targets (m, k)
             X_t:Tensor, # real images (b, C, H, W)
-            cfg:KIPConfig, # the kernel
+            cfg:KIP, # the kernel
             seed:int=0 # of the random networks, if the kernel has any
            ) -> Tensor: # predictions (b, k)
     "What the regression on (X_s, Y_s) says of other images."
@@ -133,12 +133,12 @@ def regress(X_s:Tensor, Y_s:Tensor, # synthetic images (m, C, H, W) and targets 
     return kernel_ridge(K_ss, K_ts, Y_s, cfg.lam)
 
 # %% ../nbs/32_kernels.ipynb #f6d6aded
-class KIP:
+class KIPTask:
     "Kernel Inducing Points, a `Distiller`; with random features for its kernel, RFAD."
     hint = 'Lower `lr`, or raise `lam`.'
     def __init__(self,
                  images:Images, # X_t, with labels
-                 cfg:KIPConfig, # how
+                 cfg:KIP, # how
                  seed:int=0 # of everything random
                 ):
         check_kip(images, cfg)
@@ -160,12 +160,12 @@ class KIP:
 
 # %% ../nbs/32_kernels.ipynb #3a99f7a8
 @patch
-def state_dict(self:KIP) -> dict:
+def state_dict(self:KIPTask) -> dict:
     "All that `step` depends on."
     return dict(X_s=self.X_s.detach(), Y_s=self.Y_s.detach(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
 
 @patch
-def load_state_dict(self:KIP, s:dict): # from `state_dict`
+def load_state_dict(self:KIPTask, s:dict): # from `state_dict`
     "Go on from there."
     with torch.no_grad():
         self.X_s.copy_(s['X_s'])
@@ -174,13 +174,13 @@ def load_state_dict(self:KIP, s:dict): # from `state_dict`
     self.t = s['t']
 
 @patch
-def distilled(self:KIP) -> Distilled:
+def distilled(self:KIPTask) -> Distilled:
     "The set as it stands."
     method = 'rfad' if self.cfg.kernel == 'features' else 'kip'
     return distilled_from(self.X_s, self.Y_s.detach(), self.images, method=method, config=asdict(self.cfg), seed=self.seed, target_kind='centred labels')
 
 # %% ../nbs/32_kernels.ipynb #bf14a8aa
-def check_kip(images:Images, cfg:KIPConfig # X_t, the settings
+def check_kip(images:Images, cfg:KIP # X_t, the settings
              ) -> None:
     "Raise `BadInput` if these settings cannot work for these images."
     check_labels(images, cfg.m)
@@ -191,7 +191,7 @@ def check_kip(images:Images, cfg:KIPConfig # X_t, the settings
         with torch.device('meta'): make_net('convnet', images.x.shape[1], images.x.shape[2:], 1, widths=cfg.widths, norm='none')
 
 def kip(images:Images, # X_t, with labels
-        cfg:KIPConfig|None=None, # `tiny('kip')` if None
+        cfg:KIP|None=None, # `tiny('kip')` if None
         seed:int=0, # of everything random
         out=None, # folder for checkpoint, log, record and distilled.safetensors
         **kwargs # for `run`: `show`, `precision`, `on_step`, …
@@ -199,11 +199,11 @@ def kip(images:Images, # X_t, with labels
     "Distil labelled images with KIP or, with random features, with RFAD, or take up or read the run in `out`."
     cfg = cfg or tiny('kip')
     config = dict(**asdict(cfg), source=images.describe(), labels=images.label_hash)
-    return distil(KIP(images, cfg, seed), cfg.steps, out, name='rfad' if cfg.kernel == 'features' else 'kip', config=config, seed=seed, **kwargs)
+    return distil(KIPTask(images, cfg, seed), cfg.steps, out, name='rfad' if cfg.kernel == 'features' else 'kip', config=config, seed=seed, **kwargs)
 
 # %% ../nbs/32_kernels.ipynb #4a6c392f
 @dataclass(frozen=True)
-class FRePoConfig:
+class FRePo:
     "Everything FRePo depends on but the seed and the images; fields that KRR-ST has, too, mean the same, but for `lam`."
     m:int = 1000 # synthetic images
     steps:int = 500_000 # outer iterations (the authors' code)
@@ -226,10 +226,10 @@ class FRePoConfig:
     schedule:str = 'cosine' # of `lr`; or `linear`, KRR-ST's
     inner:str = 'adam' # optimiser of the pool's models; or `sgd`, KRR-ST's
 
-def as_krrst(cfg:FRePoConfig) -> KRRSTConfig:
+def as_krrst(cfg:FRePo) -> KRRST:
     "The same settings in KRR-ST's words."
-    shared = {f.name: getattr(cfg, f.name) for f in fields(KRRSTConfig) if hasattr(cfg, f.name)}
-    return KRRSTConfig(**shared | dict(lam=cfg.lam/cfg.m))
+    shared = {f.name: getattr(cfg, f.name) for f in fields(KRRST) if hasattr(cfg, f.name)}
+    return KRRST(**shared | dict(lam=cfg.lam/cfg.m))
 
 # %% ../nbs/32_kernels.ipynb #6f6f8841
 class Lamb(torch.optim.AdamW):
@@ -257,11 +257,11 @@ class Labels:
     def about(self) -> None:
         "No network has had a say."
 
-class FRePo(KRRST):
+class FRePoTask(KRRSTTask):
     "FRePo, a `Distiller`: KRR-ST's Algorithm 1 with labels for targets."
     def __init__(self,
                  images:Images, # X_t, with labels
-                 cfg:FRePoConfig, # how
+                 cfg:FRePo, # how
                  seed:int=0, # of everything random
                  show:bool=False # a progress bar while the pool is being filled
                 ):
@@ -276,25 +276,25 @@ class FRePo(KRRST):
 
 # %% ../nbs/32_kernels.ipynb #8a2e5143
 @patch
-def fresh(self:FRePo) -> Slot:
+def fresh(self:FRePoTask) -> Slot:
     "A model with new weights, and the optimiser it is to have."
-    slot = KRRST.fresh(self)
+    slot = KRRSTTask.fresh(self)
     if self.how.inner == 'adam': slot.opt = torch.optim.Adam(slot.net.parameters(), self.cfg.inner_lr, (self.cfg.inner_momentum, .999), weight_decay=self.cfg.inner_weight_decay)
     return slot
 
 @patch
-def rate(self:FRePo) -> float:
+def rate(self:FRePoTask) -> float:
     "The learning rate of this step."
-    if self.how.schedule == 'linear': return KRRST.rate(self)
+    if self.how.schedule == 'linear': return KRRSTTask.rate(self)
     return self.cfg.lr*(self.cfg.lr_end + (1 - self.cfg.lr_end)*cosine(self.t, self.cfg.steps))
 
 @patch
-def distilled(self:FRePo) -> Distilled:
+def distilled(self:FRePoTask) -> Distilled:
     "The set as it stands."
     return distilled_from(self.X_s, self.Y_s.detach(), self.images, method='frepo', config=asdict(self.how), seed=self.seed, target_kind='centred labels')
 
 # %% ../nbs/32_kernels.ipynb #edb0585b
-def check_frepo(images:Images, cfg:FRePoConfig # X_t, the settings
+def check_frepo(images:Images, cfg:FRePo # X_t, the settings
                ) -> None:
     "Raise `BadInput` if these settings cannot work for these images."
     check_labels(images, cfg.m)
@@ -302,7 +302,7 @@ def check_frepo(images:Images, cfg:FRePoConfig # X_t, the settings
     for key, names in dict(optimiser=('lamb', 'adamw'), schedule=('cosine', 'linear'), inner=('adam', 'sgd')).items(): known(getattr(cfg, key), names, key)
 
 def frepo(images:Images, # X_t, with labels
-          cfg:FRePoConfig|None=None, # `tiny('frepo')` if None
+          cfg:FRePo|None=None, # `tiny('frepo')` if None
           seed:int=0, # of everything random
           out=None, # folder for checkpoint, log, record and distilled.safetensors
           show:bool=True, # progress bars
@@ -311,26 +311,26 @@ def frepo(images:Images, # X_t, with labels
     "Distil labelled images with FRePo, or take up or read the run in `out`."
     cfg = cfg or tiny('frepo')
     config = dict(**asdict(cfg), source=images.describe(), labels=images.label_hash)
-    return distil(FRePo(images, cfg, seed, show), cfg.steps, out, name='frepo', config=config, seed=seed, show=show, **kwargs)
+    return distil(FRePoTask(images, cfg, seed, show), cfg.steps, out, name='frepo', config=config, seed=seed, show=show, **kwargs)
 
 # %% ../nbs/32_kernels.ipynb #1da88396
-PAPER = dict(kip=KIPConfig(learn_y=False), rfad=KIPConfig(steps=100_000, batch=1280, lr=1e-3, lam=5e-3, kernel='features'), frepo=FRePoConfig())
-TINY = dict(kip=KIPConfig(m=20, steps=300, batch=512, lr=1e-2), rfad=KIPConfig(m=20, steps=150, batch=256, lr=2e-2, lam=5e-3, kernel='features', nets=2, widths=None),
-            frepo=FRePoConfig(m=20, steps=300, batch=256, lr=1e-2, pool=5, inner_lr=1e-3, widths=None, norm='instance'))
+PAPER = dict(kip=KIP(learn_y=False), rfad=KIP(steps=100_000, batch=1280, lr=1e-3, lam=5e-3, kernel='features'), frepo=FRePo())
+TINY = dict(kip=KIP(m=20, steps=300, batch=512, lr=1e-2), rfad=KIP(m=20, steps=150, batch=256, lr=2e-2, lam=5e-3, kernel='features', nets=2, widths=None),
+            frepo=FRePo(m=20, steps=300, batch=256, lr=1e-2, pool=5, inner_lr=1e-3, widths=None, norm='instance'))
 
 def preset(system:str, # `kip`, `rfad` or `frepo`
            name:str='tiny', # `tiny` or `paper`
            m:int|None=None, # synthetic images, if not the preset's
            steps:int|None=None # outer iterations, if not the preset's
-          ) -> KIPConfig|FRePoConfig:
+          ) -> KIP|FRePo:
     "Settings by name."
     presets = dict(tiny=TINY, paper=PAPER)[known(name, ('tiny', 'paper'), 'preset')]
     return changed(presets[known(system, presets, 'system')], m=m, steps=steps)
 
-def paper(system:str='kip') -> KIPConfig|FRePoConfig: # `kip`, `rfad` or `frepo`
+def paper(system:str='kip') -> KIP|FRePo: # `kip`, `rfad` or `frepo`
     "The papers' settings: KIP's demonstration, RFAD for CIFAR-10, FRePo for CIFAR-100."
     return preset(system, 'paper')
 
-def tiny(system:str='kip', m:int=20, steps:int|None=None) -> KIPConfig|FRePoConfig: # see `preset`
+def tiny(system:str='kip', m:int=20, steps:int|None=None) -> KIP|FRePo: # see `preset`
     "For a laptop: narrow networks, small pools, fewer and longer steps."
     return preset(system, 'tiny', m, steps)

@@ -41,7 +41,7 @@ def _scdd(images, net, ipc, seed, preset, steps, out=None, change=lambda cfg: cf
     return scdd.scdd(images, net, change(scdd.preset(preset, ipc, steps, images.x.shape[1])), seed, out, **kwargs)
 
 def _noise(images, net, ipc, seed, preset, steps, out=None, **kwargs):
-    d = scdd.SCDD(images, net, scdd.preset('tiny', ipc, 1, images.x.shape[1]), seed).distilled()
+    d = scdd.SCDDTask(images, net, scdd.preset('tiny', ipc, 1, images.x.shape[1]), seed).distilled()
     d.manifest['method'] = 'noise'
     return d
 

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'LOOPS', 'SIAMESE', 'NETS_OF', 'MATCHERS', 'gradient', 'gradient_distance', 'colour', 'crop', 'cutout',
            'flip', 'scale', 'rotate', 'strategy', 'draw', 'augment', 'mean_distance', 'stages', 'alignment',
-           'discrimination', 'MatchingConfig', 'DCConfig', 'CAFEConfig', 'paper', 'tiny', 'preset', 'check',
-           'one_class', 'Real', 'Matching', 'GradientMatching', 'DistributionMatching', 'spread', 'until', 'CAFE',
-           'matching']
+           'discrimination', 'Matching', 'DC', 'CAFE', 'paper', 'tiny', 'preset', 'check', 'one_class', 'Real',
+           'MatchingTask', 'GradientMatching', 'DistributionMatching', 'spread', 'until', 'CAFETask', 'matching']
 
 # %% ../nbs/30_matching.ipynb #7e400c3c
 from dataclasses import asdict, dataclass, replace
@@ -140,7 +139,7 @@ def discrimination(F_t:list, F_s:list # for each class, the features of real (n_
 
 # %% ../nbs/30_matching.ipynb #d491a5a3
 @dataclass(frozen=True)
-class MatchingConfig:
+class Matching:
     "What a matching system depends on but the seed, the images and the teacher."
     method:str = 'dm' # one of `MATCHERS`
     ipc:int = 10 # images per class; of `dm-ssl`, which knows one class only, all images
@@ -160,13 +159,13 @@ class MatchingConfig:
 
 # %% ../nbs/30_matching.ipynb #7803ef6f
 @dataclass(frozen=True)
-class DCConfig(MatchingConfig):
+class DC(Matching):
     "Gradient matching."
     outer:int = 10 # updates of X_s with one network
     inner:int = 50 # epochs that it is trained on X_s between two of them
 
 @dataclass(frozen=True)
-class CAFEConfig(MatchingConfig):
+class CAFE(Matching):
     "Aligned features; numbers from the authors' code."
     layers:tuple|None = (.1, .1, 1., 2.) # w_l, from the first ReLU to the features; 1 if None, as the paper writes it
     beta:float = .01 # weight of the discrimination
@@ -185,29 +184,29 @@ NETS_OF = dict(cifar10={}, cifar100={}, tinyimagenet=dict(widths=(128,)*4)) # da
 def paper(method:str='dc', # one of `MATCHERS`
           name:str='cifar10', # one of `NETS_OF`
           ipc:int=10 # images per class; of `dm-ssl`, all
-         ) -> MatchingConfig:
+         ) -> Matching:
     "The papers' settings. DC's loops for an `ipc` between two of its table are those of the lower one."
     known(method, MATCHERS, 'method')
     how = dict(method=method, ipc=ipc, **NETS_OF[known(name, NETS_OF, 'preset')])
     outer, inner = LOOPS[max(i for i in LOOPS if i <= max(ipc, 1))]
     if method in SIAMESE: how['augment'] = strategy(3)
-    if method in ('cafe', 'cafe-dsa'): return CAFEConfig(**how, steps=20_000, halve=(.6, .8, .9), init='noise', momentum_net=0., **(dict(layers=None) if name == 'tinyimagenet' else {}))      # 2,000 networks, each for ten updates or more
-    if method in ('dm', 'dm-ssl'): return MatchingConfig(**how, lr=1.)
-    return DCConfig(**how, steps=1000*outer, outer=outer, inner=inner, init='real' if method == 'dsa' else 'noise')
+    if method in ('cafe', 'cafe-dsa'): return CAFE(**how, steps=20_000, halve=(.6, .8, .9), init='noise', momentum_net=0., **(dict(layers=None) if name == 'tinyimagenet' else {}))      # 2,000 networks, each for ten updates or more
+    if method in ('dm', 'dm-ssl'): return Matching(**how, lr=1.)
+    return DC(**how, steps=1000*outer, outer=outer, inner=inner, init='real' if method == 'dsa' else 'noise')
 
 # %% ../nbs/30_matching.ipynb #57d55980
 def tiny(method:str='dc', # one of `MATCHERS`
          ipc:int=2, # images per class; of `dm-ssl`, all
          steps:int|None=None, # updates, if not the preset's
          channels:int=1 # 1: as for digits; 3: as for photographs
-        ) -> MatchingConfig:
+        ) -> Matching:
     "For a laptop: a narrow network, few updates, larger steps."
     how = dict(method=known(method, MATCHERS, 'method'), ipc=ipc, widths=None)
     if method in SIAMESE and method != 'dm-ssl': how['augment'] = strategy(channels)
-    if method in ('cafe', 'cafe-dsa'): cfg = CAFEConfig(**how, steps=60, batch=64, lr=.1, halve=(.6, .8, .9), layers=None, beta=.01, queue=4, query=32, most=20, lr_net=.1)
-    elif method == 'dm-ssl': cfg = MatchingConfig(**how, steps=500, lr=1.)
-    elif method == 'dm': cfg = MatchingConfig(**how, steps=200, batch=64, lr=1.)
-    else: cfg = DCConfig(**how, steps=100, batch=64, lr=.2, outer=5, inner=5, lr_net=.1)
+    if method in ('cafe', 'cafe-dsa'): cfg = CAFE(**how, steps=60, batch=64, lr=.1, halve=(.6, .8, .9), layers=None, beta=.01, queue=4, query=32, most=20, lr_net=.1)
+    elif method == 'dm-ssl': cfg = Matching(**how, steps=500, lr=1.)
+    elif method == 'dm': cfg = Matching(**how, steps=200, batch=64, lr=1.)
+    else: cfg = DC(**how, steps=100, batch=64, lr=.2, outer=5, inner=5, lr_net=.1)
     return changed(cfg, steps=steps)
 
 # %% ../nbs/30_matching.ipynb #dee82fb9
@@ -215,14 +214,14 @@ def preset(method:str='dc', name:str='tiny', # one of `MATCHERS`; `tiny`, or one
            ipc:int|None=None, # images per class, if not the preset's
            steps:int|None=None, # updates, if not the preset's
            channels:int=3 # of the images
-          ) -> MatchingConfig:
+          ) -> Matching:
     "Settings by name."
     if known(name, ('tiny', *NETS_OF), 'preset') == 'tiny': return tiny(method, ipc or (20 if method == 'dm-ssl' else 2), steps, channels)
     return changed(paper(method, name, ipc or 10), steps=steps)
 
 # %% ../nbs/30_matching.ipynb #128b257c
 def check(images:Images, # X_t
-          cfg:MatchingConfig # the settings
+          cfg:Matching # the settings
          ) -> None:
     "Raise `BadInput` if these settings cannot work for these images."
     need(images.y is not None or cfg.method == 'dm-ssl', 'images', images.name, f'has no labels, and {cfg.method} compares images class by class; use class folders, or dm-ssl, krrst or mkdt')
@@ -232,7 +231,7 @@ def check(images:Images, # X_t
     per_class(one_class(images) if cfg.method == 'dm-ssl' else images, cfg.ipc, generator(0))
     net = make_net(cfg.net, images.x.shape[1], images.x.shape[2:], 1, widths=cfg.widths, norm=cfg.norm)
     need(cfg.norm != 'batch', 'norm', cfg.norm, 'mixes the images of a batch, and a class is not to see the others; use instance or group')
-    if not isinstance(cfg, CAFEConfig): return
+    if not isinstance(cfg, CAFE): return
     need(isinstance(net.body, nn.Sequential) and not any(list(m.children()) for m in net.body), 'net', cfg.net, 'has to be a chain of layers; use convnet')
     n = 1 + sum(isinstance(m, nn.ReLU) for m in net.body)
     need(cfg.layers is None or len(cfg.layers) == n, 'layers', cfg.layers, f'one weight for each of the {n} stages of this network')
@@ -263,12 +262,12 @@ class Real:
         for mine, theirs in zip(self.streams, s['streams']): mine.load_state_dict(theirs)
 
 # %% ../nbs/30_matching.ipynb #c68543c7
-class Matching:
+class MatchingTask:
     "What the systems share, a `Distiller` for `run`; each adds `losses` and `advance`."
     hint, stream = 'Lower `lr`.', 'matching'
     def __init__(self,
                  images:Images, # X_t
-                 cfg:MatchingConfig, # how
+                 cfg:Matching, # how
                  seed:int=0, # of everything random
                  teacher:Teacher|None=None # for `dm-ssl`: whose targets the images get at the end
                 ):
@@ -286,14 +285,14 @@ class Matching:
 
 # %% ../nbs/30_matching.ipynb #99d92c54
 @patch
-def begin(self:Matching):
+def begin(self:MatchingTask):
     "A network with new weights."
     self.net = place(make_net(self.cfg.net, self.X_s.shape[1], self.X_s.shape[2:], len(self.images.classes), seed_of(self.seed, f'{self.stream} net', self.made), widths=self.cfg.widths, norm=self.cfg.norm), self.device)
     self.opt_net = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net, momentum=self.cfg.momentum_net)
     self.made, self.used, self.seen = self.made + 1, 0, []
 
 @patch
-def pairs(self:Matching):
+def pairs(self:MatchingTask):
     "The loop over the classes: class, real images, synthetic images, both changed alike."
     for c, rows in enumerate(torch.arange(len(self.y), device=self.device).split(self.cfg.ipc)):
         how = draw(self.cfg.augment, 1, self.gen)
@@ -301,7 +300,7 @@ def pairs(self:Matching):
 
 # %% ../nbs/30_matching.ipynb #f5f1c185
 @patch
-def step(self:Matching) -> dict: # `loss`, summed over the classes, and what `advance` returns
+def step(self:MatchingTask) -> dict: # `loss`, summed over the classes, and what `advance` returns
     "One update of X_s, and then of the network."
     cfg = self.cfg
     if self.net is None: self.begin()
@@ -317,7 +316,7 @@ def step(self:Matching) -> dict: # `loss`, summed over the classes, and what `ad
 
 # %% ../nbs/30_matching.ipynb #01045daa
 @patch
-def epoch(self:Matching):
+def epoch(self:MatchingTask):
     "Train the network on X_s, once through; with augmentation, each image changed by itself."
     for _ in range(max(1, len(self.y)//self.lessons.size)):
         i = to_device(self.lessons.next(), self.device)
@@ -328,7 +327,7 @@ def epoch(self:Matching):
 
 # %% ../nbs/30_matching.ipynb #d7040b49
 @patch
-def state_dict(self:Matching) -> dict:
+def state_dict(self:MatchingTask) -> dict:
     "All that `step` depends on."
     net = {} if self.net is None else dict(net=self.net.state_dict(), opt_net=self.opt_net.state_dict())
     return dict(X_s=self.X_s.detach(), opt=self.opt.state_dict(), real=self.real.state_dict(), lessons=self.lessons.state_dict(), gen=self.gen.get_state(),
@@ -336,7 +335,7 @@ def state_dict(self:Matching) -> dict:
 
 # %% ../nbs/30_matching.ipynb #4405f1ab
 @patch
-def load_state_dict(self:Matching, s:dict): # from `state_dict`
+def load_state_dict(self:MatchingTask, s:dict): # from `state_dict`
     "Go on from there."
     with torch.no_grad(): self.X_s.copy_(s['X_s'])
     for k in ('opt', 'real', 'lessons'): getattr(self, k).load_state_dict(s[k])
@@ -348,7 +347,7 @@ def load_state_dict(self:Matching, s:dict): # from `state_dict`
     self.made, self.t, self.used, self.seen = (s[k] for k in ('made', 't', 'used', 'seen'))
 
 @patch
-def distilled(self:Matching) -> Distilled:
+def distilled(self:MatchingTask) -> Distilled:
     "The images as they stand, with their labels; of `dm-ssl`, with the teacher's targets for them."
     z = self.X_s.detach()
     if self.cfg.method != 'dm-ssl': y, more = self.y, dict(target_kind='labels')
@@ -356,7 +355,7 @@ def distilled(self:Matching) -> Distilled:
     return distilled_from(z, y, self.images, method=self.cfg.method, config=asdict(self.cfg), seed=self.seed, **more)
 
 # %% ../nbs/30_matching.ipynb #1c4ca54c
-class GradientMatching(Matching):
+class GradientMatching(MatchingTask):
     "DC, and DSA: gradients of real and synthetic images, class by class."
     stream = 'gradients'
     def losses(self):
@@ -372,7 +371,7 @@ class GradientMatching(Matching):
         return {}
 
 # %% ../nbs/30_matching.ipynb #efe02f72
-class DistributionMatching(Matching):
+class DistributionMatching(MatchingTask):
     "DM: mean features in random networks, class by class, or without labels."
     stream = 'dm'
     def losses(self):
@@ -403,10 +402,10 @@ def until(once, # a function that trains once and returns an accuracy
     return len(seen)
 
 # %% ../nbs/30_matching.ipynb #e11cb319
-class CAFE(Matching):
+class CAFETask(MatchingTask):
     "Aligned features of all layers, and discrimination by the synthetic centres."
     stream = 'cafe'
-    def __init__(self, images:Images, cfg:CAFEConfig, seed:int=0, teacher=None): # as for `Matching`
+    def __init__(self, images:Images, cfg:CAFE, seed:int=0, teacher=None): # as for `MatchingTask`
         super().__init__(images, cfg, seed)
         self.query = Real(images, cfg.query, seed, 'cafe query')
 
@@ -436,11 +435,11 @@ class CAFE(Matching):
         self.query.load_state_dict(s['query'])
 
 # %% ../nbs/30_matching.ipynb #5bf1c6fa
-MATCHERS = {'dc': GradientMatching, 'dsa': GradientMatching, 'dm': DistributionMatching, 'dm-ssl': DistributionMatching, 'cafe': CAFE, 'cafe-dsa': CAFE}
+MATCHERS = {'dc': GradientMatching, 'dsa': GradientMatching, 'dm': DistributionMatching, 'dm-ssl': DistributionMatching, 'cafe': CAFETask, 'cafe-dsa': CAFETask}
 
 def matching(images:Images, # X_t, with labels but for `dm-ssl`
              teacher:Teacher|None=None, # for `dm-ssl` only
-             cfg:MatchingConfig|None=None, # `tiny()` if None: DC
+             cfg:Matching|None=None, # `tiny()` if None: DC
              seed:int=0, # of everything random
              out:Path|None=None, # folder for checkpoint, log, record and distilled.safetensors
              **kwargs # for `run`: `show`, `precision`, `on_step`, …

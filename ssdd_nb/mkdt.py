@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'CONV4', 'PAPER', 'objective', 'sgd', 'sgd_', 'inner_step', 'unrolled', 'sweep', 'Walk', 'graph_mib',
-           'ExpertConfig', 'Trajectories', 'ExpertTask', 'experts', 'wanted', 'learned_from', 'check_experts',
-           'MKDTConfig', 'paper', 'tiny', 'preset', 'check', 'expert_losses', 'high_loss_index', 'MKDT', 'mkdt',
-           'highloss']
+           'ExpertConfig', 'Trajectories', 'ExpertTask', 'experts', 'wanted', 'learned_from', 'check_experts', 'MKDT',
+           'paper', 'tiny', 'preset', 'check', 'expert_losses', 'high_loss_index', 'MKDTTask', 'mkdt', 'highloss']
 
 # %% ../nbs/11_mkdt.ipynb #556ee6b6
 import tempfile
@@ -350,7 +349,7 @@ def check_experts(images:Images, cfg:ExpertConfig # X_t, the settings
 
 # %% ../nbs/11_mkdt.ipynb #60e88d30
 @dataclass(frozen=True)
-class MKDTConfig:
+class MKDT:
     "Everything MKDT depends on but the seed, the images and the teacher."
     m:int = 1000 # synthetic images
     steps:int = 5000 # S: outer iterations (A.1)
@@ -380,27 +379,27 @@ PAPER = {'cifar10': dict(), 'cifar100': dict(max_start_epoch=2),
          'tinyimagenet-5%': dict(m=5000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4)}
 
 def paper(name:str='cifar10' # one of `PAPER`
-         ) -> MKDTConfig:
+         ) -> MKDT:
     "The paper's settings for 2 % (Table 8) and 5 % (Table 9) of a data set."
-    return MKDTConfig(**PAPER[known(name, PAPER, 'preset')])
+    return MKDT(**PAPER[known(name, PAPER, 'preset')])
 
 def tiny(m:int=20, # synthetic images
          steps:int=70 # outer iterations
-        ) -> MKDTConfig:
+        ) -> MKDT:
     "For a laptop: a few narrow experts, Adam, learned targets."
-    return MKDTConfig(m=m, steps=steps, syn_steps=20, max_start_epoch=6, optimiser='adam', lr_x=.05, lr_y=.03, lr_syn=.2, lr_lr=1e-2, learn_y=True,
+    return MKDT(m=m, steps=steps, syn_steps=20, max_start_epoch=6, optimiser='adam', lr_x=.05, lr_y=.03, lr_syn=.2, lr_lr=1e-2, learn_y=True,
                       init='random', experts=ExpertConfig(experts=6, epochs=10, batch=64, widths=None))
 
 def preset(name:str='tiny', # `tiny`, or one of `PAPER`
            m:int|None=None, # synthetic images, if not the preset's
            steps:int|None=None # outer iterations, if not the preset's
-          ) -> MKDTConfig:
+          ) -> MKDT:
     "Settings by name."
     return changed(tiny() if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name), m=m, steps=steps)
 
 # %% ../nbs/11_mkdt.ipynb #47fa282c
 def check(images:Images, # X_t
-          cfg:MKDTConfig # the settings
+          cfg:MKDT # the settings
          ) -> None:
     "Raise `BadInput` if these settings cannot work for these images."
     need(isinstance(cfg.steps, int) and cfg.steps >= 1, 'steps', cfg.steps, 'at least 1')
@@ -439,7 +438,7 @@ def high_loss_index(losses:Tensor, m:int # (n,), how many
     return losses.topk(m).indices.cpu()
 
 # %% ../nbs/11_mkdt.ipynb #6cd5c292
-class MKDT:
+class MKDTTask:
     "MKDT's Algorithm 1, a `Distiller` for `run`."
     name = 'mkdt'
     hint = 'Lower `lr_x`, `lr_y` or `lr_lr`.'
@@ -447,7 +446,7 @@ class MKDT:
                  images:Images, # X_t, unlabelled
                  teacher:Teacher, # f_T
                  to:Trajectories, # the experts
-                 cfg:MKDTConfig, # how
+                 cfg:MKDT, # how
                  seed:int=0, # of everything random
                  memory_budget:float|None=None # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU, half of what is free on a card
                 ):
@@ -473,19 +472,19 @@ class MKDT:
 
 # %% ../nbs/11_mkdt.ipynb #071d56a5
 @patch
-def draw(self:MKDT) -> tuple: # an expert, an epoch, and N index tensors
+def draw(self:MKDTTask) -> tuple: # an expert, an epoch, and N index tensors
     "Line 6: where a walk starts, and the mini-batches of its steps."
     last = self.cfg.max_start_epoch + self.cfg.include_last
     i, t = (int(torch.randint(n, (1,), generator=self.gen)) for n in (self.cfg.experts.experts, max(1, last)))
     return i, t, list(to_device(torch.stack([self.batches.next() for _ in range(self.cfg.syn_steps)]), self.device))
 
 @patch
-def between(self:MKDT, i:int, t:int) -> tuple: # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
+def between(self:MKDTTask, i:int, t:int) -> tuple: # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
     "Line 7: where the expert was, and where it was M epochs later."
     return self.to.get(i, t, self.device), self.to.get(i, t + self.cfg.expert_epochs, self.device)
 
 @patch
-def gradient(self:MKDT) -> tuple: # eq. 4, and its gradients with respect to X_s, Y_s and α_syn
+def gradient(self:MKDTTask) -> tuple: # eq. 4, and its gradients with respect to X_s, Y_s and α_syn
     "Lines 6 to 17, for one walk or the mean of several; processes have walks of their own, or share each one's mini-batches."
     walks = [(p, *self.draw()) for p in range(self.cfg.problems)]
     apart = len(walks) >= world().size
@@ -498,7 +497,7 @@ def gradient(self:MKDT) -> tuple: # eq. 4, and its gradients with respect to X_s
     return value, grads
 
 @patch
-def walk(self:MKDT, p:int, i:int, t:int, batches:list) -> tuple: # which walk of this step, expert, epoch, mini-batches; as `gradient`
+def walk(self:MKDTTask, p:int, i:int, t:int, batches:list) -> tuple: # which walk of this step, expert, epoch, mini-batches; as `gradient`
     "Lines 7 to 17: a walk on the synthetic images, and how far from the expert it ends."
     start, end = self.between(i, t)
     scale = (start - end).square().sum()
@@ -506,14 +505,14 @@ def walk(self:MKDT, p:int, i:int, t:int, batches:list) -> tuple: # which walk of
     return self.through(start, self.X_s, self.Y_s, to_device(self.lr_syn, self.device), batches, loss, lambda th: (th - end).square().sum()/scale)
 
 @patch
-def through(self:MKDT, *problem # as for `sweep`
+def through(self:MKDTTask, *problem # as for `sweep`
            ) -> tuple: # as `gradient`
     "The exact gradient through a walk, with as many graphs kept as the budget allows."
     if self.keep is None: self.keep = self.affordable(*problem[:6])
     return sweep(*problem, keep=self.keep)
 
 @patch
-def affordable(self:MKDT, theta, X, Y, lr, batches, loss) -> int: # of the N steps
+def affordable(self:MKDTTask, theta, X, Y, lr, batches, loss) -> int: # of the N steps
     "How many steps' graphs fit into the memory budget."
     if self.budget == 0: return 0
     i = replace(world(), rank=0).share(batches[0])         # the largest share, so that all processes keep as many
@@ -524,7 +523,7 @@ def affordable(self:MKDT, theta, X, Y, lr, batches, loss) -> int: # of the N ste
 
 # %% ../nbs/11_mkdt.ipynb #489267af
 @patch
-def step(self:MKDT) -> dict: # `match` (eq. 4), `lr_syn`, `guarded` (how often a guard has acted)
+def step(self:MKDTTask) -> dict: # `match` (eq. 4), `lr_syn`, `guarded` (how often a guard has acted)
     "Lines 6 to 18 of Algorithm 1."
     value, (gx, gy, gl) = self.gradient()
     self.t += 1
@@ -537,14 +536,14 @@ def step(self:MKDT) -> dict: # `match` (eq. 4), `lr_syn`, `guarded` (how often a
     return dict(match=self.last, lr_syn=self.lr_syn, guarded=len(self.events))
 
 @patch
-def skip(self:MKDT, value:float): # what the loss was
+def skip(self:MKDTTask, value:float): # what the loss was
     "A gradient that is not finite is not used; five in a row, or the very first, end the run."
     self.bad += 1
     self.events.append(dict(step=self.t, what='gradient not finite'))
     if self.bad == 5 or self.last is None: raise Diverged(f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}')
 
 @patch
-def guarded(self:MKDT, g:Tensor, norm:float) -> Tensor: # the gradient with respect to X_s, and its norm
+def guarded(self:MKDTTask, g:Tensor, norm:float) -> Tensor: # the gradient with respect to X_s, and its norm
     "A pixel gradient far above the usual is scaled down to `guard` times the usual."
     usual = sorted(self.norms)[len(self.norms)//2] if len(self.norms) >= 5 else None
     self.norms = [*self.norms, norm][-50:]
@@ -554,7 +553,7 @@ def guarded(self:MKDT, g:Tensor, norm:float) -> Tensor: # the gradient with resp
     return g*(self.cfg.guard*usual/norm)
 
 @patch
-def update(self:MKDT, gx:Tensor, gy:Tensor, gl:Tensor): # gradients with respect to X_s, Y_s, α_syn
+def update(self:MKDTTask, gx:Tensor, gy:Tensor, gl:Tensor): # gradients with respect to X_s, Y_s, α_syn
     "Line 18."
     for group in self.opt.param_groups: group['lr'] = group['base']*(1 - (1 - self.cfg.decay)*(self.t - 1)/self.cfg.steps)
     self.X_s.grad, self.Y_s.grad, self.lr_syn.grad, before = gx, gy, gl, self.lr_syn.clone()
@@ -567,13 +566,13 @@ def update(self:MKDT, gx:Tensor, gy:Tensor, gl:Tensor): # gradients with respect
 
 # %% ../nbs/11_mkdt.ipynb #85bcbb8d
 @patch
-def state_dict(self:MKDT) -> dict:
+def state_dict(self:MKDTTask) -> dict:
     "All that `step` depends on."
     return dict(X_s=self.X_s, Y_s=self.Y_s, lr_syn=self.lr_syn, opt=self.opt.state_dict(), opt_lr=self.opt_lr.state_dict(), gen=self.gen.get_state(),
                 batches=self.batches.state_dict(), t=self.t, norms=self.norms, events=self.events, last=self.last, bad=self.bad, keep=self.keep)
 
 @patch
-def load_state_dict(self:MKDT, s:dict): # from `state_dict`
+def load_state_dict(self:MKDTTask, s:dict): # from `state_dict`
     "Go on from there."
     for k in ('X_s', 'Y_s', 'lr_syn'): getattr(self, k).copy_(s[k])
     for k in ('opt', 'opt_lr', 'batches'): getattr(self, k).load_state_dict(s[k])
@@ -583,7 +582,7 @@ def load_state_dict(self:MKDT, s:dict): # from `state_dict`
     self.keep = s.get('keep')                              # as many graphs as before, however much is free now
 
 @patch
-def distilled(self:MKDT) -> Distilled:
+def distilled(self:MKDTTask) -> Distilled:
     "The set as it stands. A set made by another objective than `kd` gets the teacher's targets for its images."
     kd = self.cfg.experts.objective == 'kd'
     y = self.Y_s if kd else self.teacher(denormalise(self.X_s, self.images.mean, self.images.std))
@@ -591,7 +590,7 @@ def distilled(self:MKDT) -> Distilled:
     return self.as_set(y, method='mkdt' if kd else f'mtt-{self.cfg.experts.objective}', teacher=self.teacher.about(), recipe=recipe)
 
 @patch
-def as_set(self:MKDT, y:Tensor, **about # targets, and what else the manifest says; see `distilled_from`
+def as_set(self:MKDTTask, y:Tensor, **about # targets, and what else the manifest says; see `distilled_from`
           ) -> Distilled:
     "The images as they stand with these targets, and how often the guards acted."
     d = distilled_from(self.X_s, y, self.images, config=asdict(self.cfg), seed=self.seed, **about)
@@ -601,15 +600,15 @@ def as_set(self:MKDT, y:Tensor, **about # targets, and what else the manifest sa
 # %% ../nbs/11_mkdt.ipynb #2daf4255
 def mkdt(images:Images, # X_t; labels are not looked at
          teacher:Teacher|None, # f_T
-         cfg:MKDTConfig|None=None, # `tiny()` if None
+         cfg:MKDT|None=None, # `tiny()` if None
          seed:int=0, # of everything random
          out:Path|None=None, # folder for checkpoint, log, record, distilled.safetensors, and the experts
          show:bool=True, # progress bars
          to:Trajectories|None=None, # experts that were trained before
          at_once:int=8, # experts that advance side by side; see `ExpertTask`
-         memory_budget:float|None=None, # see `MKDT`
+         memory_budget:float|None=None, # see `MKDTTask`
          precision:str='float32', # one of `core.PRECISIONS`
-         kind:type=MKDT, # or a class derived from it, which may want no teacher
+         kind:type=MKDTTask, # or a class derived from it, which may want no teacher
          **kwargs # for `run`: `checkpoint_steps`, `on_step`, …
         ) -> Distilled: # with the Run record as its `run`
     "Distil images with MKDT, or take up or read the run in `out`."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BN_LOSSES', 'CURRICULA', 'RRC', 'PAPER', 'bn_l2', 'bn_gauge', 'bn_terms', 'coefficients', 'regauge',
-           'conv_norm_pairs', 'weighed', 'SCDDConfig', 'least_area', 'with_curriculum', 'paper', 'tiny', 'preset',
-           'check', 'batches', 'SCDD', 'method_of', 'scdd', 'recovered', 'remembered', 'bn_fluctuation', 'selection',
+           'conv_norm_pairs', 'weighed', 'SCDD', 'least_area', 'with_curriculum', 'paper', 'tiny', 'preset', 'check',
+           'batches', 'SCDDTask', 'method_of', 'scdd', 'recovered', 'remembered', 'bn_fluctuation', 'selection',
            'show_bn', 'pixel_clusters']
 
 # %% ../nbs/12_scdd.ipynb #e515c75c
@@ -90,7 +90,7 @@ def weighed(terms:Tensor, # (2, K)
 
 # %% ../nbs/12_scdd.ipynb #7408c9ff
 @dataclass(frozen=True)
-class SCDDConfig:
+class SCDD:
     "Everything recovery depends on but the seed, the images and the network."
     ipc:int = 50 # images per class
     steps:int = 1000 # iterations of each batch (Tables 14 to 16; 3,000 in 3.1 for the best)
@@ -118,7 +118,7 @@ class SCDDConfig:
 # %% ../nbs/12_scdd.ipynb #5add9d21
 CURRICULA = 'none', 'step', 'linear', 'cosine'
 
-def least_area(cfg:SCDDConfig, # `crop` (β_l, β_u), `curriculum`, `milestone` γ, `steps` S
+def least_area(cfg:SCDD, # `crop` (β_l, β_u), `curriculum`, `milestone` γ, `steps` S
                at:int # iteration, from 0
               ) -> float: # α(t)
     "The least area of a crop in an iteration (CDA)."
@@ -127,8 +127,8 @@ def least_area(cfg:SCDDConfig, # `crop` (β_l, β_u), `curriculum`, `milestone` 
     left = dict(none=0., step=float(gone < 1), linear=1 - gone, cosine=.5*(1 + math.cos(math.pi*gone)))[cfg.curriculum]
     return lo + left*(hi - lo)
 
-def with_curriculum(cfg:SCDDConfig # SRe²L's settings
-                   ) -> SCDDConfig:
+def with_curriculum(cfg:SCDD # SRe²L's settings
+                   ) -> SCDD:
     "CDA's: the same with a cosine, over random crops (from .3 of the area where the settings have none, for small images)."
     return replace(cfg, curriculum='cosine', crop=(.3, 1.) if cfg.crop == (1., 1.) else cfg.crop)
 
@@ -140,28 +140,28 @@ PAPER = dict(cifar100=dict(lr=.4, bn_weight=.005, joint=False, jitter=4), tinyim
 PAPER |= {f'imagenet-{n}': dict(PAPER['imagenet'], lr=lr, bn_weight=a) for n, lr, a in (('moco_v2', .35, .25), ('swav', .3, .001), ('dino', .25, .01))}
 
 def paper(name:str='cifar100' # one of `PAPER`
-         ) -> SCDDConfig:
+         ) -> SCDD:
     "The paper's settings for a data set (Tables 13 to 16)."
-    return SCDDConfig(**PAPER[known(name, PAPER, 'preset')])
+    return SCDD(**PAPER[known(name, PAPER, 'preset')])
 
 def tiny(ipc:int=10, # images per class
          steps:int=300, # iterations
          channels:int=1 # 1: as for digits; 3: as for photographs
-        ) -> SCDDConfig:
+        ) -> SCDD:
     "For a laptop: everything together, few iterations."
-    return SCDDConfig(ipc=ipc, steps=steps, batch=500, lr=.2, weight_decay=0., bn_weight=.05, jitter=1, flip=0. if channels == 1 else .5)
+    return SCDD(ipc=ipc, steps=steps, batch=500, lr=.2, weight_decay=0., bn_weight=.05, jitter=1, flip=0. if channels == 1 else .5)
 
 def preset(name:str='tiny', # `tiny`, or one of `PAPER`
            ipc:int|None=None, # images per class, if not the preset's
            steps:int|None=None, # iterations, if not the preset's
            channels:int=1 # of the images
-          ) -> SCDDConfig:
+          ) -> SCDD:
     "Settings by name."
     return changed(tiny(channels=channels) if known(name, ('tiny', *PAPER), 'preset') == 'tiny' else paper(name), ipc=ipc, steps=steps)
 
 # %% ../nbs/12_scdd.ipynb #cc67830c
 def check(images:Images, # the training images
-          cfg:SCDDConfig # the settings
+          cfg:SCDD # the settings
          ) -> None:
     "Raise `BadInput` if these settings cannot work for these images."
     need(images.y is not None, 'images', images.name, 'has no labels; SC-DD recovers images of classes, so use class folders, or krrst or mkdt')
@@ -173,7 +173,7 @@ def check(images:Images, # the training images
     if cfg.init == 'real': per_class(images, cfg.ipc, generator(0))
 
 def batches(n_classes:int, # how many classes
-            cfg:SCDDConfig # `ipc`, `batch`, `joint`
+            cfg:SCDD # `ipc`, `batch`, `joint`
            ) -> list: # of tensors of places; place i·ipc + j is image j of class i
     "Which images are recovered together."
     place = torch.arange(n_classes*cfg.ipc).view(n_classes, cfg.ipc)
@@ -182,13 +182,13 @@ def batches(n_classes:int, # how many classes
     return [part for rows in place.split(whole) for part in rows.flatten().split(cfg.batch)]
 
 # %% ../nbs/12_scdd.ipynb #9905a68a
-class SCDD:
+class SCDDTask:
     "Recovery of images from a network, a `Distiller` for `run`."
     hint = 'Lower `lr` or `bn_weight`.'
     def __init__(self,
                  images:Images, # for classes, shape and normalisation; looked at only for `init='real'`
                  net:Classifier, # the aligned network
-                 cfg:SCDDConfig, # how
+                 cfg:SCDD, # how
                  seed:int=0 # of everything random
                 ):
         check(images, cfg)
@@ -221,7 +221,7 @@ class SCDD:
 
 # %% ../nbs/12_scdd.ipynb #da1c0c73
 @patch
-def seen(self:SCDD) -> Tensor: # (b, C, H, W); of several processes, this one's share
+def seen(self:SCDDTask) -> Tensor: # (b, C, H, W); of several processes, this one's share
     "The batch as the network sees it in this iteration: rolled, cropped, mirrored."
     cfg, of, x = self.cfg, world(), world().share(self.x)
     if cfg.jitter:
@@ -233,14 +233,14 @@ def seen(self:SCDD) -> Tensor: # (b, C, H, W); of several processes, this one's 
     return warp(x, to_device(views.geometry(uniform, x), self.device), 'reflection')
 
 @patch
-def losses(self:SCDD, x:Tensor) -> tuple: # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
+def losses(self:SCDDTask, x:Tensor) -> tuple: # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
     "Both terms of equation 9 from one forward pass; of several processes, this one's part of the first."
     y = world().share(self.y[self.rows])
     with Taps(self.net) as taps: scores = self.net(x)
     with precision(): return F.cross_entropy(scores.float(), y)*(len(x)/len(self.x)), bn_terms(taps, self.cfg.bn_loss)
 
 @patch
-def step(self:SCDD) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, not yet by α
+def step(self:SCDDTask) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, not yet by α
     "One iteration of one batch."
     cfg, at = self.cfg, self.t % self.cfg.steps
     if at == 0 and self.t: self.begin()
@@ -261,36 +261,36 @@ def step(self:SCDD) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, n
 
 # %% ../nbs/12_scdd.ipynb #3f1f11da
 @patch
-def remember(self:SCDD, loss:Tensor): # of the images before this step
+def remember(self:SCDDTask, loss:Tensor): # of the images before this step
     "Keep the batch as it was when its loss was lowest so far."
     better = loss < self.lowest
     self.best, self.lowest = torch.where(better, self.x.detach(), self.best), torch.where(better, loss, self.lowest)
 
 @patch
-def clip(self:SCDD):
+def clip(self:SCDDTask):
     "Put the pixels back into [0, 1]."
     lo, hi = (normalise(torch.full_like(self.mean, v).view(-1, 1, 1), self.mean, self.std) for v in (0., 1.))
     with torch.no_grad(): self.x.copy_(self.x.maximum(lo).minimum(hi))
 
 @patch
-def pixels(self:SCDD) -> Tensor: # (m, C, H, W) in [0, 1]
+def pixels(self:SCDDTask) -> Tensor: # (m, C, H, W) in [0, 1]
     "All images as they stand."
     return self.as_they_are().clamp(0, 1)
 
 @patch
-def as_they_are(self:SCDD) -> Tensor: # (m, C, H, W) in pixel units
+def as_they_are(self:SCDDTask) -> Tensor: # (m, C, H, W) in pixel units
     "The same, not clipped."
     z = self.z.clone()
     if self.t % self.cfg.steps: z[self.rows] = self.x.detach()
     return denormalise(z, self.mean, self.std)
 
 @patch
-def state_dict(self:SCDD) -> dict:
+def state_dict(self:SCDDTask) -> dict:
     "All that `step` depends on."
     return dict(z=self.z, x=self.x.detach(), log_c=self.log_c.detach(), opt=self.opt.state_dict(), gen=self.gen.get_state(), t=self.t, best=self.best, lowest=self.lowest)
 
 @patch
-def load_state_dict(self:SCDD, s:dict): # from `state_dict`
+def load_state_dict(self:SCDDTask, s:dict): # from `state_dict`
     "Go on from there."
     self.z, self.t = s['z'].to(self.device), s['t']
     if self.t % self.cfg.steps == 0: self.gen.set_state(s['gen']); return self.begin()
@@ -304,19 +304,19 @@ def load_state_dict(self:SCDD, s:dict): # from `state_dict`
 
 # %% ../nbs/12_scdd.ipynb #851573f6
 @patch
-def distilled(self:SCDD) -> Distilled:
+def distilled(self:SCDDTask) -> Distilled:
     "The set as it stands; its pixels are valid if they were clipped."
     z = normalise(self.as_they_are(), self.images.mean, self.images.std)
     d = distilled_from(z, self.y, self.images, method=method_of(self.classifier, self.cfg), config=asdict(self.cfg), seed=self.seed, teacher=self.classifier.about(), target_kind='labels')
     return Distilled(d.x.clamp(0, 1) if self.cfg.clip else d.x, d.y, d.manifest)
 
-def method_of(net:Classifier, cfg:SCDDConfig) -> str: # whose network, how
+def method_of(net:Classifier, cfg:SCDD) -> str: # whose network, how
     "`scdd` if the network was not trained on labels; if it was, `sre2l`, or with a curriculum `cda`."
     return 'scdd' if not saw_labels(net) else 'sre2l' if cfg.curriculum == 'none' else 'cda'
 
 def scdd(images:Images, # with labels, which the probe is fitted to; otherwise only their classes and shape are used
          teacher:Teacher, # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
-         cfg:SCDDConfig|None=None, # `tiny()` if None
+         cfg:SCDD|None=None, # `tiny()` if None
          seed:int=0, # of everything random
          out:Path|None=None, # folder for checkpoint, log, record, distilled.safetensors and classifier.safetensors
          **kwargs # for `run`: `show`, `precision`, `on_step`, …
@@ -326,7 +326,7 @@ def scdd(images:Images, # with labels, which the probe is fitted to; otherwise o
     check(images, cfg)
     batch_norms(teacher.net)
     net = align(teacher, images)
-    task, file = SCDD(images, net, cfg, seed), out and Path(out)/'classifier.safetensors'
+    task, file = SCDDTask(images, net, cfg, seed), out and Path(out)/'classifier.safetensors'
     config = dict(**asdict(cfg), source=images.describe(), labels=images.label_hash, teacher=net.hash())
     d = distil(task, cfg.steps*len(task.plan), out, name=method_of(net, cfg), config=config, seed=seed, **kwargs)
     if file and not file.exists(): net.save(file)          # whoever wants soft labels needs it
@@ -337,7 +337,7 @@ def scdd(images:Images, # with labels, which the probe is fitted to; otherwise o
 @precision()
 def recovered(d:Distilled, # a set with labels
               net:Classifier, # what it was recovered from
-              cfg:SCDDConfig # how: for its batches and coefficients
+              cfg:SCDD # how: for its batches and coefficients
              ) -> dict: # class: (CE of its images, batch-norm loss of the batches they were recovered in)
     "How well a set fits the network, class by class (SC-DD, eq. 9)."
     device, n = next(net.net.parameters()).device, int(d.y.max()) + 1
