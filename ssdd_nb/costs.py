@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Flops', 'traced', 'rates', 'timed', 'Part', 'Estimate', 'operations', 'stand_in', 'on_meta', 'blank', 'params_mib',
-           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'free_gib', 'need_room']
+           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'estimate', 'free_gib', 'need_room']
 
 # %% ../nbs/14_costs.ipynb #cdaf4370
 import copy, math, os, statistics, time
 from dataclasses import dataclass
+from functools import singledispatch
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -195,6 +196,21 @@ def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDD`, the net
 def _without_content(net):
     "A copy on the meta device."
     return copy.deepcopy(net).to('meta')
+
+# %% ../nbs/14_costs.ipynb #14a00001
+@singledispatch
+def estimate(how, # a method's settings
+             images:Images, # X_t
+             net=None # the teacher's network, perhaps without weights
+            ) -> Estimate|None: # None for what takes no time, or is not known
+    "What a run will take, by the kind of its settings."
+
+@estimate.register
+def _(how:krrst.KRRST, images, net=None): return of_krrst(images, how, getattr(net, 'dim', 512))
+@estimate.register
+def _(how:mkdt.MKDT, images, net=None): return of_mkdt(images, how, how.outputs(images, net))
+@estimate.register
+def _(how:scdd.SCDD, images, net=None): return of_scdd(images, how, net)
 
 # %% ../nbs/14_costs.ipynb #1b6379cc
 def free_gib(device='cpu' # whose memory
