@@ -19,15 +19,15 @@ from . import teachers
 from .core import cosine, describe, forked, generator, known, need, peak_mib, precision, progress_bar, reset_peak, write_json
 from .costs import Flops, rates, timed
 from .data import Images
-from .krrst import KRRST, KRRSTConfig, krr, mse
+from .krrst import KRRSTTask, KRRST, krr, mse
 from .mkdt import ExpertConfig, ExpertTask, Trajectories, objective, sweep, unrolled
 from .nets import Functional, Tap, Taps, flat, make_net
-from .scdd import SCDD, bn_terms, paper as scdd_paper
+from .scdd import SCDDTask, bn_terms, paper as scdd_paper
 from .teachers import Classifier, Teacher, TeacherTask
 
 # %% ../nbs/41_bench.ipynb #851d6594
-class PlainKRRST(KRRST):
-    "Algorithm 1 as one would write it down: the yardstick for `KRRST`, and equal to it."
+class PlainKRRST(KRRSTTask):
+    "Algorithm 1 as one would write it down: the yardstick for `KRRSTTask`, and equal to it."
     def step(self) -> dict:
         "Lines 6 to 15, nothing cached, nothing left out."
         if not self.pool:
@@ -50,14 +50,14 @@ class PlainKRRST(KRRST):
         return dict(outer=loss.detach(), **self.advance(at))
 
 # %% ../nbs/41_bench.ipynb #f860df9a
-def krrst_problem(m:int=100, batch:int=102, side:int=32, device='cpu', **cfg # synthetic images, real batch, image side; more for `KRRSTConfig`
+def krrst_problem(m:int=100, batch:int=102, side:int=32, device='cpu', **cfg # synthetic images, real batch, image side; more for `KRRST`
                  ) -> tuple: # images, teacher, config
     "Random images, an untrained ResNet-18, and the paper's network: speed does not depend on their content."
     gen = generator(0, 'bench')
     x = torch.randint(0, 256, (max(m, batch)*2, 3, side, side), generator=gen, dtype=torch.uint8)
     images = Images(x.to(device), name='random bytes')
     teacher = Teacher(make_net('resnet18', 3, (side, side), 1), images.mean, images.std)
-    return images, teacher, replace(KRRSTConfig(), **{**dict(m=m, batch=batch, pool=1, max_steps=1000, steps=1000), **cfg})
+    return images, teacher, replace(KRRST(), **{**dict(m=m, batch=batch, pool=1, max_steps=1000, steps=1000), **cfg})
 
 # %% ../nbs/41_bench.ipynb #58870acd
 @contextmanager
@@ -137,16 +137,16 @@ class PlainTaps(Taps):
         self.hooks = [m.register_forward_pre_hook(listen(i)) for i, m in enumerate(self.layers)]
         return self
 
-class PlainSCDD(SCDD):
-    "An iteration with plain taps: the yardstick for `SCDD`, and equal to it."
+class PlainSCDD(SCDDTask):
+    "An iteration with plain taps: the yardstick for `SCDDTask`, and equal to it."
     def losses(self, x):
         "Both terms of equation 9."
         with PlainTaps(self.net) as taps: scores = self.net(x)
         return torch.nn.functional.cross_entropy(scores, self.y[self.rows]), bn_terms(taps, self.cfg.bn_loss)
 
 # %% ../nbs/41_bench.ipynb #93a9752f
-def scdd_problem(cls=SCDD, layout=torch.channels_last, net:str='resnet18', side:int=32, classes:int=100, batch:int=100, device='cpu', **options # which class, the network's memory layout, and sizes
-                ) -> SCDD: # ready to step
+def scdd_problem(cls=SCDDTask, layout=torch.channels_last, net:str='resnet18', side:int=32, classes:int=100, batch:int=100, device='cpu', **options # which class, the network's memory layout, and sizes
+                ) -> SCDDTask: # ready to step
     "Images to be recovered from an untrained network: speed does not depend on what it knows."
     gen = generator(0, 'bench scdd')
     images = Images(torch.randint(0, 256, (2*classes, 3, side, side), generator=gen, dtype=torch.uint8).to(device), torch.arange(2*classes, device=device) % classes, tuple(map(str, range(classes))))
@@ -224,7 +224,7 @@ class PlainExpert:
 # %% ../nbs/41_bench.ipynb #290f51cc
 def _krrst_step(device, **kw):
     images, teacher, cfg = krrst_problem(device=device, widths=(32, 64, 128), **{**dict(m=100, batch=100), **kw})
-    d = KRRST(images, teacher, cfg)
+    d = KRRSTTask(images, teacher, cfg)
     d.pool = [d.fresh()]
     return d.step
 
@@ -332,7 +332,7 @@ def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each v
                ) -> list: # rows
     "KRR-ST's step: plain, and ours."
     images, teacher, cfg = krrst_problem(device=device)
-    made = {v: cls(images, teacher, cfg) for v, cls in dict(plain=PlainKRRST, ours=KRRST).items()}
+    made = {v: cls(images, teacher, cfg) for v, cls in dict(plain=PlainKRRST, ours=KRRSTTask).items()}
     for d in made.values(): d.pool = [d.fresh()]         # a pool of one, untrained: what is timed is the step
     made['plain'].pool[0].net.to(memory_format=torch.contiguous_format)
     return take_turns('krrst-step', {v: d.step for v, d in made.items()}, reps, device, show, m=cfg.m, batch=cfg.batch, side=32)
@@ -356,7 +356,7 @@ def bench_scdd(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
         for name, layout in layouts.items():
             x = torch.randn(100, c, side, side, generator=generator(0, 'bench tap')).to(device).contiguous(memory_format=layout).requires_grad_()
             rows += take_turns('bn-tap', dict(plain=lambda: listen(x, plain_tap), ours=lambda: listen(x, Tap.apply)), 3*reps, device, show, count=False, at=f'{c}×{side}² {name}')
-    made = {'plain': (PlainSCDD, 'contiguous'), 'ours, contiguous': (SCDD, 'contiguous'), 'ours': (SCDD, 'channels_last')}
+    made = {'plain': (PlainSCDD, 'contiguous'), 'ours, contiguous': (SCDDTask, 'contiguous'), 'ours': (SCDDTask, 'channels_last')}
     made = {v: scdd_problem(c, layouts[l], device=device) for v, (c, l) in made.items()}
     return rows + take_turns('scdd-step', {v: d.step for v, d in made.items()}, reps, device, show)
 

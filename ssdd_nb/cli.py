@@ -26,6 +26,7 @@ from .evaluate import Recipe, Student, paper_recipe, pretrained
 from .protocols import FineTune, paper_finetune
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel
+from .registry import named
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -210,11 +211,11 @@ def distill(src:Source=Source(), # see there
     "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
-    need(name != 'none', 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
-    need(world().size == 1 or how.divided, 'method', method, f"runs in one process; several share {', '.join(n for n, how in cmp.METHODS.items() if how.divided)}")
-    need(name != 'full' or m is None, 'm', m, 'the method full keeps all images; leave m out')
+    need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
+    need(world().size == 1 or how.divided, 'method', method, f"runs in one process; several share {named('divided')}")
+    need(how.sized or m is None, 'm', m, f'the method {name} keeps all images; leave m out')
     with_labels = name in lab.LABELLED and lab.LABELLED[name].recovered
-    need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {', '.join(n for n, how in cmp.METHODS.items() if how.of_classes)}; others take m")
+    need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {named('of_classes')}; others take m")
     need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd, sre2l and cda')
     train, _ = _start(src, out)
     if ipc is not None: m = ipc*len(train.classes)
@@ -223,9 +224,9 @@ def distill(src:Source=Source(), # see there
     _agreed([name], train, m, preset, steps, out, yes, teaching)
     if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out)/'run.json').exists()
-    t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.taught else None
+    t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.asks_teacher() else None
     d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
-    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.taught else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
+    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.asks_teacher() else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
     if soft_labels: _store_labels(d, align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
 
 def _time(seconds):
@@ -245,8 +246,9 @@ LONG = 20_000 # GFLOP: a minute or two of a laptop
 
 def _agreed(methods, train, m, preset, steps, out, yes, teaching, times=1):
     "Say what a long run will take; stop if that is not there, or not wanted."
-    net, first = teaching.costs(train) if any(cmp.METHODS[n].taught for n in methods) else (None, costs.Estimate(()))
-    plans = {n: cmp.METHODS[n].plan(train, m, preset, steps, net) for n in methods if cmp.METHODS[n].plan}
+    net, first = teaching.costs(train) if any(cmp.METHODS[n].asks_teacher() for n in methods) else (None, costs.Estimate(()))
+    plans = {n: cmp.settings_of(n, train, m, preset, steps).cost(train, net) for n in methods}
+    plans = {n: e for n, e in plans.items() if e}
     there = next(p for p in (Path(out), *Path(out).resolve().parents) if p.exists())
     whole, device = sum([*plans.values()]*times, first), train.x.device
     costs.need_room(whole, device, shutil.disk_usage(there).free/2**30, out)
@@ -340,7 +342,8 @@ def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
     stored = load_labels(folder/'labels') if net and (folder/'labels'/'labels.json').exists() else None
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else Student('resnet_tiny', (16, 32, 64), 'batch')
-    beside, rows, recipe = 'random-sl' if method == 'sre2l' else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
+    supervised = method in lab.LABELLED and lab.LABELLED[method].net == 'sl'
+    beside, rows, recipe = 'random-sl' if supervised else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
     mine = method if method != beside else 'this set'
     for n, k, s in progress_bar([(n, k, s) for n in (beside, mine) for k in kinds for s in range(seeds)], desc='training students'):
         its_own = stored if n == mine and k == 'soft' else None
@@ -438,7 +441,8 @@ def _compare_students(names, m, how, targets, recipe, students, yes, every, src,
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
     need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
-    if 'scdd' in names: print('note: scdd makes sets with labels; --protocol posttrain trains classifiers on them')
+    for n in names:
+        if 'self-supervised teacher' in cmp.METHODS[n].needs: print(f'note: {n} makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
     _testable(test, train, how, told=not targets)
     if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
@@ -485,7 +489,8 @@ def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, tea
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
     if 'ssl' in wanted: nets['ssl'] = align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
     if 'sl' in wanted: nets['sl'] = align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='supervised' if teaching.teacher_preset == 'moco' else 'tiny-supervised', **kw), train)
-    for n in set(names) & {'scdd'}: cmp.METHODS[n].suits(nets['ssl'])
+    for k in (lab.LABELLED[n] for n in names):
+        if k.recovered: k.method.suits(nets[k.net])
     result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
     _report_labelled(result, Path(out))
 

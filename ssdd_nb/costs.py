@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Flops', 'traced', 'rates', 'timed', 'Part', 'Estimate', 'operations', 'stand_in', 'on_meta', 'blank', 'params_mib',
-           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'free_gib', 'need_room']
+           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'estimate', 'free_gib', 'need_room']
 
 # %% ../nbs/14_costs.ipynb #cdaf4370
 import copy, math, os, statistics, time
 from dataclasses import dataclass
+from functools import singledispatch
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -146,7 +147,7 @@ def _no_grad(net, x):
     with torch.no_grad(): return net(x)
 
 # %% ../nbs/14_costs.ipynb #bd5f1916
-def of_krrst(images:Images, cfg, k:int # X_t, `KRRSTConfig`, target dimension
+def of_krrst(images:Images, cfg, k:int # X_t, `KRRST`, target dimension
             ) -> Estimate:
     "KRR-ST's steps, and the steps that fill the pool: half of T for each model, in the mean."
     net = on_meta(cfg.net, images, k, widths=cfg.widths, norm=cfg.norm)
@@ -161,7 +162,7 @@ def of_krrst(images:Images, cfg, k:int # X_t, `KRRSTConfig`, target dimension
     return Estimate((Part('steps', cfg.steps, step + train*cfg.max_steps/(cfg.max_steps + 1), held), Part('steps that fill the pool', cfg.pool*(cfg.max_steps + 1)//2, train, held)))
 
 # %% ../nbs/14_costs.ipynb #c8eb2909
-def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDTConfig`, target dimension, see `mkdt.ExpertTask`
+def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDT`, target dimension, see `mkdt.ExpertTask`
            ) -> Estimate:
     "MKDT's walks, and the training of its experts, whose snapshots go to disk."
     e, size = cfg.experts, min(cfg.batch, cfg.m)
@@ -180,7 +181,7 @@ def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDTConfig`, target
                      Part("experts' mini-batches", e.experts*e.epochs*per_epoch, expert, held + copies(3*min(at_once, e.experts)))), e.experts*(e.epochs + 1)*P*(2 if e.half else 4)/2**30)
 
 # %% ../nbs/14_costs.ipynb #f4c05380
-def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDDConfig`, the network to recover from
+def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDD`, the network to recover from
            ) -> Estimate:
     "SC-DD's iterations: forward through the network, and back to the images."
     net = _without_content(net).eval().requires_grad_(False)
@@ -196,6 +197,21 @@ def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDDConfig`, t
 def _without_content(net):
     "A copy on the meta device."
     return copy.deepcopy(net).to('meta')
+
+# %% ../nbs/14_costs.ipynb #14a00001
+@singledispatch
+def estimate(how, # a method's settings
+             images:Images, # X_t
+             net=None # the teacher's network, perhaps without weights
+            ) -> Estimate|None: # None for what takes no time, or is not known
+    "What a run will take, by the kind of its settings."
+
+@estimate.register
+def _(how:krrst.KRRST, images, net=None): return of_krrst(images, how, getattr(net, 'dim', 512))
+@estimate.register
+def _(how:mkdt.MKDT, images, net=None): return of_mkdt(images, how, how.outputs(images, net))
+@estimate.register
+def _(how:scdd.SCDD, images, net=None): return of_scdd(images, how, net)
 
 # %% ../nbs/14_costs.ipynb #1b6379cc
 def free_gib(device='cpu' # whose memory

@@ -10,19 +10,19 @@ __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post
 # %% ../nbs/43_labelled.ipynb #7223be93
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 import json, time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from . import __version__, posttrain, scdd
+from . import __version__, posttrain
 from .compare import aligned_text, markdown_table, mean_std, once, pick
 from .core import BadInput, changed, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images
-from .distilled import Distilled, distilled_from
+from .distilled import Distilled, distil, distilled_from
 from .evaluate import Student
 from .posttrain import PostRecipe, post_train, relabel, test_accuracy
+from .registry import METHODS
 from .teachers import Classifier
 from .viz import colour, label, show_images
 
@@ -30,23 +30,32 @@ from .viz import colour, label, show_images
 @dataclass(frozen=True)
 class Labelled:
     "A way to make a set with labels."
-    make:Callable # (images, network, ipc, seed, preset, steps, out=, **kwargs for `run`) → Distilled
+    make:Callable # (images, network, ipc, seed, settings, out=, **kwargs for `run`) → Distilled
     net:str # whose soft labels it gets, and which it is recovered from: `ssl` or `sl`
-    recovered:bool = False # whether it is made from the network, so that preset and steps matter
+    method:type|None = None # the class of its settings, if it is made from the network
+    whole:bool = False # whether it is all images, however many are asked for
+    again:bool = False # whether the same images are in the table with the other network's labels: with hard ones it would be the same line
 
-def _random(images, net, ipc, seed, preset, steps, out=None, **kwargs): return posttrain.random_set(images, ipc, seed)
-def _full(images, net, ipc, seed, preset, steps, out=None, **kwargs):
+    @property
+    def recovered(self) -> bool:
+        "Whether it is made from the network, so that preset and steps matter."
+        return self.method is not None
+
+    def settings(self, images:Images, ipc:int, preset:str, steps:int|None): # as for `compare_labelled`; the settings, or None
+        "Settings by name, if it has any."
+        return self.method and self.method.settings(images, preset, ipc*len(images.classes), steps)
+def _random(images, net, ipc, seed, settings, out=None, **kwargs): return posttrain.random_set(images, ipc, seed)
+def _full(images, net, ipc, seed, settings, out=None, **kwargs):
     return distilled_from(images.normalised(), images.y, images, method='full', config={}, seed=seed, target_kind='labels')
-def _scdd(images, net, ipc, seed, preset, steps, out=None, change=lambda cfg: cfg, **kwargs):
-    return scdd.scdd(images, net, change(scdd.preset(preset, ipc, steps, images.x.shape[1])), seed, out, **kwargs)
-
-def _noise(images, net, ipc, seed, preset, steps, out=None, **kwargs):
-    d = scdd.SCDD(images, net, scdd.preset('tiny', ipc, 1, images.x.shape[1]), seed).distilled()
+def _recovered(images, net, ipc, seed, settings, out=None, **kwargs): return distil(images, settings, net, seed, out, **kwargs)
+def _noise(images, net, ipc, seed, settings, out=None, **kwargs):
+    d = METHODS['scdd'].tiny(ipc, 1, images.x.shape[1]).start(images, net, seed).distilled()
     d.manifest['method'] = 'noise'
     return d
-
-LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl'), 'sre2l': Labelled(_scdd, 'sl', True), 'cda': Labelled(partial(_scdd, change=scdd.with_curriculum), 'sl', True),
-            'scdd': Labelled(_scdd, 'ssl', True), 'full': Labelled(_full, 'ssl'), 'full-sl': Labelled(_full, 'sl')}
+LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl', again=True)}
+LABELLED |= {'sre2l': Labelled(_recovered, 'sl', METHODS['sre2l']), 'cda': Labelled(_recovered, 'sl', METHODS['cda']),
+             'scdd': Labelled(_recovered, 'ssl', METHODS['scdd'])}
+LABELLED |= {'full': Labelled(_full, 'ssl', whole=True), 'full-sl': Labelled(_full, 'sl', whole=True, again=True)}
 
 # %% ../nbs/43_labelled.ipynb #865b318e
 def same_net(net:Classifier # the network that compresses
@@ -93,7 +102,7 @@ def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED
     ask = dict(**setting, kind=kind, test=test.hash, recipe=json.loads(json.dumps(asdict(recipe))), student=asdict(student), students=students, precision=kwargs.get('precision', 'float32'))
     def compute():
         folder = out and how.recovered and Path(out)/'sets'/f'{method}-ipc{ipc}-seed{seed}-{digest(setting)}'
-        d = how.make(train, net, ipc, seed, preset, steps, out=folder or None, **kwargs)
+        d = how.make(train, net, ipc, seed, how.settings(train, ipc, preset, steps), out=folder or None, **kwargs)
         t = time.monotonic()
         acc = post_scores(d, train, test, net, recipe, student, students, seed, **kwargs)
         return dict(method=method, ipc=ipc if len(d) == ipc*len(train.classes) else len(d)//len(train.classes), label_kind=kind, seed=seed, m=len(d), accuracy=float(np.mean(acc)), accuracies=acc,
@@ -117,8 +126,8 @@ def compare_labelled(train:Images, # with labels
     "Methods × IPC × kinds of labels × seeds; resumes, and reuses what was measured before."
     for name, v in dict(seeds=seeds, students=students).items(): need(isinstance(v, int) and v >= 1, name, v, 'at least 1')
     methods, kinds = check_labelled(train, methods, ipc, preset, steps), [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
-    plan = [(n, i, k, s) for n in methods for i in (ipc if not n.startswith('full') else ipc[:1]) for k in kinds for s in range(seeds)]
-    plan = [p for p in plan if not (p[0].endswith('-sl') and p[2] == 'hard')]       # the same real images with the same labels
+    plan = [(n, i, k, s) for n in methods for i in (ipc[:1] if LABELLED[n].whole else ipc) for k in kinds for s in range(seeds)]
+    plan = [p for p in plan if not (LABELLED[p[0]].again and p[2] == 'hard')]       # the same real images with the same labels
     who = student or same_net(nets.get('ssl') or nets['sl'])     # one for all
     rows = [measure_labelled(*p, train, test, nets, who, students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
     settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), ipc=list(ipc), label_kinds=kinds, seeds=seeds, students=students, preset=preset,
@@ -134,7 +143,7 @@ def check_labelled(train:Images, methods:list, ipc:tuple, preset:str='tiny', ste
     need(train.y is not None, 'source', train.name, 'has no labels; use class folders, or the protocol probe')
     for i in ipc:
         posttrain.per_class(train, i, generator(0))
-        scdd.check(train, scdd.preset(preset, i, steps, train.x.shape[1]))
+        for k in {LABELLED[n].method or METHODS['scdd'] for n in methods}: k.settings(train, preset, i*len(train.classes), steps).check(train)
     return methods
 
 def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; percent
@@ -157,13 +166,14 @@ def labelled_table(result:dict, # from `compare_labelled`
     "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC, and one for what is all images."
     s = result['settings']
     names = list(dict.fromkeys(r['method'] for r in result['rows']))
-    whole = any(n.startswith('full') for n in names)
+    kinds = {n: LABELLED.get(n, LABELLED['random']) for n in names}      # a set of one's own has no entry
+    whole = any(k.whole for k in kinds.values())
     head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']], *['all']*whole], []
     for n in names:
         for k in s['label_kinds']:
-            if n.startswith('full'): cells = ['']*len(s['ipc']) + [mean_std(picked(result, method=n, label_kind=k))]
+            if kinds[n].whole: cells = ['']*len(s['ipc']) + [mean_std(picked(result, method=n, label_kind=k))]
             else: cells = [mean_std(picked(result, method=n, label_kind=k, ipc=i)) for i in s['ipc']] + ['']*whole
-            if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if LABELLED[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''), *cells])
+            if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if kinds[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''), *cells])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 def difference(result:dict, # from `compare_labelled`
@@ -204,10 +214,11 @@ def labelled_picture(result:dict, # from `compare_labelled`
     axs = parts[1].subplots(1, len(kinds), squeeze=False)[0]
     for ax, k in zip(axs, kinds):                          # each with its own scale: hard labels are far behind
         for n in dict.fromkeys(r['method'] for r in result['rows']):
-            name = label(n) + ' (supervised network)'*n.endswith('-sl')
+            how = LABELLED.get(n, LABELLED['random'])
+            name = label(n) + ' (supervised network)'*how.again
             pts = [(i, v) for i in s['ipc'] if (v := picked(result, method=n, label_kind=k, ipc=i))]
-            if n.startswith('full') and (v := picked(result, method=n, label_kind=k)): handles[name] = ax.axhline(np.mean(v), ls='--' if n.endswith('-sl') else '-', lw=1, color=colour(n))
-            elif pts: handles[name] = ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='s--' if n.endswith('-sl') else 'o-', ms=5, lw=1.5, capsize=3, color=colour(n))
+            if how.whole and (v := picked(result, method=n, label_kind=k)): handles[name] = ax.axhline(np.mean(v), ls='--' if how.again else '-', lw=1, color=colour(n))
+            elif pts: handles[name] = ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='s--' if how.again else 'o-', ms=5, lw=1.5, capsize=3, color=colour(n))
         ax.set(xlabel='images per class', title=f'{k} labels', xticks=s['ipc'])
         ax.grid(alpha=.3)
     axs[0].set_ylabel('test accuracy, %')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SGD_PROBE', 'align', 'copy_with_head', 'fits', 'PostRecipe', 'draw_views', 'make_views', 'SoftLabels', 'load_labels',
            'Relabelling', 'view_bytes', 'relabel', 'soft_loss', 'hard_loss', 'PostTraining', 'post_train',
-           'test_accuracy', 'random_set', 'per_class', 'paper_post', 'tiny_post']
+           'test_accuracy', 'random_set', 'ipc_of', 'per_class', 'paper_post', 'tiny_post']
 
 # %% ../nbs/08_posttrain.ipynb #9b0e16e2
 import copy, json, math
@@ -320,7 +320,18 @@ def random_set(images:Images, # with labels
     i = per_class(images, ipc, generator(seed, 'random set'))
     return distilled_from(images.normalised(i), images.y[i.to(images.y.device)], images, method='random', config=dict(ipc=ipc), seed=seed, target_kind='labels')
 
-def per_class(images:Images, ipc:int, gen:torch.Generator # with labels, how many of each, where the choice comes from
+def ipc_of(images:Images, # with labels
+           m:int|None # images of all classes together, or None
+          ) -> int|None: # how many of each, or None
+    "Images per class, for methods that make equally many of each; raises `BadInput`."
+    n = len(images.classes)
+    need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
+    need(m is None or m % n == 0, 'm', m, f'must be a multiple of the number of classes, {n}')
+    return None if m is None else m//n
+
+def per_class(images:Images, # with labels
+              ipc:int, # how many of each class
+              gen:torch.Generator # where the choice comes from
              ) -> Tensor: # indices, class by class
     "Random images, as many of each class; raises `BadInput`."
     need(images.y is not None, 'images', images.name, 'has no labels')

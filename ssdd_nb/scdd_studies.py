@@ -52,7 +52,7 @@ def study(name:str, # of the study
     return result
 
 # %% ../nbs/44_scdd_studies.ipynb #39ec7c59
-def recovery_row(train:Images, test:Images, net:Classifier, cfg:scdd.SCDDConfig, seed:int, student:Student|None, students:int, post_steps:int|None, curves:bool=False # what, and whether to keep the loss curves
+def recovery_row(train:Images, test:Images, net:Classifier, cfg:scdd.SCDD, seed:int, student:Student|None, students:int, post_steps:int|None, curves:bool=False # what, and whether to keep the loss curves
                 ) -> dict: # `accuracy`, `ce`, `bn`, `seconds`; `curve` with both losses, thinned
     "Recover a set, train students on it with soft labels."
     d = scdd.scdd(train, net, cfg, seed, show=False)
@@ -139,7 +139,7 @@ def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float
     settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), network=whole.hash(), whole=accuracy_of(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
     def made(method, ipc, seed):
         config = scdd.tiny(ipc, channels=train.x.shape[1])
-        if method == 'noise': return scdd.SCDD(train, whole, config, seed).distilled()
+        if method == 'noise': return scdd.SCDDTask(train, whole, config, seed).distilled()
         return random_set(train, ipc, seed) if method == 'random' else scdd.scdd(train, nets[method], config, seed, show=False)
     measure = lambda m, v, s: dict(accuracy=test_accuracy(repair(prune(whole.net, ratio), made(m, v, s), whole, recipe, s, show=False), test))
     jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS, 'noise') for s in range(seeds)]

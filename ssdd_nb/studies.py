@@ -30,11 +30,11 @@ def scatter(to:mkdt.Trajectories # experts from one initialisation (`same_start`
     return out
 
 # %% ../nbs/42_studies.ipynb #08f15198
-def match_one(images:Images, teacher:Teacher, cfg:mkdt.MKDTConfig, seed:int=0, show:bool=True # X_t, f_T, settings, of everything random, progress bars
+def match_one(images:Images, teacher:Teacher, cfg:mkdt.MKDT, seed:int=0, show:bool=True # X_t, f_T, settings, of everything random, progress bars
              ) -> dict: # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
     "Match one expert trajectory (MKDT, Figure 1b and 1c)."
     to, moved = mkdt.experts(images, teacher, cfg.experts, seed, show=show), []
-    start = mkdt.MKDT(images, teacher, to, cfg, seed).X_s
+    start = mkdt.MKDTTask(images, teacher, to, cfg, seed).X_s
     def look(step, task): moved.append((task.X_s - start).abs().mean().item())
     d = mkdt.mkdt(images, teacher, cfg, seed, to=to, on_step=look, show=show)
     return dict(match=[l['match'] for l in d.run.log], moved=moved, guards=d.manifest['guards'])
