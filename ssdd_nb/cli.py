@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.docments import docments
-from . import compare as cmp
+from . import comparison as cmp
 from . import costs, teachers
 from .bench import BENCHES, bench as run_bench, bench_table
 from .studies import STUDIES
@@ -22,7 +22,7 @@ from . import labelled as lab
 from .core import BadInput, Diverged, Lost, PRECISIONS, atomic, changed, compiling, describe, get_device, join, known, need, progress_bar, world, writable, write_json
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
-from .evaluate import Recipe, Student, paper_recipe, pretrained
+from .evaluation import Recipe, Student, paper_recipe, pretrained
 from .protocols import FineTune, paper_finetune
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel

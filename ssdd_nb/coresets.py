@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .core import generator, need, run, seed_of
 from .data import Images, denormalise, index_to, normalise
 from .distilled import Distilled, Method, distil, distilled_from
-from .evaluate import Pretraining, Recipe, Student
+from .evaluation import Pretraining, Recipe, Student
 from .teachers import Teacher
 
 # %% ../nbs/07_coresets.ipynb #679d2b78

@@ -16,11 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from . import __version__, posttrain
-from .compare import aligned_text, markdown_table, mean_std, once, pick
+from .comparison import aligned_text, markdown_table, mean_std, once, pick
 from .core import BadInput, changed, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images
 from .distilled import Distilled, distil, distilled_from
-from .evaluate import Student
+from .evaluation import Student
 from .posttrain import PostRecipe, post_train, relabel, test_accuracy
 from .registry import METHODS
 from .teachers import Classifier

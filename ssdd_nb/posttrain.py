@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .core import BadInput, atomic, cosine, digest, generator, known, meeting_place, need, run, seeded, to_device, write_json
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
-from .evaluate import Recipe, Student, embed, linear_probe, pretrain, train_student
+from .evaluation import Recipe, Student, embed, linear_probe, pretrain, train_student
 from .nets import Encoder
 from .teachers import Classifier, Teacher, Views, warp
 

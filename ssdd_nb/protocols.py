@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .core import Batches, cosine, digest, generator, known, meeting_place, need, place, seeded, to_device
 from .data import Images, index_to, labelled, normalise
 from .distilled import Distilled
-from .evaluate import train_student
+from .evaluation import train_student
 from .nets import Encoder, in_batches
 from .posttrain import copy_with_head
 from .teachers import Classifier

@@ -13,10 +13,10 @@ from pathlib import Path
 import json
 import numpy as np
 from . import scdd, teachers
-from .compare import once
+from .comparison import once
 from .core import changed, describe, digest, need, progress_bar, write_json
 from .data import Images
-from .evaluate import Student
+from .evaluation import Student
 from .labelled import accuracy_of, post_recipe, post_scores, same_net
 from .posttrain import align, random_set, test_accuracy
 from .pruning import prune, repair, slimming

@@ -19,7 +19,7 @@ parser.read(ROOT/'settings.ini', encoding='utf8')
 CFG = parser['DEFAULT']
 GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
-PARTS = [('Start here', ['architecture']),
+PARTS = [('Start here', ['60_door', 'architecture']),
          ('Tutorials', ['tutorials/your_photographs', 'tutorials/your_method', 'tutorials/several_processes']),
          ('The library', ['00_core', '01_data', '02_distilled', '03_viz', '04_nets', '05_teachers', '06_evaluate', '07_coresets', '08_posttrain', '09_protocols', '14_costs', '40_compare', '41_bench', '42_studies', '43_labelled', '44_scdd_studies', '50_cli']),
          ('The methods', ['10_krrst', '11_mkdt', '12_scdd', '13_pruning']),

@@ -14,7 +14,7 @@ from gpu import relative
 from ssdd_nb import coresets, kernels, krrst, matching, mkdt, posttrain, protocols, scdd, teachers, trajectories
 from ssdd_nb.core import compiling, generator, get_device, peak_mib, place, precision, reset_peak, run
 from ssdd_nb.data import load_images
-from ssdd_nb.evaluate import Pretraining, Recipe, Student
+from ssdd_nb.evaluation import Pretraining, Recipe, Student
 from ssdd_nb.nets import make_net
 
 LOGGED = 'outer', 'match', 'ce', 'loss'                    # what a method minimises, whatever it is called in its log

@@ -11,7 +11,7 @@ from ssdd_nb import coresets, krrst, teachers
 from ssdd_nb.core import peak_mib, precision, reset_peak, run
 from ssdd_nb.data import alike, load_images
 from ssdd_nb.distilled import distilled_from, load
-from ssdd_nb.evaluate import Pretraining, Recipe, Student, embed, pretrain, probe_scores, target_mse
+from ssdd_nb.evaluation import Pretraining, Recipe, Student, embed, pretrain, probe_scores, target_mse
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
 TIMED_STEPS = 10                                           # how many are timed to plan the rest, after three to warm up
@@ -134,7 +134,7 @@ class Scale:
     def plan_krrst(self):
         "As many steps as its share allows, and a pool that does not take most of it to fill."
         train, _ = self.images
-        task = krrst.KRRST(train, self.teacher, self.krrst_config(10_000, 10_000))
+        task = krrst.KRRSTTask(train, self.teacher, self.krrst_config(10_000, 10_000))
         task.pool = [task.fresh()]
         each = self.step_seconds(task.step)
         inner = self.step_seconds(lambda: task.pool[0].train(task.X_s.detach(), task.Y_s.detach()))
@@ -148,7 +148,7 @@ class Scale:
     def distil(self):
         train, _ = self.images
         planned = self.records.read('scale', 'plan of KRR-ST')
-        task = krrst.KRRST(train, self.teacher, self.krrst_config(planned['steps'], planned['max_steps']))
+        task = krrst.KRRSTTask(train, self.teacher, self.krrst_config(planned['steps'], planned['max_steps']))
         row = self.drive(task, planned['steps'], 'krrst', 'krrst')
         task.distilled().save(self.out/'krrst.safetensors')
         return row

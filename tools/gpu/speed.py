@@ -10,7 +10,7 @@ from ssdd_nb.core import compiling, generator, precision
 from ssdd_nb.costs import rates
 from ssdd_nb.data import Images
 from ssdd_nb.distilled import distilled_from
-from ssdd_nb.evaluate import Pretraining, Recipe, Student, linear_probe
+from ssdd_nb.evaluation import Pretraining, Recipe, Student, linear_probe
 from ssdd_nb.krrst import KRRST
 from ssdd_nb.nets import make_net
 

@@ -17,7 +17,8 @@ from torch import nn
 
 from card import on_card
 from checks import group, raises
-from ssdd_nb import (bench, cli, compare, core, coresets, costs, data, evaluate, kernels, krrst, labelled, matching,
+from ssdd_nb import comparison as compare, evaluation as evaluate
+from ssdd_nb import (bench, cli, core, coresets, costs, data, kernels, krrst, labelled, matching,
                      mkdt, nets, posttrain, protocols, pruning, scdd, scdd_studies, studies, teachers, theory_bias,
                      theory_entropy, theory_partitions, theory_variance, trajectories, viz)
 
@@ -673,7 +674,7 @@ def costs_of(train, cls):
 @group
 def benchmarks(check):
     small = dict(net='resnet_tiny', side=8, classes=4, batch=4, device='cuda')
-    for cls in (scdd.SCDD, bench.PlainSCDD):
+    for cls in (scdd.SCDDTask, bench.PlainSCDD):
         check(cls.__name__, lambda: exact(lambda: bench.scdd_problem(cls, **small).step()))
     walk = dict(walk=lambda: mkdt.sweep(*walk_problem(2)))
     check('one size of a step, timed', lambda: bench.take_turns('x', walk, 1, 'cuda', False))
@@ -812,10 +813,10 @@ def waits(check):
     d = coresets.random(train, t, 10, **QUIET)
     long_walk = mkdt_settings(syn_steps=40, batch=4)
     kept = mkdt.experts(train, t, long_walk.experts, **QUIET)
-    tasks = {'KRR-ST': lambda: krrst.KRRST(train, t, krrst_settings(steps=9, max_steps=9)),
-             'MKDT, 40 inner steps': lambda: mkdt.MKDT(train, t, kept, long_walk),
-             'SC-DD': lambda: scdd.SCDD(train, classifier(train), scdd_settings(steps=9, **scdd.RRC)),
-             'SC-DD, rolled': lambda: scdd.SCDD(train, classifier(train), scdd_settings(steps=9)),
+    tasks = {'KRR-ST': lambda: krrst.KRRSTTask(train, t, krrst_settings(steps=9, max_steps=9)),
+             'MKDT, 40 inner steps': lambda: mkdt.MKDTTask(train, t, kept, long_walk),
+             'SC-DD': lambda: scdd.SCDDTask(train, classifier(train), scdd_settings(steps=9, **scdd.RRC)),
+             'SC-DD, rolled': lambda: scdd.SCDDTask(train, classifier(train), scdd_settings(steps=9)),
              'teacher': lambda: teachers.TeacherTask(train, teaching(steps=9)),
              'teacher, photographs': lambda: teachers.TeacherTask(photos(), teaching('barlow_twins', 3, 16, steps=9)),
              'pre-training': lambda: evaluate.Pretraining(student(train, d.y.shape[1]), d, evaluate.Recipe(9))}

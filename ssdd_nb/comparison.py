@@ -22,7 +22,7 @@ from . import __version__
 from .core import BadInput, Run, describe, digest, generator, known, need, progress_bar, write_json
 from .data import Images, denormalise
 from .distilled import Distilled, Method, distil, method_named
-from .evaluate import Recipe, Student, embed, knn, pretrained, probe, probe_scores
+from .evaluation import Recipe, Student, embed, knn, pretrained, probe, probe_scores
 from .nets import make_net
 from .posttrain import test_accuracy
 from .protocols import FineTune, by_batch_accuracy, distil_without_data, finetune
