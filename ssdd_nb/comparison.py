@@ -65,6 +65,7 @@ def make_set(method:str|Method|Distilled, # one of `METHODS`, settings, or a set
     if isinstance(method, Distilled): return method
     how = settings_of(method, images, m, preset, steps)
     return distil(images, how, teacher, seed, out, shared, **kwargs) if how.makes else None
+
 def check(method:str|Method|Distilled, # as for `make_set`
           images:Images, # the training images
           m:int|None=20, # how many synthetic images
@@ -146,10 +147,12 @@ def set_of(method:str|Method|Distilled, train:Images, teacher:Teacher, m:int|Non
     elif how.tunable: about |= dict(preset=preset, steps=steps)
     if how.reads_labels(): about['label_hash'] = train.label_hash
     return dict(**about, **_code(how if isinstance(how, type) else type(how)))
+
 def _code(kind):
     "What a method is made of: the library's version, or the source of one that is not its own. What was measured before it changed is of no use."
     if kind.__module__.startswith('ssdd_nb.'): return dict(version=__version__)
     return dict(code=digest(sorted(_sources(kind, {}).values())))
+
 def _sources(thing, found):
     "The source of a function or class, and of all those of its module that it mentions."
     if thing.__qualname__ in found: return found
