@@ -163,7 +163,7 @@ def prepare(src):
     "Write what Sphinx reads: the notebooks as they are shown, a page for each module, and the tree of pages."
     shutil.rmtree(src, ignore_errors=True)
     found = {p.relative_to(NBS): nbformat.read(p, 4) for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
-    modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp')}
+    modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp') and not d.endswith('__init__')}      # the door's names are described where they live
     check_parts({p.with_suffix('').as_posix() for p in found})
     unseen = [f'{p}: {c.source.splitlines()[0]} …' for p, nb in found.items() for c in nb.cells if any(x.startswith(('echo: false', 'fig-alt')) for x in directives(c)) and not c.outputs]
     if unseen: sys.exit('\n'.join(['these cells are there for what they show, and have no output (run the notebook):', *unseen]))

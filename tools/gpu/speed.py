@@ -11,7 +11,7 @@ from ssdd_nb.costs import rates
 from ssdd_nb.data import Images
 from ssdd_nb.distilled import distilled_from
 from ssdd_nb.evaluation import Pretraining, Recipe, Student, linear_probe
-from ssdd_nb.krrst import KRRST
+from ssdd_nb.krrst import KRRSTTask
 from ssdd_nb.nets import make_net
 
 # path: the sizes to try, largest first; where one does not fit, the next one is measured
@@ -50,7 +50,7 @@ def noise_images(n, side, device, classes=0):
 
 def krrst_step(device, **size):
     images, teacher, cfg = bench.krrst_problem(device=device, **size)
-    made = dict(plain=bench.PlainKRRST(images, teacher, cfg), ours=KRRST(images, teacher, cfg))
+    made = dict(plain=bench.PlainKRRST(images, teacher, cfg), ours=KRRSTTask(images, teacher, cfg))
     for task in made.values():
         task.pool = [task.fresh()]                         # untrained: what is timed does not depend on it
     made['plain'].pool[0].net.to(memory_format=torch.contiguous_format)
