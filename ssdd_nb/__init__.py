@@ -9,9 +9,10 @@ __all__ = ['ROOMS', 'DOOR']
 # %% ../nbs/60_door.ipynb #01f61f3a
 import importlib
 
-ROOMS = dict(data=('load_images',), teachers=('train_teacher', 'load_teacher'), distilled=('distil', 'load'), viz=('show_images',),
-             evaluation=('pretrain', 'evaluate'), comparison=('compare',), coresets=('Random', 'KMeans'),
-             krrst=('KRRST',), mkdt=('MKDT',), scdd=('SCDD',)) # where each name lives
+ROOMS = dict(data=('load_images',), teachers=('train_teacher', 'load_teacher'),
+             distilled=('distil', 'load'), viz=('show_images',), evaluation=('pretrain', 'evaluate'),
+             comparison=('compare',), coresets=('Random', 'KMeans'), krrst=('KRRST',),
+             mkdt=('MKDT',), scdd=('SCDD',)) # where each name lives
 DOOR = {name: room for room, names in ROOMS.items() for name in names}
 __all__ = [*DOOR]
 

@@ -42,8 +42,10 @@ class RandomLabels(Random):
         return per_class(images, ipc_of(images, self.m), generator(seed, 'random set'))
 
 # %% ../nbs/33_registry.ipynb #33a00008
-METHODS |= {k.name: k for k in (NoSet, Random, KMeans, KRRST, MKDT, Full, HighLoss, SCDD, SRe2L, CDA, Herding, SAS, Forgetting, MKDTFixed,
-                                MTTSSL, RandomLabels, DC, DSA, DM, DMSSL, CAFE, CAFEDSA, MTT, TESLA, KIP, RFAD, FRePo)}
+METHODS |= {k.name: k for k in (
+    NoSet, Random, KMeans, KRRST, MKDT, Full, HighLoss, SCDD, SRe2L, CDA, Herding, SAS,
+    Forgetting, MKDTFixed, MTTSSL, RandomLabels, DC, DSA, DM, DMSSL, CAFE, CAFEDSA,
+    MTT, TESLA, KIP, RFAD, FRePo)}
 
 def named(*fields # of `Method`: true ones
          ) -> str: # names with commas between
