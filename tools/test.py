@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run all tests: `python tools/test.py [NOTEBOOK …] [--flags "slow cuda"]`.
 
-That the exported modules and the README are current, that there is no undefined name, every notebook from top to bottom,
-that everything runs on a pretended graphics card and tools/gpu.py on the CPU, and that the site builds with all its links
-and, where there is a Chromium, works in it. Two tasks at a time, the longest first, one thread each: two threads for each
-of two notebooks on two cores would spend their time waiting for each other.
+That the exported modules and the README are current, that there is no undefined name, every notebook from top to
+bottom, that everything runs on a pretended graphics card and tools/gpu.py on the CPU, and that the site builds with all
+its links and, where there is a Chromium, works in it. Two tasks at a time, the longest first, one thread each: two
+threads for each of two notebooks on two cores would spend their time waiting for each other.
 
 A notebook runs as `nbdev_test` runs it, in a process of its own. The process is a copy of one that has imported PyTorch
 and matplotlib, but nothing of this library: 43 notebooks would import them for ten seconds each.
@@ -14,7 +14,6 @@ import functools
 import multiprocessing
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,9 @@ ENV = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
 PRELOADED = ['torch', 'torch._dynamo', 'torchvision', 'matplotlib.pyplot', 'sklearn.cluster', 'sklearn.datasets',
              'sklearn.decomposition', 'sklearn.manifold', 'IPython', 'nbdev.test']
 # the longest first, so that both workers end at about the same time
-LONGEST = ('card', '40_compare', 'on_a_card', 'site')
+LONGEST = ('40_compare', 'card', '50_cli', '12_scdd', '05_teachers', '10_krrst', 'site', 'on_a_card', '11_mkdt',
+           '31_trajectories', '32_kernels', '43_labelled', '23_theory_entropy', '60_door', '44_scdd_studies',
+           'tutorials/several_processes', '30_matching', '09_protocols', '08_posttrain', '00_core')
 
 
 def sh(*args, **kwargs):
@@ -100,7 +101,8 @@ def exported():
 
 
 def ruff():
-    r = sh(sys.executable, '-m', 'ruff', 'check', '--select', 'F', '--ignore', 'F401,F811', 'ssdd_nb', 'tools', 'setup.py')
+    which = '--select', 'F', '--ignore', 'F401,F811'
+    r = sh(sys.executable, '-m', 'ruff', 'check', *which, 'ssdd_nb', 'tools', 'setup.py')
     yield 'no undefined names (ruff)', r.stdout if r.returncode else ''
 
 
@@ -136,8 +138,8 @@ def on_a_card():
     with tempfile.TemporaryDirectory() as d:
         ran = sh(sys.executable, 'tools/gpu.py', '--tiny', '--out', d)
         error = ran.stdout if ran.returncode or 'no time was left' in ran.stdout else ''
-        page = NBS/'results'/'gpu.ipynb'
-        yield 'tools/gpu.py --tiny, and its results page', error or run_notebook(page, '', {'SSDD_GPU_JSON': f'{d}/gpu.json'})
+        error = error or run_notebook(NBS/'results'/'gpu.ipynb', '', {'SSDD_GPU_JSON': f'{d}/gpu.json'})
+        yield 'tools/gpu.py --tiny, and its results page', error
 
 
 # ---------------------------------------------------------------- all of them
@@ -177,7 +179,8 @@ def main():
     if not args.notebooks:
         failures += report('the exported modules are current', error)
     files = [NBS/f'{name}.ipynb' for name in args.notebooks] or notebooks()
-    tasks = {p.stem: functools.partial(notebook, p, args.flags) for p in files}
+    names = [p.relative_to(NBS).with_suffix('').as_posix() for p in files]
+    tasks = {name: functools.partial(notebook, p, args.flags) for name, p in zip(names, files)}
     if not args.notebooks:
         tasks |= {f.__name__: f for f in (ruff, readme, site, card, on_a_card)}
     multiprocessing.get_context('forkserver').set_forkserver_preload(PRELOADED)

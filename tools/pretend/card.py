@@ -592,7 +592,8 @@ def patches(card):
 
     load = torch.load
     def watched_load(*args, **kwargs):
-        unpickled = '_load_from_bytes' in sys._getframe(1).f_code.co_name      # a tensor in a pickle, which says where it belongs
+        # a tensor in a pickle says where it belongs
+        unpickled = '_load_from_bytes' in sys._getframe(1).f_code.co_name
         if kwargs.get('map_location') is None and card.saved and not unpickled:
             card.fault('torch.load without map_location: fails where the card is not')
         return load(*args, **kwargs)
