@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['view_regression']
 
-# %% ../nbs/24_theory_views.ipynb #877c706c
+# %% ../nbs/24_theory_views.ipynb #d264688d
 import torch
 from torch import Tensor
 from .core import need
 from .krrst import gram
 
-# %% ../nbs/24_theory_views.ipynb #cd5dec3b
+# %% ../nbs/24_theory_views.ipynb #38ee2977
 def view_regression(pairs, # (x, j) → features (n, d) of view j of x, and targets (n, k)
                     lam:float=0., # λ, 0 or more: a ridge, as a fraction of the kernel's trace (KRR-ST)
                     start:Tensor|None=None # initial θ (d, k), zeros if None
