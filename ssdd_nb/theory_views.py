@@ -13,10 +13,10 @@ from .krrst import gram
 
 # %% ../nbs/24_theory_views.ipynb #38ee2977
 def view_regression(pairs, # (x, j) → features (n, d) of view j of x, and targets (n, k)
-                    lam:float=0., # λ, 0 or more: a ridge, as a fraction of the kernel's trace (KRR-ST)
+                    lam:float=0., # λ of the ridge, a fraction of the kernel's trace, ≥ 0
                     start:Tensor|None=None # initial θ (d, k), zeros if None
                    ): # `solve` for `gradient_bias`: (x, w) → θ (d, k)
-    "Least squares on the views that were drawn; of several minimisers the one nearest to `start`."
+    "Least squares on the views drawn; of several minimisers the one nearest to `start`."
     need(lam >= 0, 'lam', lam, 'a fraction of the trace, 0 or more')
     def solve(x, w):
         rows = []
@@ -25,6 +25,9 @@ def view_regression(pairs, # (x, j) → features (n, d) of view j of x, and targ
             left = targets if start is None else targets - features @ start
             rows.append((w[j].sqrt()*features, w[j].sqrt()*left))
         F, Y = map(torch.cat, zip(*rows))
-        theta = torch.linalg.solve(gram(F, lam, False), F.T @ Y) if lam else torch.linalg.pinv(F) @ Y
+        if lam:
+            theta = torch.linalg.solve(gram(F, lam, False), F.T @ Y)
+        else:
+            theta = torch.linalg.pinv(F) @ Y
         return theta if start is None else start + theta
     return solve
