@@ -21,7 +21,7 @@ GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
 PARTS = [('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
          ('The methods', ['11_mkdt', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets']),
-         ('The theorems', ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy']),
+         ('The theorems', ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy', '24_theory_views']),
          ('Measuring', ['06_evaluate', '08_posttrain', '09_protocols', '40_compare', '43_labelled', '14_costs']),
          ('Results', ['results/reproduce', 'results/digits', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers', 'results/gpu']),
          ('Doing more', ['tutorials/your_method', 'tutorials/several_processes', '50_cli', '42_studies', '44_scdd_studies', '41_bench']),
