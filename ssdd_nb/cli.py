@@ -27,6 +27,7 @@ from .protocols import FineTune, paper_finetune
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel
 from .registry import named
+from .views import how_many
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -391,6 +392,7 @@ def compare(src:Source=Source(), # see there
             protocol:str='probe', # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
             methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
             m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+            views:str='off', # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones, unlimited, or several with commas between
             targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
             labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
             judging:JudgingFlags=JudgingFlags(), # see there
@@ -411,15 +413,18 @@ def compare(src:Source=Source(), # see there
     known(precision, PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     who = _students(student) if student else []
+    seen = [how_many(v) for v in views.split(',') if v.strip()]
+    need(seen, 'views', views, 'a number of views, unlimited, or off')
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
     if protocol.strip().lower() == 'posttrain':
+        need(seen == ['off'], 'views', views, 'posttrain has views of its own; leave it out')
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
         need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
         return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
     need('posttrain' not in protocol.lower(), 'protocol', protocol, 'posttrain stands alone: it makes other sets and trains other networks')
     known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
-    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [Student()], yes, (methods or '').strip().lower() == 'all', **both)
+    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [Student()], yes, (methods or '').strip().lower() == 'all', seen, **both)
 
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
@@ -436,7 +441,7 @@ def _numbers(text, what='ipc', right='images per class, with commas between: 1,5
     return tuple(dict.fromkeys(got))
 
 # %% ../nbs/50_cli.ipynb #2269e6dd
-def _compare_students(names, m, how, targets, recipe, students, yes, every, src, teaching, seeds, preset, steps, precision, out):
+def _compare_students(names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training on sets, and protocols for what was learnt."
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
@@ -447,12 +452,12 @@ def _compare_students(names, m, how, targets, recipe, students, yes, every, src,
     _testable(test, train, how, told=not targets)
     if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
     on = _targets(targets, src, train, test, how)
-    cmp.check_grid(train, test, names, m, students, on, how, preset, steps)
+    cmp.check_grid(train, test, names, m, students, on, how, preset, steps, views)
     _agreed(names, train, max(m), preset, steps, out, yes, teaching, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
     _seen(t, train)
     if 'kd' in how.protocols: on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
-    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, precision=precision), Path(out))
+    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, views=views, precision=precision), Path(out))
 
 def _targets(names, src, train, test, how):
     "The data sets to judge on."
