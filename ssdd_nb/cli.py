@@ -198,7 +198,7 @@ def _start(src, out, show=True):
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
+            method:str='krrst', # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
             m:int=None, # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
             ipc:int=None, # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
             steps:int=None, # distillation steps, if not the preset's
@@ -209,7 +209,7 @@ def distill(src:Source=Source(), # see there
             yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
-    "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
+    "Distil images into a few synthetic ones: unlabelled ones (krrst, views, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
@@ -523,7 +523,7 @@ def _report(result, out):
     matplotlib.use('agg')
     some = any(r['accuracy'] is not None for r in result['rows'])
     rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
-    sets = {n: load(out/rows[n]) for n in ('random', 'krrst', 'mkdt') if n in rows}
+    sets = {n: load(out/rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
     figures = {'picture': cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
     if some: figures['curves'] = cmp.curves(result)
     figures |= {f'across-{k}': cmp.across(result, k) for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows}
@@ -532,7 +532,7 @@ def _report(result, out):
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result))
     print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
-    best, first = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
+    best, first = next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
     if best: sets.get(best, load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else ''))
 

@@ -458,6 +458,9 @@ def how_text(result:dict # from `compare`
     length = f"{r['steps']} steps" if r['steps'] else f"{r['epochs']} epochs"
     lines = [f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
              f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}"]
+    if 'views' in s:
+        lines.append(f"views of each image that students see, with the teacher's answer for each: {', '.join(s['views'])} "
+                     '(a number: stored with the set; unlimited: new ones in each step; off: the set as it is)')
     for p in s.get('protocols', ['probe']):
         lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class {'one draw of them' if s['draws'] == 1 else 'the mean of ' + str(s['draws']) + ' draws of them'}", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                           finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
