@@ -52,9 +52,10 @@ def with_views(d:Distilled, # any set with a teacher's features as targets
     count = how_many(views)
     need(count != 'off', 'views', views, 'leave out with_views: the set as it is')
     how = views_for(d.x.shape[1], kind)
-    plain = {f.name for f in fields(Views)} - {'crop', 'ratio', 'flip', 'rotate', 'shift', 'scale', 'shear', 'padding'}
-    other = [n for n in sorted(plain) if getattr(how, n) != getattr(Views(), n)]
-    need(not other, 'kind', ', '.join(other), 'only geometry can be made again: crop, ratio, flip, rotate, shift, scale, shear')
+    geometry = 'crop', 'ratio', 'flip', 'rotate', 'shift', 'scale', 'shear', 'padding'
+    other = [f.name for f in fields(Views) if f.name not in geometry and getattr(how, f.name) != f.default]
+    right = 'only geometry can be made again: crop, ratio, flip, rotate, shift, scale, shear'
+    need(not other, 'kind', ', '.join(other), right)
     k = teacher(d.pixels()[:1]).shape[1]
     right = f"needs the teacher's {k} features as targets; for labels, post_train draws views"
     need(d.y.ndim == 2 and d.y.shape[1] == k, 'd', d, right)
@@ -84,7 +85,7 @@ def _like(d, about, answers=None):
 # %% ../nbs/16_views.ipynb #05465b4e
 @dataclass(frozen=True)
 class ViewTargets(KRRST):
-    "KRR-ST's settings, and the views that images are distilled under. No paper has it: the papers' presets are KRR-ST's sizes."
+    "KRR-ST's settings, and the views that images are distilled under. No paper has these: presets are KRR-ST's."
     name = 'views'
     x_init:str = 'kmeans' # where X_s starts: `kmeans` (real images, spread out), `real` ones, or `noise`
     learn_y:bool = False # the teacher's answers are the targets
@@ -106,7 +107,8 @@ class ViewTargets(KRRST):
         need(isinstance(self.n_views, int) and self.n_views >= 1, 'n_views', self.n_views, 'at least 1')
         need(isinstance(self.stored, int) and self.stored >= 0, 'stored', self.stored, 'at least 1, or 0 for unlimited views')
         for key, value in dict(learn_y=False, y_init='teacher', raw_pixels=False).items():
-            need(getattr(self, key) == value, key, getattr(self, key), f'must be {value}: the targets are what the teacher says')
+            right = f'must be {value}: the targets are what the teacher says'
+            need(getattr(self, key) == value, key, getattr(self, key), right)
         views_for(images.x.shape[1], self.kind)
 
     def start(self, images:Images, # X_t
