@@ -192,7 +192,7 @@ def _start(src, out, show=True):
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
+            method:str='krrst', # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
             m:int=None, # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
             ipc:int=None, # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
             steps:int=None, # distillation steps, if not the preset's
@@ -203,7 +203,7 @@ def distill(src:Source=Source(), # see there
             yes:bool=False, # do not ask before a run that takes much disk
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
-    "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
+    "Distil images into a few synthetic ones: unlabelled ones (krrst, views, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, core.PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
@@ -386,6 +386,7 @@ def compare(src:Source=Source(), # see there
             protocol:str='probe', # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
             methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
             m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+            views:str='off', # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones, unlimited, or several with commas between
             targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
             labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
             judging:JudgingFlags=JudgingFlags(), # see there
@@ -406,15 +407,18 @@ def compare(src:Source=Source(), # see there
     known(precision, core.PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     who = _students(student) if student else []
+    seen = [cmp.how_many(v) for v in views.split(',') if v.strip()]
+    need(seen, 'views', views, 'a number of views, unlimited, or off')
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
     if protocol.strip().lower() == 'posttrain':
+        need(seen == ['off'], 'views', views, 'posttrain has views of its own; leave it out')
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
         need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
         return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
     need('posttrain' not in protocol.lower(), 'protocol', protocol, 'posttrain stands alone: it makes other sets and trains other networks')
     known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
-    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [evaluation.Student()], yes, (methods or '').strip().lower() == 'all', **both)
+    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [evaluation.Student()], yes, (methods or '').strip().lower() == 'all', seen, **both)
 
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
@@ -431,7 +435,7 @@ def _numbers(text, what='ipc', right='images per class, with commas between: 1,5
     return tuple(dict.fromkeys(got))
 
 # %% ../nbs/50_cli.ipynb #2269e6dd
-def _compare_students(names, m, how, targets, recipe, students, yes, every, src, teaching, seeds, preset, steps, precision, out):
+def _compare_students(names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training on sets, and protocols for what was learnt."
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
@@ -442,12 +446,12 @@ def _compare_students(names, m, how, targets, recipe, students, yes, every, src,
     _testable(test, train, how, told=not targets)
     if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
     on = _targets(targets, src, train, test, how)
-    cmp.check_grid(train, test, names, m, students, on, how, preset, steps)
+    cmp.check_grid(train, test, names, m, students, on, how, preset, steps, views)
     _agreed(names, train, max(m), preset, steps, out, yes, teaching, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
     _seen(t, train)
     if 'kd' in how.protocols: on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
-    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, precision=precision), Path(out))
+    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, views=views, precision=precision), Path(out))
 
 def _targets(names, src, train, test, how):
     "The data sets to judge on."
@@ -513,7 +517,7 @@ def _report(result, out):
     matplotlib.use('agg')
     some = any(r['accuracy'] is not None for r in result['rows'])
     rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
-    sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'mkdt') if n in rows}
+    sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
     figures = {'picture': cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
     if some: figures['curves'] = cmp.curves(result)
     figures |= {f'across-{k}': cmp.across(result, k) for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows}
@@ -522,7 +526,7 @@ def _report(result, out):
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result))
     print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
-    best, first = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
+    best, first = next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
     if best: sets.get(best, distilled.load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else ''))
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LOSSES', 'PHOTO_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEWS', 'TINY', 'TEACHER_FORMAT', 'OF_RUN',
            'IMAGENET', 'matrix', 'crop_matrix', 'flip_matrix', 'affine_matrix', 'warp', 'grey', 'blend', 'brightness',
-           'contrast', 'saturation', 'hue', 'blur', 'solarise', 'Views', 'barlow_twins', 'simclr', 'moco', 'moco_v3',
-           'dino', 'sinkhorn', 'swav', 'Objective', 'exactly', 'full', 'Pair', 'Supervised', 'MoCo', 'MoCoV3', 'SwAV',
-           'DINO', 'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes', 'Teacher', 'Classifier',
-           'load_teacher', 'train_teacher', 'teacher_settings', 'read_state', 'take_weights', 'foreign', 'saw_labels',
-           'find_teacher']
+           'contrast', 'saturation', 'hue', 'blur', 'solarise', 'Views', 'view_of', 'barlow_twins', 'simclr', 'moco',
+           'moco_v3', 'dino', 'sinkhorn', 'swav', 'Objective', 'exactly', 'full', 'Pair', 'Supervised', 'MoCo',
+           'MoCoV3', 'SwAV', 'DINO', 'TeacherConfig', 'paper', 'tiny', 'TeacherTask', 'projector', 'Prototypes',
+           'Teacher', 'Classifier', 'load_teacher', 'train_teacher', 'teacher_settings', 'read_state', 'take_weights',
+           'foreign', 'saw_labels', 'find_teacher']
 
 # %% ../nbs/05_teachers.ipynb #933b3ba3
 import copy, json, math, os
@@ -203,6 +203,25 @@ def geometry(self:Views,
     if not (self.rotate or self.shift or self.scale or self.shear): return M
     around = lambda v, *more: uniform(-v, v, *more)
     return affine_matrix(around(self.rotate), around(self.shift, 2), 1 + around(self.scale), around(self.shear), x.shape[2]/x.shape[3]) @ M
+
+# %% ../nbs/05_teachers.ipynb #a2d15aa2
+@patch
+def matrices(self:Views,
+             n:int, # how many views
+             size, # (H, W) of the images
+             gen:torch.Generator # on the CPU
+            ) -> Tensor: # (n, 2, 3) half precision, on the CPU
+    "The geometry of some views, as it can be stored."
+    def uniform(lo, hi, *more): return lo + (hi - lo)*torch.rand(n, *more, generator=gen)
+    return self.geometry(uniform, torch.empty(n, 1, *size))[:, :2].half()
+
+def view_of(x:Tensor, # (n, C, H, W)
+            M:Tensor, # (n, 2, 3), from `Views.matrices`
+            padding:str='zeros' # see `warp`
+           ) -> Tensor: # (n, C, H, W)
+    "The views with these matrices, on the images' device."
+    M = to_device(F.pad(M.float(), (0, 0, 0, 1)), x.device)          # the last row is not used
+    return warp(x, M, padding)
 
 # %% ../nbs/05_teachers.ipynb #15e9d870
 def barlow_twins(z1:Tensor, # outputs for one view, (n, k)
