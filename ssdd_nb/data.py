@@ -219,7 +219,7 @@ def as_labels(y, # labels (n,): class numbers or names, a column (n, 1) of them,
     need(0 <= low and high < len(classes), 'y', f'labels from {low} to {high}', right)
     return y, classes
 
-# %% ../nbs/01_data.ipynb #fd394b98
+# %% ../nbs/01_data.ipynb #93cc4b0e
 def _label_array(y):
     "A tensor of numbers, or a NumPy array of strings."
     if isinstance(y, Tensor): return y
@@ -354,7 +354,7 @@ def from_arrays(x, # numpy or torch: (N, H, W), (N, H, W, C) or (N, C, H, W); by
         if last if channels_last is None else channels_last: x = x.permute(0, 3, 1, 2)
     return Images(x.contiguous(), y, **kwargs)
 
-# %% ../nbs/01_data.ipynb #e73bf8b4
+# %% ../nbs/01_data.ipynb #b869f684
 def _pixel_array(x):
     "A tensor of what may be pixels."
     if isinstance(x, Tensor): return x
@@ -648,7 +648,7 @@ class Layout:
         at = [i for i, n in enumerate(names) if n in self.held]
         return torch.tensor(at) if 0 < len(at) < len(names) else None
 
-# %% ../nbs/01_data.ipynb #6ad164c5
+# %% ../nbs/01_data.ipynb #411e74d3
 def layout(names, # paths within a folder or zip, with forward slashes
            split:str|None=None, # the folders to test on, with commas between; `none`: folders are classes; None: by their names
            classes:str|None=None # the folders that are classes, with commas between; `none`: there are no labels; None: all
