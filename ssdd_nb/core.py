@@ -13,7 +13,7 @@ __all__ = ['PRECISIONS', 'REMARKS', 'SEAL', 'LOOK', 'cosine', 'seed_of', 'genera
 
 # %% ../nbs/00_core.ipynb #dec01b26
 import builtins, dataclasses, datetime, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform, re, shutil, signal, stat, subprocess, sys, tempfile, threading, time, types
-from contextlib import ContextDecorator, contextmanager
+from contextlib import ContextDecorator, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -360,7 +360,7 @@ def _processes(fn, n):
     return them
 
 
-# %% ../nbs/00_core.ipynb #c9820440
+# %% ../nbs/00_core.ipynb #f83cab77
 def as_path(path, # what somebody passed: a string or a `Path`
             arg:str='path' # the argument's name
            ) -> Path: # with `~` replaced
@@ -477,7 +477,7 @@ def _made(folder):
             try: p.rmdir()
             except OSError: break
 
-# %% ../nbs/00_core.ipynb #4b80bdfd
+# %% ../nbs/00_core.ipynb #9a039cc3
 _locked = {} # real path of a folder: the thread that locked it
 
 @contextmanager
@@ -521,7 +521,7 @@ def _take(file, out):
 def remark(text:str # what somebody may want to know, and is no error
           ) -> None:
     "Say it on the error output, once for all processes."
-    if not world().rank: print(f'note: {safe(text, most=1000)}', file=sys.stderr)
+    if not world().rank: print(f'note: {safe(text, most=1000)}', file=_Patient(sys.stderr))
 
 # %% ../nbs/00_core.ipynb #164bf70a
 def digest(*parts # tensors, bytes, or anything JSON can hold
@@ -630,7 +630,19 @@ def progress_bar(items=None, # what to go through, if anything
     "A plain tqdm bar that only shows itself after two seconds, and is sparing where the output is a file."
     slow = None if sys.stderr.isatty() else 10.
     quiet = not show or os.environ.get('TQDM_DISABLE') == '1' or world().rank > 0
-    return tqdm(items, disable=quiet, delay=2, dynamic_ncols=True, **({'mininterval': slow} if slow else {}), **kwargs)
+    return tqdm(items, disable=quiet, delay=2, dynamic_ncols=True, file=_Patient(sys.stderr), **({'mininterval': slow} if slow else {}), **kwargs)
+
+class _Patient:
+    "An output that may be gone, as a closed terminal or pipe is: a progress bar does not end a run."
+    def __init__(self, stream): self.stream = stream
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+    def write(self, text):
+        with suppress(OSError, ValueError): self.stream.write(text)
+
+    def flush(self):
+        with suppress(OSError, ValueError): self.stream.flush()
 
 # %% ../nbs/00_core.ipynb #6e933026
 class Keeper:
@@ -706,7 +718,7 @@ def finished(self:Keeper) -> Run|None: # its record, if the run is over
     done.log = self.lines(done.steps, done.log_hash)
     return done
 
-# %% ../nbs/00_core.ipynb #3f3ad453
+# %% ../nbs/00_core.ipynb #2d785919
 SEAL = b'ssdd-nb sha256 ' # stands before the hash at the end of a checkpoint
 
 def _sha256(file, size):
@@ -812,6 +824,9 @@ def polite_stop(): # yields a list that is empty until a signal came
         came.append(sig)
     for s in old: signal.signal(s, note)
     try: yield came
+    except KeyboardInterrupt as e:
+        if not came or isinstance(e, Stopped): raise
+        raise Stopped(str(e) or 'stopped', came[0]) from None
     finally:
         _asked[:] = [c for c in _asked if c is not came]
         for s, h in old.items(): signal.signal(s, h)
@@ -834,7 +849,7 @@ def finite(line:dict, # what a step returned: numbers or 0-d tensors
     if bad: raise Diverged(f"{name}: {', '.join(bad)} at step {step}. {hint or 'A smaller learning rate usually helps.'}")
     return line
 
-# %% ../nbs/00_core.ipynb #e40087b9
+# %% ../nbs/00_core.ipynb #edc3cb4b
 @contextmanager
 def solvable(name:str='run', # what is under way
              step:int|None=None, # the step

@@ -219,7 +219,7 @@ def as_labels(y, # labels (n,): class numbers or names, a column (n, 1) of them,
     need(0 <= low and high < len(classes), 'y', f'labels from {low} to {high}', right)
     return y, classes
 
-# %% ../nbs/01_data.ipynb #93cc4b0e
+# %% ../nbs/01_data.ipynb #3b9cc440
 def _label_array(y):
     "A tensor of numbers, or a NumPy array of strings."
     if isinstance(y, Tensor): return y
@@ -259,7 +259,8 @@ def _named(y, classes):
 def _numbered(y):
     "Numbers without gaps, and what they were as names."
     y = _whole(y)
-    need(int(y.min()) >= 0, 'y', f'labels from {int(y.min())}', 'must not be negative; leave out images without a label')
+    low, high = int(y.min()), int(y.max())
+    need(low >= 0, 'y', f'labels from {low} to {high}', 'must not be negative; leave out images without a label')
     there, y = y.unique(return_inverse=True)
     return y, tuple(map(str, there.tolist()))
 
@@ -354,7 +355,7 @@ def from_arrays(x, # numpy or torch: (N, H, W), (N, H, W, C) or (N, C, H, W); by
         if last if channels_last is None else channels_last: x = x.permute(0, 3, 1, 2)
     return Images(x.contiguous(), y, **kwargs)
 
-# %% ../nbs/01_data.ipynb #b869f684
+# %% ../nbs/01_data.ipynb #3c201f4f
 def _pixel_array(x):
     "A tensor of what may be pixels."
     if isinstance(x, Tensor): return x
@@ -648,7 +649,7 @@ class Layout:
         at = [i for i, n in enumerate(names) if n in self.held]
         return torch.tensor(at) if 0 < len(at) < len(names) else None
 
-# %% ../nbs/01_data.ipynb #411e74d3
+# %% ../nbs/01_data.ipynb #f20ed495
 def layout(names, # paths within a folder or zip, with forward slashes
            split:str|None=None, # the folders to test on, with commas between; `none`: folders are classes; None: by their names
            classes:str|None=None # the folders that are classes, with commas between; `none`: there are no labels; None: all
