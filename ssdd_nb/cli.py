@@ -22,6 +22,7 @@ import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, s
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
+from . import __version__
 from .errors import BadInput, Diverged, Late, Lost, SIGNALS, Stopped, changed, known, need, safe
 
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
@@ -60,6 +61,7 @@ def arguments(fn, # the command
              ) -> dict: # keyword arguments for `fn`
     "Parse a command line; dataclass parameters are put together from their flags."
     parser = Parser(prog, description=fn.__doc__, allow_abbrev=False)
+    parser.add_argument('--version', action='version', version=f'ssdd-nb {__version__}', help='the version of the library')
     add_flags(parser, fn)
     got, kwargs = vars(parser.parse_args(argv)), {}
     for name, p in docments(fn, full=True, returns=False).items():
