@@ -148,7 +148,8 @@ def need_fit(net:nn.Module, # a student
 
 def _need_outputs(net, d):
     "Raise `BadInput` unless a network of somebody else's gives a number for each target, or each class."
-    k, was, device = outputs(d, None), net.training, next((p.device for p in net.parameters()), 'cpu')
+    k = d.y.shape[-1] if d.y.ndim > 1 else len(d.manifest.get('classes') or ()) or int(d.y.max()) + 1
+    was, device = net.training, next((p.device for p in net.parameters()), 'cpu')
     right = f'must map images of {tuple(d.x.shape[1:])} to (N, {k})'
     net.eval()                                             # a batch norm takes no single image otherwise, and learns from it
     try:
