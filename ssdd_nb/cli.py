@@ -4,17 +4,26 @@
 
 # %% auto #0
 __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'posttrain', 'protocols', 'registry', 'cmp', 'lab',
-           'costs', 'benches', 'studies', 'scdd_studies', 'LONG', 'add_flags', 'Parser', 'arguments', 'command',
+           'costs', 'benches', 'studies', 'scdd_studies', 'PIPE', 'LONG', 'add_flags', 'Parser', 'arguments', 'command',
            'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill', 'JudgingFlags', 'eval', 'compare',
            'demo', 'bench', 'study']
 
 # %% ../nbs/50_cli.ipynb #f2866e78
-import argparse, contextlib, dataclasses, difflib, functools, inspect, os, shutil, sys, time
+import os, signal, sys
+
+def _quit(sig, frame):
+    "What a signal does while a command is still being loaded."
+    os.write(2, b'stopped before it began\n')
+    os._exit(128 + sig)
+
+if os.path.basename(sys.argv[0]).startswith('ssdd-'): signal.signal(signal.SIGINT, _quit)
+
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
 from . import __version__
-from .errors import BadInput, Diverged, Late, Lost, changed, known, need
+from .errors import BadInput, Diverged, Late, Lost, SIGNALS, Stopped, changed, known, need, safe
 
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
 evaluation, posttrain, protocols, registry = map(Late, ('evaluation', 'posttrain', 'protocols', 'registry'))
@@ -68,16 +77,87 @@ def command(fn # a function with docments
     prog = f'ssdd-{fn.__name__}'
     @functools.wraps(fn)
     def main(argv=None):
-        kwargs = arguments(fn, prog, argv)
-        try:
-            with core.compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs): return fn(**kwargs)
-        except (BadInput, Diverged, Lost) as e: message, code = str(e), 2 if isinstance(e, BadInput) else 1
-        except KeyboardInterrupt as e: message, code = str(e) or 'stopped', 130
-        if core.world().rank: sys.exit(code) if code == 130 else time.sleep(3)      # what all would say the first one says; the others are ended meanwhile
-        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+        with _any_encoding(), _signals_stop(prog):
+            try:
+                try: return _run(fn, prog, arguments(fn, prog, argv))
+                finally: sys.stdout and sys.stdout.flush() # or what is wrong with it is found when nobody can say so
+            except Exception as e: message, code = _told(e)
+            except KeyboardInterrupt as e: message, code = str(e) or 'stopped', getattr(e, 'code', 130)
+            if code == PIPE: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)       # or Python complains when it ends
+            elif not _of_others(code): _say(f'{prog}: {safe(" ".join(message.split()), most=2000)}')
         sys.exit(code)
     return main
 
+def _run(fn, prog, kwargs):
+    "Call a command's function: in all processes, the folder locked."
+    if kwargs.get('out') is not None: kwargs['out'] = str(core.as_path(kwargs['out'], 'out'))
+    with core.compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs), core.locked(kwargs.get('out')):
+        fn(**kwargs)
+
+def _of_others(code):
+    "Whether another process says it: what all would say, the first one says."
+    if 'ssdd_nb.core' not in sys.modules or not core.world().rank: return False
+    if code < 128: time.sleep(3)                           # meanwhile this process is ended, if the first one was
+    return code >= 128
+
+def _say(line):
+    "One line on the error output; a terminal that is gone hears nothing."
+    with contextlib.suppress(OSError, ValueError): print(line, file=sys.stderr, flush=True)
+
+# %% ../nbs/50_cli.ipynb #d1611b42
+PIPE = 141 # the exit code where whoever read the output has stopped reading
+
+def _told(e):
+    "What went wrong in one line, and the exit code: 2 for what the user can mend."
+    if os.environ.get('SSDD_DEBUG') == '1': traceback.print_exception(e)
+    if isinstance(e, (BadInput, Diverged, Lost)): return str(e), 2 if isinstance(e, BadInput) else 1
+    if isinstance(e, BrokenPipeError): return '', PIPE
+    first = next(iter(str(e).splitlines()), '')[:200]
+    kind = type(e).__name__
+    if isinstance(e, MemoryError) or 'OutOfMemory' in kind or 'not enough memory' in first:
+        return f'not enough memory ({first or kind}); fewer or smaller images, a smaller batch, or on_disk (--on-disk) take less', 2
+    if isinstance(e, OSError): return f"{f'{e.filename}: ' if e.filename else ''}{e.strerror or first or kind}", 2
+    if isinstance(e, ImportError): return f'{first}; is everything that the library needs installed?', 2
+    return f'{kind}: {first} (SSDD_DEBUG=1 shows where)', 1
+
+_ASCII = dict(zip('─│×−–—…≤≥≈±·→←↑↓μσ²√αβγλ°‖✓', '-|x---.<>~~-><^vms2.abgl d|v'))
+_ASCII.update({'±': '+-', '…': '...', '°': ' deg', '→': '->', '≤': '<=', '≥': '>='})
+
+def _nearest(e):
+    "What is written in place of characters that an encoding lacks."
+    return ''.join(_ASCII.get(c, c.encode('ascii', 'backslashreplace').decode()) for c in e.object[e.start:e.end]), e.end
+
+codecs.register_error('ssdd', _nearest)
+
+@contextlib.contextmanager
+def _any_encoding():
+    "Inside, output never fails for want of a character."
+    them = [s for s in (sys.stdout, sys.stderr) if hasattr(s, 'reconfigure')]
+    before = [s.errors for s in them]
+    for s in them: s.reconfigure(errors='ssdd')
+    try: yield
+    finally:
+        for s, errors in zip(them, before):
+            with contextlib.suppress(OSError, ValueError): s.reconfigure(errors=errors)
+
+@contextlib.contextmanager
+def _signals_stop(prog):
+    "Inside, a signal that no run heeds ends the command with a line; within an import, at once."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    old = {s: signal.getsignal(s) for s in SIGNALS}
+    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}       # nohup means it
+    def stop(sig, frame):
+        at = frame
+        while at and not at.f_code.co_filename.startswith('<frozen importlib'): at = at.f_back
+        if not at: raise Stopped('stopped; the same again goes on with what is saved', sig)
+        _say(f'{prog}: stopped before it began')           # an exception would be lost in somebody's module
+        os._exit(128 + sig)
+    for s in old: signal.signal(s, stop)
+    try: yield
+    finally:
+        for s, h in old.items(): signal.signal(s, h)
+
+# %% ../nbs/50_cli.ipynb #6acc5ca2
 @contextlib.contextmanager
 def _together(prog, kwargs):
     "Under `torchrun`: connect the processes, and let only the first one print."
@@ -97,6 +177,8 @@ class Source:
     size:int=None # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
     held_out:float=.3 # share of the images to test on where there is no official split; 0 holds out none
     split_seed:int=0 # 0: the official test split, or the first draw of one; any other number draws another
+    split:str=None # for folders and zips: the folders at the top to test on, with commas between; none if they are classes (default: by their names)
+    classes:str=None # for folders and zips: the folders that are classes, with commas between; none if there are no labels (default: all)
     skip_unreadable:bool=False # leave out image files that cannot be read, and record which
     on_disk:str=None # for folders and zips too large for memory: decode the images once into this folder, and read from there
     data_root:str=None # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
@@ -109,14 +191,22 @@ class Source:
             ) -> tuple: # train and test `Images`, on the device
         "The images; raises `BadInput`."
         device = core.get_device(self.device)
-        train, test = data.load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root, on_disk=self.on_disk)
+        train, test = data.load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root, on_disk=self.on_disk, split=self.split, classes=self.classes)
         if self.validation: train, test = data.split(train, .3, self.split_seed)
         if show: print(f'{train}; {len(test) if test else 0:,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
         if show and train.about.get('skipped'): print(f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})")
+        if show and train.about.get('left_out'): print(f"not read: {data.left_out_text(train.about['left_out'])}")
         if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
+        if show and train.y is not None and train.name.startswith(('folder:', 'zip:')): print(_classes(train))
         return train.to(device), test and test.to(device)
 
 # %% ../nbs/50_cli.ipynb #160e29b6
+def _classes(images):
+    "What the folders were taken for, to be seen by whoever knows better."
+    some = ', '.join(images.classes[:8]) + (f' and {len(images.classes) - 8} more' if len(images.classes) > 8 else '')
+    split = 'the split is that of the folders' if images.about.get('split') == 'official' else 'no folders of a split'
+    return f'classes by folder: {some}; {split} (--classes and --split say otherwise)'
+
 def teacher_config(images:'data.Images', # what it is trained on
                    preset:str='tiny', # tiny, tiny-LOSS for any loss (moco, supervised, simclr, swav, dino, …), or a paper's: barlow_twins, simclr, moco, supervised
                    steps:int|None=None, # training steps, if not the preset's
@@ -459,7 +549,7 @@ def _targets(names, src, train, test, how):
     for n in [n.strip() for n in (names or '').split(',') if n.strip()] or [src.source]:
         if n == src.source: on.append(cmp.Target(train, test)); continue
         fixed = n in ('digits', 'letters') or n.startswith('npz:')             # made or stored in one size, and then resized
-        got = replace(src, source=n, size=None).load(size=None if fixed else tuple(train.x.shape[2:]))
+        got = replace(src, source=n, size=None, split=None, classes=None).load(size=None if fixed else tuple(train.x.shape[2:]))
         need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
         a, b = data.alike(got, train.x.shape[1:])
         _testable(b, a, how)
@@ -501,28 +591,32 @@ def _how(s):
 
 def _report_labelled(result, out):
     "Print the table, draw the picture, say where everything is."
-    import matplotlib
-    matplotlib.use('agg')
     largest = {r['method']: r['set'] for r in result['rows'] if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])}
     sets = {n: distilled.load(out/p) for n, p in largest.items()}
-    with core.atomic(out/'picture.png') as p: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}).savefig(p, dpi=130, format='png')
+    _draw(out/'picture.png', lambda: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}))
     print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n{_how(result['settings'])}")
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
 # %% ../nbs/50_cli.ipynb #84bc7ff7
-def _report(result, out):
-    "Print the tables, draw the pictures, say where everything is."
+def _draw(path, make):
+    "A picture; one that fails is a note, and the numbers are printed all the same."
     import matplotlib
     matplotlib.use('agg')
+    try:
+        with core.atomic(path) as p: make().savefig(p, dpi=130, format='png')
+    except Exception as e: core.remark(f'{path} was not drawn ({e})')
+
+def _report(result, out):
+    "Print the tables, draw the pictures, say where everything is."
     some = any(r['accuracy'] is not None for r in result['rows'])
     rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
     sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
-    figures = {'picture': cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
-    if some: figures['curves'] = cmp.curves(result)
-    figures |= {f'across-{k}': cmp.across(result, k) for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows}
-    for n, f in figures.items():
-        with core.atomic(out/f'{n}.png') as p: f.savefig(p, dpi=130, format='png')
+    figures = {'picture': lambda: cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
+    if some: figures['curves'] = lambda: cmp.curves(result)
+    across = [k for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows]
+    figures |= {f'across-{k}': functools.partial(cmp.across, result, k) for k in across}
+    for n, make in figures.items(): _draw(out/f'{n}.png', make)
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result))
     print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))

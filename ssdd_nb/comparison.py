@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 import torch
 from torch import nn
 from . import __version__
-from .core import BadInput, Run, describe, digest, generator, known, need, progress_bar, write_json
+from .core import BadInput, Run, describe, digest, generator, known, need, progress_bar, read_json, write_json, write_sealed
 from .data import Images, denormalise
 from .distilled import Distilled, Method, distil, method_named
 from .evaluation import Recipe, Student, embed, knn, pretrained, probe, probe_scores
@@ -143,10 +143,11 @@ def once(folder:Path|None, # where results are kept; None keeps nothing
     "The result of `compute()`, or of an earlier one that was asked the same."
     path = folder and Path(folder)/f'{name}-{digest(ask)}.json'
     if path and path.exists():
-        try: return json.loads(path.read_text())['result']
-        except (ValueError, KeyError): raise BadInput(f'{path}: not a result of this library; remove it') from None
+        got = read_json(path, 'a result of this library')
+        need(got.get('ask') == json.loads(json.dumps(ask)) and 'result' in got, 'path', path, 'not a result of this library; remove it')
+        return got['result']
     result = json.loads(json.dumps(compute()))
-    if path: write_json(path, dict(ask=ask, result=result, made=describe()))
+    if path: write_sealed(path, dict(ask=ask, result=result, made=describe()))
     return result
 
 # %% ../nbs/40_compare.ipynb #5550627e

@@ -15,10 +15,9 @@ import statistics, time
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from safetensors.torch import load_file, save_file
-from .core import BadInput, Batches, Run, atomic, generator, known, meeting_place, need, place, precision, run
+from .core import BadInput, Batches, Run, as_path, digest, generator, known, meeting_place, need, place, precision, run, safe
 from .data import Images, in_short, index_to, known_options, labelled, need_images, normalise, stratified
-from .distilled import Distilled, PROBABILITIES, distilled_from, need_set
+from .distilled import Distilled, PROBABILITIES, distilled_from, need_set, read_tensors, write_tensors
 from .nets import Encoder, in_batches, make_net
 from .teachers import OF_RUN, Teacher, Views, view_of
 
@@ -170,12 +169,20 @@ def train_student(task, # has a `net` and a number of `steps`
                   **kwargs # for `run`
                  ) -> nn.Module: # the task's network, trained, in eval mode
     "Run a training, or read the weights of the one that is finished in `out`."
-    file = out and Path(out)/'student.safetensors'
-    def keep(task):
-        with atomic(file) as p: save_file({k: v.cpu().contiguous() for k, v in task.net.state_dict().items()}, p)
+    file = None if out is None else as_path(out, 'out')/'student.safetensors'
+    state = lambda: task.net.state_dict()
+    keep = lambda _: write_tensors(file, state(), dict(hash=digest(*state().values())))
     run(task, task.steps, out, finish=keep if file else None, **kwargs)
-    if file: task.net.load_state_dict(load_file(file))
+    if file: task.net.load_state_dict(_student(file, state()))
     return task.net.eval()
+
+def _student(file, like):
+    "The weights of a finished student."
+    about, weights = read_tensors(file, 'student')
+    fits = {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in like.items()}
+    whole = fits and about.get('hash') in (None, digest(*[weights[k] for k in like]))
+    need(whole, 'student', file, 'was damaged or changed; remove its folder to train it anew')
+    return weights
 
 # %% ../nbs/06_evaluate.ipynb #0ec461cd
 def need_fit(net:nn.Module, # a student
@@ -190,6 +197,21 @@ def need_fit(net:nn.Module, # a student
     made = getattr(net, 'spec', None) or {}
     c = made.get('in_channels')
     need(c in (None, d.x.shape[1]), 'net', f'made for {c} channels', f'the images of the set have {d.x.shape[1]}')
+    if not isinstance(net, Encoder): _need_outputs(net, d)
+
+def _need_outputs(net, d):
+    "Raise `BadInput` unless a network of somebody else's gives a number for each target, or each class."
+    k = d.y.shape[-1] if d.y.ndim > 1 else len(d.manifest.get('classes') or ()) or int(d.y.max()) + 1
+    was, device = net.training, next((p.device for p in net.parameters()), 'cpu')
+    right = f'must map images of {tuple(d.x.shape[1:])} to (N, {k})'
+    net.eval()                                             # a batch norm takes no single image otherwise, and learns from it
+    try:
+        with torch.no_grad(): out = net(d.normalised()[:2].to(device))
+    except (RuntimeError, TypeError, ValueError) as e: raise BadInput(f'net={in_short(net)}: {right} ({safe(e, most=120)})') from e
+    finally: net.train(was)
+    got = f'output of shape {tuple(out.shape)}' if isinstance(out, Tensor) else f'output of type {type(out).__name__}'
+    fits = isinstance(out, Tensor) and out.ndim == 2 and len(out) == min(2, len(d)) and (out.shape[1] == k if d.y.ndim > 1 else out.shape[1] >= k)
+    need(fits, 'net', got, right)
 
 # %% ../nbs/06_evaluate.ipynb #9a9b3939
 def linear_probe(f:Tensor, # features of the labelled images (n, d)

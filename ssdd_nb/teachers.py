@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from .core import BadInput, Batches, World, all_sum, atomic, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, meeting_place, need, place, precision, run, seed_of, seeded, to_device, together_to_device, world
+from .core import BadInput, Batches, World, all_sum, as_path, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, meeting_place, need, need_file, place, precision, run, safe, seed_of, seeded, to_device, together_to_device, world
 from .data import Images, in_short, index_to, known_options, need_images, normalise
-from .distilled import assets
+from .distilled import assets, read_tensors, write_tensors
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
 
 # %% ../nbs/05_teachers.ipynb #3a79e0fb
@@ -573,6 +572,8 @@ class Teacher:
                  std, # (C,) likewise
                  manifest:dict|None=None # how it was made
                 ):
+        need(isinstance(net, nn.Module), 'net', in_short(net), 'must be a network, from (N, C, H, W) to (N, k)')
+        if any(p.dtype in (torch.float64, torch.float16, torch.bfloat16) for p in net.parameters()): net = net.float()
         self.net = place(net, meeting_place(net, 'cpu')).eval().requires_grad_(False)
         self.g, self.kept = (net.features, net.body) if isinstance(net, Encoder) else (net, net)      # what it computes, and what of it is saved
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
@@ -581,12 +582,25 @@ class Teacher:
 
     def __call__(self, x:Tensor) -> Tensor: # (n, C, H, W) in pixel units, to (n, k)
         "g_φ(x), without gradients, on the images' device. The network goes to a card where the images are, and never leaves one."
+        fit = bool(self.mean.isfinite().all() and self.std.isfinite().all() and (self.std > 0).all()) and len(self.mean) == len(self.std)
+        need(fit, 'mean, std', (self.mean.tolist(), self.std.tolist()), 'one finite mean and one positive std for each channel')
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
         device = meeting_place(self.net, x.device)
         mean, std = (to_device(t, device) for t in (self.mean, self.std))
-        out = in_batches(self.g, self.net.to(device), (normalise(to_device(b, device), mean, std) for b in x.split(512)))
-        need(out.ndim == 2, 'teacher', f'output of shape {tuple(out.shape)}', 'must map (N, C, H, W) to (N, k); wrap it so that it does')
+        out = in_batches(self.answer, self.net.to(device), (normalise(to_device(b, device), mean, std) for b in x.split(512)))
         return out.float().to(x.device)
+
+    def answer(self, x:Tensor) -> Tensor: # normalised images (n, C, H, W), to (n, k)
+        "What the network says of a batch; raises `BadInput` if it is not a row of numbers for each image."
+        try: out = self.g(x)
+        except (torch.OutOfMemoryError, BadInput): raise
+        except (RuntimeError, TypeError, ValueError) as e:
+            what = '×'.join(map(str, x.shape[1:]))
+            raise BadInput(f'teacher={in_short(self.net)}: does not take images of {what} ({safe(e, most=120)})') from e
+        right = 'must map (N, C, H, W) to (N, k); wrap it so that it does'
+        need(isinstance(out, Tensor), 'teacher', f'output of type {type(out).__name__}', right)
+        need(out.ndim == 2 and len(out) == len(x), 'teacher', f'output of shape {tuple(out.shape)}', right)
+        return out
 
     def __repr__(self):
         m, on = self.manifest, self.manifest.get('trained_on') or {}
@@ -625,14 +639,22 @@ def targets(self:Teacher,
     "The targets of images, computed once for each (teacher, images)."
     if images.hash in self.cache: return self.cache[images.hash].to(images.x.device)
     file = self.folder and self.folder/f'targets-{digest(self.hash(), images.hash)}.safetensors'
-    if file and file.exists():
-        with safe_open(str(file), 'pt') as f: y = f.get_tensor('y').to(images.x.device)
+    if file and file.exists(): y = _read_targets(file, len(images)).to(images.x.device)
     else:
         barrier()                                          # all have looked for the file before one of them writes it
         y = gathered(torch.cat([self(images.pixels(i)) for i in world().share(torch.arange(len(images))).split(512)]), len(images))
-        if file:
-            with atomic(file) as p: save_file({'y': y.cpu()}, p)
+        bad = int((~y.isfinite()).any(1).sum())
+        need(not bad, 'teacher', f'NaN or infinite targets for {bad} of {len(y)} images', 'its numbers ran away; train it anew, with a smaller learning rate')
+        if file: write_tensors(file, dict(y=y), dict(hash=digest(y)))
     self.cache[images.hash] = y
+    return y
+
+def _read_targets(file, n):
+    "Targets that were computed before."
+    about, tensors = read_tensors(file, 'targets')
+    y = tensors.get('y')
+    fits = y is not None and y.ndim == 2 and len(y) == n and about.get('hash') in (None, digest(y))
+    need(fits, 'targets', file, 'was damaged or changed; remove it, and it will be made anew')
     return y
 
 # %% ../nbs/05_teachers.ipynb #d1e189df
@@ -642,38 +664,51 @@ TEACHER_FORMAT = 'ssdd-nb teacher 1'
 def save(self:Teacher, path:Path) -> Path: # NAME.safetensors
     "Write weights and manifest, whole or not at all."
     about = dict(format=TEACHER_FORMAT, **self.about(), spec=getattr(self.net, 'spec', None), mean=self.mean.tolist(), std=self.std.tolist())
-    with atomic(path) as p: save_file({k: t.cpu().contiguous() for k, t in self.kept.state_dict().items()}, p, {'manifest': json.dumps(about)})
-    return Path(path)
+    path = as_path(path)
+    write_tensors(path, self.kept.state_dict(), about)
+    return path
 
 def load_teacher(path:str|Path, # NAME.safetensors, a folder with teacher.safetensors in it, or `digits`: the one that ships with the library
                  net:nn.Module|None=None # the module, for a teacher that `make_net` did not make
                 ) -> Teacher:
     "Read a teacher back; raises `BadInput` if the file is missing, torn, or not a teacher."
     path = _teacher_file(path)
-    try:
-        with safe_open(str(path), 'pt') as f: m, weights = json.loads((f.metadata() or {}).get('manifest', '{}')), {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e: raise BadInput(f'teacher={path}: torn, or not a .safetensors file ({str(e)[:80]})') from None
+    m, weights = read_tensors(path, 'teacher')
     is_set = 'distilled' in str(m.get('format'))
     need(not is_set, 'teacher', path, 'is a distilled set, not a teacher: load reads it')
     need(m.pop('format', None) == TEACHER_FORMAT, 'teacher', path, f'not a teacher of this library ({TEACHER_FORMAT})')
-    spec, want, mean, std = m.pop('spec'), m.pop('hash'), m.pop('mean'), m.pop('std')
+    damaged = 'the file was damaged or changed'
+    spec, want, mean, std = (m.pop(k, None) for k in ('spec', 'hash', 'mean', 'std'))
     scores = m.get('what') == 'class scores'
-    if net is None and spec: net = make_net(**spec)
+    numbers = all(isinstance(v, list) and all(isinstance(i, (int, float)) for i in v) for v in (mean, std))
+    need(numbers and isinstance(spec, dict | None) and isinstance(m.get('trained_on') or {}, dict), 'teacher', path, f'its manifest is not whole: {damaged}')
+    if net is None and spec: net = _specified(spec, weights, path)
     if net is None and str(m.get('net')).startswith(('torchvision:', 'timm:')):
         net = _made(m['net'], False)
         if scores: net = Encoder(net, *weights['head.weight'].shape[::-1])
     need(net is not None, 'net', net, f'this teacher is a {m.get("net")} of your own: pass the module')
     teacher = (Classifier if scores else Teacher)(net, mean, std, m)
-    teacher.kept.load_state_dict(weights)
+    try: teacher.kept.load_state_dict(weights)
+    except RuntimeError as e: raise BadInput(f'teacher={path}: its weights are not those of {m.get("net")} ({safe(e, most=120)}): {damaged}') from None
     need(teacher.hash() == want, 'teacher', path, 'its weights do not match its hash: the file was damaged or changed')
     return teacher
+
+def _specified(spec, weights, path):
+    "The network that a file describes, made in memory only if it is as large as the weights."
+    wrong = f'teacher={path}: describes a network that is not that of its weights: the file was damaged or changed'
+    try:
+        with torch.device('meta'): sketch = make_net(**spec)
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as e: raise BadInput(f'{wrong} ({safe(e, most=80)})') from None
+    largest = max([t.numel() for t in weights.values()], default=0)
+    if any(p.numel() > largest for p in sketch.body.parameters()): raise BadInput(wrong)
+    return make_net(**spec)
 
 def _teacher_file(path):
     "Where a teacher lies; raises `BadInput` that says what is there instead."
     need(isinstance(path, (str, os.PathLike)), 'teacher', in_short(path), 'must be the path of a teacher, or digits')
     ships = assets()/'teachers'/f'{path}.safetensors'
     if str(path) == ships.stem and ships.exists(): return ships
-    path = Path(path).expanduser()
+    path = as_path(path, 'teacher')
     if not path.is_dir():
         need(path.is_file(), 'teacher', path, 'there is no such file; ssdd-teacher makes one, and digits ships with the library')
         return path
@@ -698,10 +733,11 @@ def train_teacher(images:Images, # their labels are looked at by the loss `super
     task = TeacherTask(images, cfg, seed)
     about = dict(net=cfg.net, loss=cfg.loss, steps=task.steps, seed=seed, trained_on=images.describe())
     kind = Classifier if cfg.loss == 'supervised' else Teacher
-    finish = lambda t: kind(t.net, images.mean, images.std, about).save(Path(out)/'teacher.safetensors')
+    out = None if out is None else as_path(out, 'out')
+    finish = lambda t: kind(t.net, images.mean, images.std, about).save(out/'teacher.safetensors')
     rec = run(task, task.steps, out, name='teacher', config=dict(**asdict(cfg), images=images.hash, labels=images.label_hash if cfg.loss == 'supervised' else None), seed=seed, finish=finish if out else None, **kwargs)
     teacher = load_teacher(out) if out else kind(task.net, images.mean, images.std, about)
-    teacher.run, teacher.folder = rec, out and Path(out)
+    teacher.run, teacher.folder = rec, out
     return teacher
 
 def teacher_settings(images:Images, # what the teacher is for
@@ -730,7 +766,7 @@ IMAGENET = (.485, .456, .406), (.229, .224, .225)
 def read_state(path:Path # .safetensors, or what `torch.save` wrote
               ) -> dict: # name: tensor
     "A state dict from a file, without running any code in it; raises `BadInput`."
-    need(Path(path).is_file(), 'weights', path, 'there is no such file')
+    path = need_file(path, 'weights')
     try: state = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise BadInput(f'weights={path}: cannot be read as weights ({type(e).__name__}); must be a whole state dict, as .safetensors or from torch.save') from None
     while isinstance(state, dict) and not any(isinstance(v, Tensor) for v in state.values()):
