@@ -23,7 +23,7 @@ from .core import BadInput, Diverged, Lost, PRECISIONS, atomic, changed, compili
 from .data import Images, alike, labelled, load_images, split
 from .distilled import load
 from .evaluation import Recipe, Student, paper_recipe, pretrained
-from .protocols import FineTune, paper_finetune
+from .protocols import FineTune, STUDENTS, paper_finetune, student_named
 from .nets import NETS
 from .posttrain import align, load_labels, random_set, relabel
 from .registry import named
@@ -424,9 +424,9 @@ def compare(src:Source=Source(), # see there
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
     "Networks by name: the ConvNet with instance norms, as MKDT's experts have them, all others with batch norms."
-    return [Student() if n == 'convnet' else Student(n, norm='batch') for n in _names(text, NETS, 'student')]
+    return [student_named(n) for n in _names(text, (*STUDENTS, *NETS), 'student')]
 
-def _recipe(name): return Recipe() if known(name, ('same', 'krrst', 'mkdt'), 'recipe').lower() == 'same' else paper_recipe(name)
+def _recipe(name): return Recipe() if known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same' else paper_recipe(name)
 
 def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
     "Positive whole numbers with commas between."

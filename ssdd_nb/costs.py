@@ -108,7 +108,7 @@ def stand_in(n:int, channels:int, side:int, classes:int=0 # how many images, of 
             ) -> Images:
     "Images that need no memory, for estimates of data one does not have at hand."
     x = torch.zeros(1, channels, side, side, dtype=torch.uint8).expand(n, -1, -1, -1)
-    return Images(x, torch.zeros(n, dtype=torch.long) if classes else None, tuple(map(str, range(classes))), mean=torch.zeros(channels), std=torch.ones(channels))
+    return Images(x, torch.arange(n) % classes if classes else None, tuple(map(str, range(classes))), mean=torch.zeros(channels), std=torch.ones(channels))
 
 def on_meta(net:str, images:Images, out_dim:int=1, **options # one of `nets.NETS`, for such images; its options
            ) -> Encoder:

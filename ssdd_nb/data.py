@@ -7,10 +7,10 @@ __all__ = ['DEFAULT_SIZE', 'SOURCES', 'TYPEFACES', 'statistics', 'as_float', 'in
            'image_grid', 'in_short', 'need_images', 'known_options', 'as_labels', 'normalise', 'denormalise',
            'from_arrays', 'stratified', 'labelled', 'split', 'decode', 'image_endings', 'folder_files', 'zip_files',
            'read_files', 'as_size', 'choose_size', 'from_files', 'tree', 'pack', 'from_torchvision', 'letters', 'alike',
-           'own_files', 'digits', 'from_npz', 'load_images']
+           'own_files', 'named_set', 'digits', 'from_npz', 'load_images']
 
 # %% ../nbs/01_data.ipynb #fa4eec52
-import functools, inspect, io, json, os, warnings, zipfile
+import functools, importlib, inspect, io, json, os, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -634,7 +634,7 @@ def own_files(source:str|Path # whatever `load_images` was given
     wants = 'must be a name or a path; from_arrays(x, y) makes images of arrays'
     need(isinstance(source, (str, os.PathLike)), 'source', in_short(source), wants)
     prefix = str(source).partition(':')[0] in ('folder', 'zip', 'npz')
-    if prefix or source in ('digits', 'letters'): return str(source)
+    if prefix or source in ('digits', 'letters') or named_set(source): return str(source)
     path, ending = Path(source).expanduser(), Path(source).suffix[1:].lower()
     if path.is_dir():
         both = f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename it'
@@ -646,6 +646,12 @@ def own_files(source:str|Path # whatever `load_images` was given
     like_a_path = not isinstance(source, str) or ending in ('zip', 'npz') or len(Path(source).parts) > 1
     need(not like_a_path, 'source', source, 'there is no such folder or file')
     return source
+
+def named_set(source:str|Path # whatever `load_images` was given
+             ) -> bool:
+    "Whether it is NAME@PATH, a data set as people find it; see `datasets`."
+    name, at, _ = str(source).partition('@')
+    return bool(at) and not set('/.') & set(name) and not Path(source).exists()
 
 def _ambiguous(source):
     "Whether a folder has the name of a set of torchvision."
@@ -683,11 +689,13 @@ def load_images(source:str|Path='digits', # `digits`, `letters`, a torchvision n
     source = own_files(source)
     size = None if size is None else as_size(size)
     kind, _, path = source.partition(':')
-    need(not on_disk or kind in ('folder', 'zip'), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
+    need(not on_disk or kind in ('folder', 'zip') or named_set(source), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
     name = f'{kind}:{Path(path).name or path}' if path else source
     if kind in ('folder', 'zip'):
         files = folder_files(path) if kind == 'folder' else zip_files(path)
+        importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
         images, official = pack(files, name, on_disk, size, skip_unreadable) if on_disk else from_files(files, name, size, skip_unreadable)
+    elif named_set(source): images, official = importlib.import_module('ssdd_nb.datasets').read_set(source, size, skip_unreadable, on_disk)
     elif kind == 'npz':
         try: images, official = from_npz(path)
         except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
