@@ -40,6 +40,7 @@ def paper_finetune(name:str='krrst' # `krrst` (ICLR), `krrst-fine` (its fine-gra
     return recipes[known(name, recipes, 'recipe')]
 
 STUDENTS = {'krrst-convnet3': Student('convnet', (128, 256, 512), 'batch'), 'krrst-convnet4': Student('convnet', (64, 128, 256, 512), 'batch'),
+            'krrst-convnet5': Student('convnet', (32, 64, 128, 256, 512), 'batch'),
             'mkdt-convnet3': Student('convnet', (128,)*3), 'mkdt-convnet4': Student('convnet', (128,)*4)} # of the papers, by name (widths from the authors' code)
 
 def student_named(name:str # one of `STUDENTS`, or of `nets.NETS`
