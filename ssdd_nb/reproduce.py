@@ -17,7 +17,7 @@ __all__ = ['KINDS', 'TABLES', 'DATA', 'NUMBERS', 'FINE', 'KRRST_LINES', 'WITHOUT
            'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost', 'run_settings',
            'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
 
-# %% ../nbs/45_reproduce.ipynb #2498e1ea
+# %% ../nbs/45_reproduce.ipynb #3fb7a4cd
 import functools, json, os, re, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from .registry import METHODS
 from .datasets import SETS
 from .viz import colour
 
-# %% ../nbs/45_reproduce.ipynb #9ef317f5
+# %% ../nbs/45_reproduce.ipynb #49e65aba
 @dataclass(frozen=True)
 class Axis:
     "A line or a column of a table."
@@ -85,7 +85,7 @@ def table(*args, **kwargs): # of `Table`
     t = Table(*args, **kwargs)
     TABLES[t.name] = t
 
-# %% ../nbs/45_reproduce.ipynb #a058cf87
+# %% ../nbs/45_reproduce.ipynb #f493f7c6
 @dataclass(frozen=True)
 class Data:
     "A data set of the papers."
@@ -99,7 +99,7 @@ DATA = dict(cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32), cifar100=Data('CI
             imagenet64=_set('imagenet-64', 64), imagenette224=_set('imagenette', 224), imagenet=_set('imagenet', 224), aircraft=_set('fgvc-aircraft'), cars=_set('stanford-cars'),
             cub=_set('cub'), dogs=_set('stanford-dogs'), flowers=_set('flowers-102'))
 
-# %% ../nbs/45_reproduce.ipynb #cf61df03
+# %% ../nbs/45_reproduce.ipynb #d4c30f26
 NUMBERS = {}
 NUMBERS['k1'] = """
 62.53±.15 85.95±.13 18.15±.57 11.59±.70 14.41±.70 18.00±.27 32.61±.73
@@ -296,7 +296,7 @@ NUMBERS['m12'] = """
 4.26±.34 26.06±1.58 1.20±.14 1.49±.28 0.87±.26 1.24±.07 1.41±.27
 9.66±.24 38.16±.57 2.11±.19 2.83±.41 1.06±.04 1.74±.15 2.38±.19"""
 
-# %% ../nbs/45_reproduce.ipynb #667b830d
+# %% ../nbs/45_reproduce.ipynb #b6bf629c
 def of(*pairs, **more): # (label, what) with what a dict, or a name that goes under the one keyword's name
     "Several lines or columns."
     return tuple(Axis(l, w if isinstance(w, dict) else {**more, 'method': w}) for l, w in pairs)
@@ -336,7 +336,7 @@ table('krrst-table5', 'krrst', 'Table 5', 'Target data-free knowledge distillati
 for i, s in enumerate(OTHERS):
     table(f'krrst-table{6 + i}', 'krrst', f'Table {6 + i}', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, on(*FINE), dict(TINY, student=s), NUMBERS[f'k{6 + i}'], departs=DEPARTS)
 
-# %% ../nbs/45_reproduce.ipynb #e683336c
+# %% ../nbs/45_reproduce.ipynb #c8dce3db
 ICLR = dict(TUNED, tuning='krrst')
 def iclr(*names): return tuple(Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names))
 QUOTED = 'The ICLR version\'s numbers are not in the text at hand.'
@@ -362,7 +362,7 @@ table('krrst-figure2', 'krrst', 'Figure 2', 'Images, features and targets', 'pic
 table('krrst-figure1', 'krrst', 'Figure 1', 'What is distilled and transferred: a drawing', 'none', status='not applicable', reason='a drawing')
 table('krrst-theorem1', 'krrst', 'Theorem 1', 'A gradient through SSL training is biased', 'page', base=dict(page='20_theory_bias'), status='small only', reason='a statement: the page checks it exactly')
 
-# %% ../nbs/45_reproduce.ipynb #146a0ca3
+# %% ../nbs/45_reproduce.ipynb #4ec87dc9
 def twice(labels, pairs): # fractions of the labels, (label, what) pairs
     "The lines, for one fraction of the labels after the other."
     return tuple(Axis(f'{100*f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f)) for f in labels for l, w in pairs)
@@ -415,7 +415,7 @@ for n, d in ((2, 'cifar10'), (3, 'cifar100'), (4, 'tinyimagenet')):
 table('mkdt-theorem4.1', 'mkdt', 'Theorem 4.1', 'Gradients of SSL vary more', 'page', base=dict(page='21_theory_variance'), status='small only', reason='a statement: the page shows where it holds')
 table('mkdt-propositionD.1', 'mkdt', 'Proposition D.1', 'The same over partitions', 'page', base=dict(page='22_theory_partitions'), status='small only', reason='a statement: the page shows where it holds')
 
-# %% ../nbs/45_reproduce.ipynb #8c859001
+# %% ../nbs/45_reproduce.ipynb #93c6a394
 def net(loss, name='resnet50', epochs=None): # one of `teachers.LOSSES`, a network, passes over the images
     "What images are recovered from."
     return dict(network=(loss, name, epochs))
@@ -490,7 +490,7 @@ table('scdd-figure5', 'scdd', 'Figure 5', 'Loss curves of recovery', 'page', bas
 for n in (7, 10): table(f'scdd-figure{n}', 'scdd', f'Figure {n}', 'Clusters of recovered images', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws the clusters of digits')
 table('scdd-theorem1', 'scdd', 'Theorem 1', 'Entropy of the statistics', 'page', base=dict(page='23_theory_entropy'), status='small only', reason='a statement: the page shows what it depends on')
 
-# %% ../nbs/45_reproduce.ipynb #227c235c
+# %% ../nbs/45_reproduce.ipynb #d9ed54ae
 @dataclass(frozen=True)
 class Small:
     "What is smaller at the small scale."
@@ -565,7 +565,7 @@ def student_of(what:dict, scale:str) -> Student: # a cell's, `small` or `paper`
     if 'network' in what and who.net.startswith(('resnet', 'regnet')): return Student('resnet_tiny', (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32), 'batch')
     return replace(who, widths=SMALL_WIDTHS.get(who.net))
 
-# %% ../nbs/45_reproduce.ipynb #74ff3f61
+# %% ../nbs/45_reproduce.ipynb #80cf3acf
 @dataclass(frozen=True)
 class Cell:
     "Everything a cell of a table depends on but the seed and the data."
@@ -645,7 +645,7 @@ class Shelf:
         else:
             from ssdd_nb.data import letters, split
             got = split(letters(8, 20, list(DATA).index(name))[0], .3)
-        return tuple(replace(few(i, n), name=f'{"digits" if side is None else "letters"} for {name}').to(self.device) for i, n in zip(got, (SMALL.train, SMALL.test)))
+        return tuple(replace(few(i, n), name='digits' if side is None else f'letters for {name}').to(self.device) for i, n in zip(got, (SMALL.train, SMALL.test)))
 
     def target(self, name:str, source:str, shape # one of `DATA`; which is the source; (C, H, W)
               ) -> tuple: # train and test `Images`, of this shape
@@ -676,7 +676,7 @@ def wanted(t:Table, only=None # which; labels or names of methods
     asked = {known(o, [n for n in names if n], 'only') for o in only}
     return [l for l in t.lines if asked & {l.label, l.what.get('method')} or not l.what.get('method') and not l.extra]
 
-# %% ../nbs/45_reproduce.ipynb #64519183
+# %% ../nbs/45_reproduce.ipynb #6a3184fc
 CARD = 10_000 # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
 
 class Counting:
@@ -741,6 +741,7 @@ def method_cost(method, images, cfg # settings, X_t, the teacher's
     "What a set takes; nothing for real images. Settings that cost nothing are left out, so that one count serves many."
     if not method.tunable: return costs.Estimate(())
     plain = replace(method, **{f.name: f.default for f in fields(method) if f.name in FREE}, **(dict(steps=1) if 'steps' in asdict_shallow(method) else {}))
+    if isinstance(method, mkdt.MKDT): plain = replace(plain, m=min(plain.m, plain.batch))
     apart = isinstance(method, scdd.SCDD) and not method.joint               # each image of a class in a batch of its own
     if apart: plain = scdd.SCDD(**dict(asdict_shallow(plain), ipc=1))
     net = cfg and costs.encoder_of(images, cfg)
@@ -771,7 +772,7 @@ def parameters(cell:Cell, images, k:int # which, what it takes, outputs
     key = ('size', s, images.x.shape[1:], k)
     return cached(repr(key), lambda: sum(p.numel() for p in costs.on_meta(s.net, images, k, widths=s.widths, norm=s.norm).parameters())/1e6)
 
-# %% ../nbs/45_reproduce.ipynb #bf2c5cc9
+# %% ../nbs/45_reproduce.ipynb #73b99a13
 def dry_run(t:Table, # which
             scale:str='paper', # or `small`
             only=None, # labels of lines or names of methods
@@ -782,7 +783,7 @@ def dry_run(t:Table, # which
     shelf, counting, found = Shelf(scale, dry=True), Counting(seeds), []
     for cell in cells(t, shelf, only) if t.kind in ('transfer', 'recover', 'network', 'fid', 'pictures', 'cost') else ():
         images = shelf.source(cell.what['data'])[0]
-        if cell.method is not None and possible(cell): cached(repr(('check', cell.method, images.x.shape, len(images.classes))), lambda: cell.method.check(images) or 'fits')
+        if cell.method is not None and possible(cell): cached(repr(('check', cell.method, images.x.shape, len(images.classes))), lambda: cell.method.check(costs.stand_in(min(len(images), 260*len(images.classes)), *images.x.shape[1:3], len(images.classes))) or 'fits')
         target = shelf.target(cell.what['target'], cell.what['data'], images.x.shape[1:])[0] if 'target' in cell.what else images
         count_cell(cell, images, target, counting)
         found.append((cell, said_of(cell, images, target)))
@@ -829,7 +830,7 @@ def listing(names=None, # of `TABLES`; all if None
         body.append([t.name, t.number, t.title, state, ', '.join(needs(t)), costs.operations(d['gflop']) + more, f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}", f"{d['mib']/1024:.1f} GiB", f"{d['disk']:.0f} GiB" if d['disk'] else '–'])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/45_reproduce.ipynb #43c0054d
+# %% ../nbs/45_reproduce.ipynb #bfad6ad9
 PROTOCOLS |= {'probe-plain': (lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed), ('labels',))}
 
 def run(t:Table|str, # which
@@ -935,7 +936,7 @@ def run_ssl(job, cell, train, target):
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
         yield dict(line=cell.line, column=cell.column, seed=s, accuracy=once(job.out/'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure))
 
-# %% ../nbs/45_reproduce.ipynb #eaf98a3f
+# %% ../nbs/45_reproduce.ipynb #4cbadeee
 def run_recover(job:Job, only) -> list: # rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
@@ -1014,7 +1015,7 @@ def run_settings(job:Job, only=None) -> list: # rows
 
 RUNNERS = dict(transfer=run_transfer, recover=run_recover, network=run_network, pictures=run_pictures, fid=run_fid, cost=run_cost, settings=run_settings)
 
-# %% ../nbs/45_reproduce.ipynb #c459e051
+# %% ../nbs/45_reproduce.ipynb #d9b84c30
 def ours(result:dict) -> dict: # from `run`; (line, column): (mean, std, how many seeds)
     "Mean and spread over the seeds."
     got = {}
