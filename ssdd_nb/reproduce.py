@@ -17,7 +17,7 @@ __all__ = ['KINDS', 'TABLES', 'DATA', 'NUMBERS', 'FINE', 'KRRST_LINES', 'WITHOUT
            'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost', 'run_settings',
            'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
 
-# %% ../nbs/45_reproduce.ipynb #3fb7a4cd
+# %% ../nbs/45_reproduce.ipynb #d14f60bf
 import functools, json, os, re, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from .registry import METHODS
 from .datasets import SETS
 from .viz import colour
 
-# %% ../nbs/45_reproduce.ipynb #49e65aba
+# %% ../nbs/45_reproduce.ipynb #410b729c
 @dataclass(frozen=True)
 class Axis:
     "A line or a column of a table."
@@ -85,7 +85,7 @@ def table(*args, **kwargs): # of `Table`
     t = Table(*args, **kwargs)
     TABLES[t.name] = t
 
-# %% ../nbs/45_reproduce.ipynb #f493f7c6
+# %% ../nbs/45_reproduce.ipynb #3bda3533
 @dataclass(frozen=True)
 class Data:
     "A data set of the papers."
@@ -99,7 +99,7 @@ DATA = dict(cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32), cifar100=Data('CI
             imagenet64=_set('imagenet-64', 64), imagenette224=_set('imagenette', 224), imagenet=_set('imagenet', 224), aircraft=_set('fgvc-aircraft'), cars=_set('stanford-cars'),
             cub=_set('cub'), dogs=_set('stanford-dogs'), flowers=_set('flowers-102'))
 
-# %% ../nbs/45_reproduce.ipynb #d4c30f26
+# %% ../nbs/45_reproduce.ipynb #41419a66
 NUMBERS = {}
 NUMBERS['k1'] = """
 62.53±.15 85.95±.13 18.15±.57 11.59±.70 14.41±.70 18.00±.27 32.61±.73
@@ -296,7 +296,7 @@ NUMBERS['m12'] = """
 4.26±.34 26.06±1.58 1.20±.14 1.49±.28 0.87±.26 1.24±.07 1.41±.27
 9.66±.24 38.16±.57 2.11±.19 2.83±.41 1.06±.04 1.74±.15 2.38±.19"""
 
-# %% ../nbs/45_reproduce.ipynb #b6bf629c
+# %% ../nbs/45_reproduce.ipynb #6cec4853
 def of(*pairs, **more): # (label, what) with what a dict, or a name that goes under the one keyword's name
     "Several lines or columns."
     return tuple(Axis(l, w if isinstance(w, dict) else {**more, 'method': w}) for l, w in pairs)
@@ -336,7 +336,7 @@ table('krrst-table5', 'krrst', 'Table 5', 'Target data-free knowledge distillati
 for i, s in enumerate(OTHERS):
     table(f'krrst-table{6 + i}', 'krrst', f'Table {6 + i}', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, on(*FINE), dict(TINY, student=s), NUMBERS[f'k{6 + i}'], departs=DEPARTS)
 
-# %% ../nbs/45_reproduce.ipynb #c8dce3db
+# %% ../nbs/45_reproduce.ipynb #f31f6463
 ICLR = dict(TUNED, tuning='krrst')
 def iclr(*names): return tuple(Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names))
 QUOTED = 'The ICLR version\'s numbers are not in the text at hand.'
@@ -362,7 +362,7 @@ table('krrst-figure2', 'krrst', 'Figure 2', 'Images, features and targets', 'pic
 table('krrst-figure1', 'krrst', 'Figure 1', 'What is distilled and transferred: a drawing', 'none', status='not applicable', reason='a drawing')
 table('krrst-theorem1', 'krrst', 'Theorem 1', 'A gradient through SSL training is biased', 'page', base=dict(page='20_theory_bias'), status='small only', reason='a statement: the page checks it exactly')
 
-# %% ../nbs/45_reproduce.ipynb #4ec87dc9
+# %% ../nbs/45_reproduce.ipynb #2792c5dc
 def twice(labels, pairs): # fractions of the labels, (label, what) pairs
     "The lines, for one fraction of the labels after the other."
     return tuple(Axis(f'{100*f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f)) for f in labels for l, w in pairs)
@@ -415,7 +415,7 @@ for n, d in ((2, 'cifar10'), (3, 'cifar100'), (4, 'tinyimagenet')):
 table('mkdt-theorem4.1', 'mkdt', 'Theorem 4.1', 'Gradients of SSL vary more', 'page', base=dict(page='21_theory_variance'), status='small only', reason='a statement: the page shows where it holds')
 table('mkdt-propositionD.1', 'mkdt', 'Proposition D.1', 'The same over partitions', 'page', base=dict(page='22_theory_partitions'), status='small only', reason='a statement: the page shows where it holds')
 
-# %% ../nbs/45_reproduce.ipynb #93c6a394
+# %% ../nbs/45_reproduce.ipynb #ad6944aa
 def net(loss, name='resnet50', epochs=None): # one of `teachers.LOSSES`, a network, passes over the images
     "What images are recovered from."
     return dict(network=(loss, name, epochs))
@@ -425,7 +425,7 @@ def hard(method): return dict(method=method, labels_kind='hard')
 NETWORK = 'Networks of ImageNet-1K are read from files where they are given (--network moco_v3-resnet50-300=FILE), and otherwise trained by this library at its own lengths and SC-DD\'s MoCo rates: the paper downloads them.'
 LINKED = 'MoCo on CIFAR-100 is set as in the script that the paper links to: a head of one layer, crops from 8 %, saturation .4, no blur.'
 TEMPERATURE = 'Temperature and mixing, which the tables do not have, are those of the authors\' code.'
-LITERATURE = 'Random, Herding, Forgetting, DM, CAFE+DSA, MTT and TESLA are trained on here as SC-DD\'s sets are, with hard labels; the paper quotes them from others, with a ConvNet. Herding and Forgetting choose within a class.'
+LITERATURE = 'Random, Herding, Forgetting, DM, CAFE+DSA, MTT and TESLA are trained on here as SC-DD\'s sets are, with hard labels (of TESLA\'s soft ones the class of the highest); the paper quotes them from others, with a ConvNet. Herding and Forgetting choose within a class.'
 EIGHT_SYSTEMS = (('Random', hard('random-labels')), ('Herding', hard('herding-labels')), ('Forgetting', hard('forgetting-labels')), ('DM', hard('dm')), ('CAFE+DSA', hard('cafe-dsa')), ('MTT', hard('mtt')), ('TESLA', hard('tesla')),
                  ('SRe²L', dict(soft('sre2l'), **net('supervised', 'resnet18'))), ('Ours', soft('scdd')), ('Whole Data', dict(hard('full'), **net('supervised', 'resnet18'))))
 def ipcs(data, label, *numbers, **more): return tuple(Axis(f'{label} IPC {i}', dict(data=data, ipc=i, **more)) for i in numbers)
@@ -490,7 +490,7 @@ table('scdd-figure5', 'scdd', 'Figure 5', 'Loss curves of recovery', 'page', bas
 for n in (7, 10): table(f'scdd-figure{n}', 'scdd', f'Figure {n}', 'Clusters of recovered images', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws the clusters of digits')
 table('scdd-theorem1', 'scdd', 'Theorem 1', 'Entropy of the statistics', 'page', base=dict(page='23_theory_entropy'), status='small only', reason='a statement: the page shows what it depends on')
 
-# %% ../nbs/45_reproduce.ipynb #d9ed54ae
+# %% ../nbs/45_reproduce.ipynb #6c0a8ca7
 @dataclass(frozen=True)
 class Small:
     "What is smaller at the small scale."
@@ -565,7 +565,7 @@ def student_of(what:dict, scale:str) -> Student: # a cell's, `small` or `paper`
     if 'network' in what and who.net.startswith(('resnet', 'regnet')): return Student('resnet_tiny', (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32), 'batch')
     return replace(who, widths=SMALL_WIDTHS.get(who.net))
 
-# %% ../nbs/45_reproduce.ipynb #80cf3acf
+# %% ../nbs/45_reproduce.ipynb #a42c4c27
 @dataclass(frozen=True)
 class Cell:
     "Everything a cell of a table depends on but the seed and the data."
@@ -676,7 +676,7 @@ def wanted(t:Table, only=None # which; labels or names of methods
     asked = {known(o, [n for n in names if n], 'only') for o in only}
     return [l for l in t.lines if asked & {l.label, l.what.get('method')} or not l.what.get('method') and not l.extra]
 
-# %% ../nbs/45_reproduce.ipynb #6a3184fc
+# %% ../nbs/45_reproduce.ipynb #78cf2162
 CARD = 10_000 # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
 
 class Counting:
@@ -772,7 +772,7 @@ def parameters(cell:Cell, images, k:int # which, what it takes, outputs
     key = ('size', s, images.x.shape[1:], k)
     return cached(repr(key), lambda: sum(p.numel() for p in costs.on_meta(s.net, images, k, widths=s.widths, norm=s.norm).parameters())/1e6)
 
-# %% ../nbs/45_reproduce.ipynb #73b99a13
+# %% ../nbs/45_reproduce.ipynb #28367bf6
 def dry_run(t:Table, # which
             scale:str='paper', # or `small`
             only=None, # labels of lines or names of methods
@@ -830,7 +830,7 @@ def listing(names=None, # of `TABLES`; all if None
         body.append([t.name, t.number, t.title, state, ', '.join(needs(t)), costs.operations(d['gflop']) + more, f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}", f"{d['mib']/1024:.1f} GiB", f"{d['disk']:.0f} GiB" if d['disk'] else '–'])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/45_reproduce.ipynb #bfad6ad9
+# %% ../nbs/45_reproduce.ipynb #dc2100a5
 PROTOCOLS |= {'probe-plain': (lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed), ('labels',))}
 
 def run(t:Table|str, # which
@@ -936,7 +936,7 @@ def run_ssl(job, cell, train, target):
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
         yield dict(line=cell.line, column=cell.column, seed=s, accuracy=once(job.out/'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure))
 
-# %% ../nbs/45_reproduce.ipynb #4cbadeee
+# %% ../nbs/45_reproduce.ipynb #7621b1af
 def run_recover(job:Job, only) -> list: # rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
@@ -955,6 +955,7 @@ def recovered(job, cell, seed):
     more = dict(recipe=asdict(cell.recipe), student=asdict(cell.student), test=test.hash)
     def measure():
         d = made(job, cell, train, net, seed, ask)
+        if d.y.ndim == 2: d = replace(d, y=d.y.argmax(1))  # TESLA's
         acc = labelled.post_scores(d, train, test, net, cell.recipe, cell.student, cell.what.get('students', 1), seed, **job.kwargs)
         return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.)
     got = once(job.out/'rows', f'{cell.method.name}-seed{seed}', json.loads(json.dumps(dict(ask, **more))), measure)
@@ -1015,7 +1016,7 @@ def run_settings(job:Job, only=None) -> list: # rows
 
 RUNNERS = dict(transfer=run_transfer, recover=run_recover, network=run_network, pictures=run_pictures, fid=run_fid, cost=run_cost, settings=run_settings)
 
-# %% ../nbs/45_reproduce.ipynb #d9b84c30
+# %% ../nbs/45_reproduce.ipynb #0a0a5a2c
 def ours(result:dict) -> dict: # from `run`; (line, column): (mean, std, how many seeds)
     "Mean and spread over the seeds."
     got = {}
