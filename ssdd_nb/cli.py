@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'posttrain', 'protocols', 'registry', 'cmp', 'lab',
-           'costs', 'benches', 'studies', 'scdd_studies', 'PIPE', 'LONG', 'add_flags', 'Parser', 'arguments', 'command',
-           'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill', 'JudgingFlags', 'eval', 'compare',
-           'demo', 'bench', 'study']
+           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'PIPE', 'LONG', 'add_flags', 'Parser', 'arguments',
+           'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill', 'JudgingFlags', 'eval',
+           'compare', 'demo', 'bench', 'study', 'reproduce']
 
 # %% ../nbs/50_cli.ipynb #f2866e78
 import os, signal, sys
@@ -18,7 +18,7 @@ def _quit(sig, frame):
 
 if os.path.basename(sys.argv[0]).startswith('ssdd-'): signal.signal(signal.SIGINT, _quit)
 
-import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, shutil, threading, time, traceback
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
@@ -28,7 +28,7 @@ from .errors import BadInput, Diverged, Late, Lost, SIGNALS, Stopped, changed, k
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
 evaluation, posttrain, protocols, registry = map(Late, ('evaluation', 'posttrain', 'protocols', 'registry'))
 cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'))
-studies, scdd_studies = map(Late, ('studies', 'scdd_studies'))
+studies, scdd_studies, tables = map(Late, ('studies', 'scdd_studies', 'reproduce'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -513,9 +513,9 @@ def compare(src:Source=Source(), # see there
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
     "Networks by name: the ConvNet with instance norms, as MKDT's experts have them, all others with batch norms."
-    return [evaluation.Student() if n == 'convnet' else evaluation.Student(n, norm='batch') for n in _names(text, nets.NETS, 'student')]
+    return [protocols.student_named(n) for n in _names(text, (*protocols.STUDENTS, *nets.NETS), 'student')]
 
-def _recipe(name): return evaluation.Recipe() if known(name, ('same', 'krrst', 'mkdt'), 'recipe').lower() == 'same' else evaluation.paper_recipe(name)
+def _recipe(name): return evaluation.Recipe() if known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same' else evaluation.paper_recipe(name)
 
 def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
     "Positive whole numbers with commas between."
@@ -666,3 +666,53 @@ def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compr
         need(name != 'compression' or not teaching.teacher_steps, 'teacher-steps', teaching.teacher_steps, 'compression varies them; leave it out')
         scdd_studies.SCDD_STUDIES[name](train, test, seeds=seeds, out=Path(out), **({'teacher_steps': teaching.teacher_steps} if teaching.teacher_steps else {}))
     print(f'the numbers  {out}/{name}.json')
+
+# %% ../nbs/50_cli.ipynb #b069c241
+@command
+def reproduce(names:list=(), # tables and figures: krrst-table1, mkdt-table2, scdd-table4, … (default: all are listed)
+              scale:str='small', # small: the same grid with small sets, networks and data; paper: the paper's
+              dry_run:bool=False, # resolve everything without data, and say what it takes
+              show_only:bool=False, # show the table as it stands, and run nothing
+              only:str=None, # lines or methods of the table, with commas between
+              seeds:int=None, # how often (default: 1 if small, 3 otherwise)
+              source:str=None, # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for several
+              data_root:str=None, # folder where data sets lie (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
+              network:str=None, # NAME=FILE,… for networks that need not be trained: moco_v3-resnet50-300=torchvision:resnet50@FILE, barlow_twins=FILE, inception=torchvision:inception_v3@FILE
+              device:str='auto', # auto, cpu, cuda, cuda:1, …
+              precision:str='float32', # float32, tf32 or bf16
+              out:str='ssdd-reproduce' # folder for NAME-SCALE.json, its picture, the sets and the networks
+             ):
+    "The papers' tables and figures: list them, say what one takes, run it, show it beside the paper's numbers. The same command again resumes."
+    known(scale, ('small', 'paper'), 'scale')
+    known(precision, core.PRECISIONS, 'precision')
+    names = [known(n, tables.TABLES, 'table') for n in names]
+    if not names: return print(tables.listing())
+    chosen = [o.strip() for o in only.split(',')] if only else None
+    for n in names:
+        t = tables.TABLES[n]
+        if dry_run: print(f'{t.number}: {t.title}\n{_dry(t, scale, chosen, seeds or 3)}')
+        else: _reproduced(t, chosen, scale, show_only, seeds, _pairs(source), data_root, _pairs(network) or {}, device, precision, Path(out))
+
+def _dry(t, scale, only, seeds):
+    "What a table takes, in words."
+    d = tables.dry_run(t, scale, only, seeds)
+    missing = f"; not counted: {', '.join(d['unknown'])}" if d['unknown'] else ''
+    return f"{d['says']}\n{costs.operations(d['gflop'])} for {seeds} seeds, {d['hours']:,.1f} hours at {tables.CARD/1000:g} TFLOP/s; {d['mib']/1024:.1f} GiB of memory, {d['disk']:.0f} GiB of disk; data: {', '.join(tables.needs(t)) or 'none'}{missing}"
+
+def _pairs(text):
+    "NAME=VALUE,… as a dict; a value alone as it is."
+    if text is None or '=' not in text: return text
+    return dict(p.strip().split('=', 1) for p in text.split(','))
+
+def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
+    "Run a table, print it, draw it."
+    need(seeds is None or seeds >= 1, 'seeds', seeds, 'at least 1')
+    path = out/f'{t.name}-{scale}.json'
+    if not show_only:
+        core.writable(out)
+        tables.run(t, scale, only, seeds, source, root, networks, out, core.get_device(device), precision=precision)
+    result = json.loads(path.read_text()) if path.exists() else None
+    print(tables.show(t, result))
+    if result and t.columns and t.kind != 'pictures':
+        tables.picture(t, result).savefig(out/f'{t.name}-{scale}.png')
+        print(f'the numbers  {path}\nthe picture  {path.with_suffix(".png")}')

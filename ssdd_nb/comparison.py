@@ -192,7 +192,7 @@ def measure(name:str, method, train:Images, test:Images, teacher:Teacher, m:int|
     "One cell of the grid: make a set, pre-train a student on it, judge it; only what is not there yet."
     setting, rows = set_of(method, train, teacher, m, seed, preset, steps, kwargs.get('precision', 'float32')), []
     made_by = name if m is None else f'{name}-m{m}'
-    folder = out and m is not None and Path(out)/'sets'/f'{made_by}-seed{seed}-{digest(setting)}'
+    folder = out and (m is not None or isinstance(method, Method) and method.sized) and Path(out)/'sets'/f'{made_by}-seed{seed}-{digest(setting)}'
     ask = dict(**setting, recipe=asdict(recipe), student=asdict(student), **(dict(views=views) if views != 'off' else {}))
     file = f'{made_by}-{student.net}-seed{seed}'
     @cache

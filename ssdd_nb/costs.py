@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Flops', 'traced', 'rates', 'timed', 'Part', 'Estimate', 'operations', 'stand_in', 'on_meta', 'blank', 'params_mib',
-           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'estimate', 'free_gib', 'need_room']
+           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'of_training', 'estimate', 'free_gib',
+           'need_room']
 
 # %% ../nbs/14_costs.ipynb #cdaf4370
 import copy, math, os, statistics, time
@@ -108,7 +109,7 @@ def stand_in(n:int, channels:int, side:int, classes:int=0 # how many images, of 
             ) -> Images:
     "Images that need no memory, for estimates of data one does not have at hand."
     x = torch.zeros(1, channels, side, side, dtype=torch.uint8).expand(n, -1, -1, -1)
-    return Images(x, torch.zeros(n, dtype=torch.long) if classes else None, tuple(map(str, range(classes))), mean=torch.zeros(channels), std=torch.ones(channels))
+    return Images(x, torch.arange(n) % classes if classes else None, tuple(map(str, range(classes))), mean=torch.zeros(channels), std=torch.ones(channels))
 
 def on_meta(net:str, images:Images, out_dim:int=1, **options # one of `nets.NETS`, for such images; its options
            ) -> Encoder:
@@ -199,6 +200,16 @@ def _without_content(net):
     return copy.deepcopy(net).to('meta')
 
 # %% ../nbs/14_costs.ipynb #14a00001
+def of_training(images:Images, net:nn.Module, # what is trained on, what (on the meta device)
+                steps:int, # how long
+                batch:int, # images at a time
+                what:str='steps of a student' # a name for the steps
+               ) -> Estimate:
+    "Training of a student: forward and back, whatever the loss."
+    x = blank(batch, images)
+    step, mib = traced(lambda: net.train()(x).sum().backward())
+    return Estimate((Part(what, steps, step, mib + params_mib(net, 3)),))
+
 @singledispatch
 def estimate(how, # a method's settings
              images:Images, # X_t

@@ -7,11 +7,11 @@ __all__ = ['OURS', 'MEMBER', 'DEFAULT_SIZE', 'SOURCES', 'TYPEFACES', 'statistics
            'check_pixels', 'image_grid', 'in_short', 'need_images', 'known_options', 'as_labels', 'normalise',
            'denormalise', 'from_arrays', 'stratified', 'labelled', 'split', 'decode', 'image_endings', 'Files',
            'folder_files', 'zip_files', 'read_files', 'as_size', 'choose_size', 'from_files', 'left_out_text',
-           'part_of', 'Layout', 'layout', 'tree', 'pack', 'from_torchvision', 'letters', 'alike', 'own_files', 'digits',
-           'from_npz', 'load_images']
+           'part_of', 'Layout', 'layout', 'tree', 'pack', 'from_torchvision', 'letters', 'alike', 'own_files',
+           'named_set', 'digits', 'from_npz', 'load_images']
 
 # %% ../nbs/01_data.ipynb #fa4eec52
-import functools, inspect, io, json, os, re, struct, warnings, zipfile
+import functools, importlib, inspect, io, json, os, re, struct, warnings, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -870,7 +870,7 @@ def own_files(source:str|Path # whatever `load_images` was given
     if prefix in ('folder', 'zip', 'npz'):
         need(rest.strip(), 'source', source, 'names no path; an empty one is not taken for the current folder (say .)')
         return str(source)
-    if source in ('digits', 'letters'): return str(source)
+    if source in ('digits', 'letters') or named_set(source): return str(source)
     path, ending = as_path(source, 'source'), Path(source).suffix[1:].lower()
     if path.is_dir():
         both = f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename it'
@@ -882,6 +882,12 @@ def own_files(source:str|Path # whatever `load_images` was given
     like_a_path = not isinstance(source, str) or ending in ('zip', 'npz') or len(Path(source).parts) > 1
     need(not like_a_path, 'source', source, 'there is no such folder or file')
     return source
+
+def named_set(source:str|Path # whatever `load_images` was given
+             ) -> bool:
+    "Whether it is NAME@PATH, a data set as people find it; see `datasets`."
+    name, at, _ = str(source).partition('@')
+    return bool(at) and not set('/.') & set(name) and not Path(source).exists()
 
 def _ambiguous(source):
     "Whether a folder has the name of a set of torchvision."
@@ -924,13 +930,15 @@ def load_images(source:str|Path='digits', # `digits`, `letters`, a torchvision n
     source = own_files(source)
     size = None if size is None else as_size(size)
     kind, _, path = source.partition(':')
-    need(not on_disk or kind in ('folder', 'zip'), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
+    need(not on_disk or kind in ('folder', 'zip') or named_set(source), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
     for arg, value in dict(split=split, classes=classes).items():
         need(value is None or kind in ('folder', 'zip'), arg, value, f'is for folders and zips; {source} says itself')
     name = safe(f'{kind}:{Path(path).name or path}' if path else source)
     if kind in ('folder', 'zip'):
         files, how = folder_files(path) if kind == 'folder' else zip_files(path), (size, skip_unreadable, split, classes)
+        if not (split or classes): importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
         images, official = from_files(files, name, *how) if on_disk is None else pack(files, name, on_disk, *how)
+    elif named_set(source): images, official = importlib.import_module('ssdd_nb.datasets').read_set(source, size, skip_unreadable, on_disk)
     elif kind == 'npz':
         try: images, official = from_npz(path)
         except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
