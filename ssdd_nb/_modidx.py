@@ -1125,7 +1125,7 @@ d = { 'settings': { 'branch': 'main',
                                'ssdd_nb.worth.Worth.labelled': ('worth.html#worth.labelled', 'ssdd_nb/worth.py'),
                                'ssdd_nb.worth.Worth.said': ('worth.html#worth.said', 'ssdd_nb/worth.py'),
                                'ssdd_nb.worth.Worth.score': ('worth.html#worth.score', 'ssdd_nb/worth.py'),
-                               'ssdd_nb.worth.found': ('worth.html#found', 'ssdd_nb/worth.py'),
                                'ssdd_nb.worth.rivals': ('worth.html#rivals', 'ssdd_nb/worth.py'),
+                               'ssdd_nb.worth.steady': ('worth.html#steady', 'ssdd_nb/worth.py'),
                                'ssdd_nb.worth.thirds': ('worth.html#thirds', 'ssdd_nb/worth.py'),
                                'ssdd_nb.worth.worth': ('worth.html#worth', 'ssdd_nb/worth.py')}}}
