@@ -13,6 +13,7 @@ import argparse, contextlib, dataclasses, difflib, functools, inspect, os, shuti
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
+from . import __version__
 from .errors import BadInput, Diverged, Late, Lost, changed, known, need
 
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
@@ -51,6 +52,7 @@ def arguments(fn, # the command
              ) -> dict: # keyword arguments for `fn`
     "Parse a command line; dataclass parameters are put together from their flags."
     parser = Parser(prog, description=fn.__doc__, allow_abbrev=False)
+    parser.add_argument('--version', action='version', version=f'ssdd-nb {__version__}', help='the version of the library')
     add_flags(parser, fn)
     got, kwargs = vars(parser.parse_args(argv)), {}
     for name, p in docments(fn, full=True, returns=False).items():

@@ -20,7 +20,8 @@ from checks import group, raises
 from ssdd_nb import comparison as compare, evaluation as evaluate
 from ssdd_nb import (bench, cli, core, coresets, costs, data, kernels, krrst, labelled, matching,
                      mkdt, nets, posttrain, protocols, pruning, scdd, scdd_studies, studies, teachers, theory_bias,
-                     theory_entropy, theory_partitions, theory_variance, trajectories, viz)
+                     theory_entropy, theory_partitions, theory_variance, theory_views, trajectories,
+                     viz)
 
 QUIET = dict(show=False)
 WIDTHS = (8, 8, 8)
@@ -739,6 +740,8 @@ def theorems(check):
     check('bias, drawn', lambda: theory_bias.gradient_bias(solve, outer, X, p, 2, 5).squared())
     check('terms of the bias', lambda: theory_bias.covariance_terms(solve, outer, X, p, 2))
     check('constant of the bias', lambda: theory_bias.bias_constant(solve, outer, X, p))
+    on_views = theory_views.view_regression(lambda x, j: (x*masks[j], x), .1)
+    check('least squares on views', lambda: theory_bias.gradient_bias(on_views, outer, X, p, 2).squared())
     W = torch.rand(3, 3, dtype=torch.float64).to('cuda')
     batch = torch.rand(4, 3, dtype=torch.float64).to('cuda'), None
     check('spectral losses', lambda: [theory_variance.spectral_loss(W, batch, n) for n in theory_variance.NEGATIVES])
