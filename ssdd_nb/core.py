@@ -345,7 +345,7 @@ class _ByValue:
 def _processes(fn, n):
     "Started processes, which call `fn(rank)`. They come from a server that never used autograd: a copy of the present process could not, once a card was seen."
     start = multiprocessing.get_context('forkserver')
-    start.set_forkserver_preload([m for m in sys.modules if m in ('torch', 'torchvision') or m.startswith('ssdd_nb.')])
+    start.set_forkserver_preload([m for m in sys.modules if m in ('torch', 'torch._dynamo', 'torchvision') or m.startswith('ssdd_nb.')])
     them = [start.Process(target=_ByValue(fn), args=(r,)) for r in range(n)]
     main, cards = sys.modules['__main__'], os.environ.get('CUDA_VISIBLE_DEVICES')
     sys.modules['__main__'], os.environ['CUDA_VISIBLE_DEVICES'] = types.ModuleType('__main__'), ''     # a notebook's or a script's main is not to be run again
