@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'posttrain', 'protocols', 'registry', 'cmp', 'lab',
-           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'PIPE', 'LONG', 'add_flags', 'Parser', 'arguments',
-           'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill', 'JudgingFlags', 'eval',
-           'compare', 'demo', 'bench', 'study', 'reproduce']
+           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'worths', 'PIPE', 'LONG', 'add_flags', 'Parser',
+           'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill',
+           'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study', 'reproduce']
 
 # %% ../nbs/50_cli.ipynb #f2866e78
 import os, signal, sys
@@ -28,7 +28,7 @@ from .errors import BadInput, Diverged, Late, Lost, SIGNALS, Stopped, changed, k
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
 evaluation, posttrain, protocols, registry = map(Late, ('evaluation', 'posttrain', 'protocols', 'registry'))
 cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'))
-studies, scdd_studies, tables = map(Late, ('studies', 'scdd_studies', 'reproduce'))
+studies, scdd_studies, tables, worths = map(Late, ('studies', 'scdd_studies', 'reproduce', 'worth'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -222,7 +222,7 @@ def teacher_config(images:'data.Images', # what it is trained on
 @dataclass
 class Teaching:
     "Which teacher."
-    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME (default: train one, and keep it with the results)
+    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME, hf-hub:USER/NAME, open_clip:MODEL, perhaps with @FILE for the weights (default: train one, and keep it with the results)
     teacher_preset:str=None # how to train one: tiny, tiny-moco, tiny-supervised, tiny-simclr, …, or a paper's: barlow_twins, simclr, moco, supervised (default: tiny; for scdd tiny-moco, for sre2l tiny-supervised)
     teacher_steps:int=None # its training steps, if not the preset's
 
@@ -233,7 +233,7 @@ class Teaching:
         "Read the teacher, or train one."
         if not self.teacher: return teachers.train_teacher(images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs)
         t = teachers.find_teacher(self.teacher)
-        t(images.pixels(slice(0, 1)))                      # says at once if it does not take such images
+        t.check(images)                                    # says at once if it does not take such images
         return t
 
     def costs(self, images:'data.Images') -> tuple: # its network, perhaps without weights; the `Estimate` of its training, without parts if it is there
@@ -269,9 +269,20 @@ def teacher(src:Source=Source(), # see there
     train, test = _start(src, out)
     t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
     print(f"teacher of {t(train.pixels(slice(0, 1))).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors")
+    if not teachers.saw_labels(t): _worth(t, train, Path(out), 'steps', yes=True)
     if train.y is not None and test:
         refs = cmp.references(train, test, t, seeds=1)
         print('linear probe: ' + '; '.join(f"{n} " + ', '.join(f"{r['accuracy']:.1f} % at {r['labels']:.0%} labels" for r in refs if r['method'] == n) for n in ('pixels', 'teacher')))
+
+def _worth(t, train, out, flag, yes):
+    "Say what a teacher is worth; stop if that is no more than an untrained network, unless `yes`."
+    w = worths.worth(t, train)
+    if not w: return
+    if core.world().rank == 0: core.write_json(out/'worth.json', w.about())
+    if w.better: return print(str(w))
+    mend = f'train it longer (--{flag}), on more images, or take a pre-trained one (--teacher timm:NAME)'
+    if yes: return print(f'note: {w}; what is made from it can hardly help: {mend}')
+    raise BadInput(f'teacher: {w}; what is made from it can hardly help: {mend}; --yes goes on')
 
 def _start(src, out, show=True):
     "Images, after making sure that results can be written."
@@ -290,7 +301,8 @@ def distill(src:Source=Source(), # see there
             soft_labels:bool=False, # of scdd, sre2l and cda: also store the network's scores for all views of the post-training, in OUT/labels
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
-            yes:bool=False, # do not ask before a run that takes much disk
+            yes:bool=False, # go on where a run takes much disk, or the teacher is no better than an untrained network
+            no_verdict:bool=False, # do not compare the set with random images at the end
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
     "Distil images into a few synthetic ones: unlabelled ones (krrst, views, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
@@ -302,7 +314,7 @@ def distill(src:Source=Source(), # see there
     with_labels = name in lab.LABELLED and lab.LABELLED[name].recovered
     need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {registry.named('of_classes')}; others take m")
     need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd, sre2l and cda')
-    train, _ = _start(src, out)
+    train, test = _start(src, out)
     if ipc is not None: m = ipc*len(train.classes)
     cmp.check(name, train, m, preset, steps)
     teaching = replace(teaching, teacher_preset=teaching.teacher_preset or how.teaching)
@@ -310,9 +322,27 @@ def distill(src:Source=Source(), # see there
     if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out)/'run.json').exists()
     t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.asks_teacher() else None
+    if 'teacher' in how.needs and not before: _worth(t, train, Path(out), 'teacher-steps', yes)
     d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
     print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.asks_teacher() else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
     if soft_labels: _store_labels(d, posttrain.align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
+    if t is not None and not no_verdict: _verdict(d, train, test, t, Path(out))
+
+def _verdict(d, train, test, t, out):
+    "Say whether the set is better than random images; keep that with the record and on the card."
+    if d.manifest['method'] in ('random', 'full'): return
+    record = core.Run.load(out/'run.json')
+    said = record.scores.get('verdict')
+    if not said:
+        v = evaluation.verdict(d, train, test, t, show=False)
+        if v is None: return
+        said = v.about()
+        if core.world().rank == 0:
+            record.scores['verdict'] = said
+            record.save(out/'run.json')
+            card = out/'distilled.md'
+            with core.atomic(card) as p: p.write_text(f"{card.read_text(encoding='utf8').rstrip()}\n\nVerdict: {said['said']}.\n", encoding='utf8')
+    print(f"verdict: {said['said']}")
 
 def _time(seconds):
     "In words."
@@ -403,7 +433,13 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(cmp.table(result))
     if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
-    else: print(cmp.gains(result))
+    else:
+        print(cmp.gains(result))
+        by = lambda name: tuple(r['target_mse'] for r in {r['seed']: r for r in result['rows'] if r['method'] == name}.values())
+        mine = by(d.manifest['method'] if d.manifest['method'] != 'random' else 'this set')
+        if None not in mine:
+            result['verdict'] = evaluation.Verdict(len(d), len(test), f'{len(test):,} held-out images', mine, by('random')).about()
+            print(f"verdict: {result['verdict']['said']}")
     print('\n' + cmp.how_text(result))
     if out: core.write_json(Path(out)/'eval.json', result)
 

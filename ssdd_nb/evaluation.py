@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Recipe', 'paper_recipe', 'Viewing', 'views_of', 'view_matrices', 'Pretraining', 'pretrain', 'train_student',
            'need_fit', 'linear_probe', 'accuracy', 'knn', 'embed', 'target_mse', 'fractions', 'labelled_draws',
-           'probe_scores', 'probe', 'Student', 'pretrained', 'outputs', 'Evaluation', 'evaluate', 'halves']
+           'probe_scores', 'probe', 'Student', 'pretrained', 'outputs', 'Evaluation', 'evaluate', 'halves', 'rankme',
+           'neighbours_in_common', 'Verdict', 'verdict']
 
 # %% ../nbs/06_evaluate.ipynb #97764a91
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from numbers import Real
-import statistics, time
+import math, statistics, time
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -486,3 +487,91 @@ def halves(d:Distilled|None, # the set that is evaluated
     need(len(half) and rest.any(), 'test', f'{len(images)} images', 'too few for a half with labels and a half to test on')
     said = f'no training images were given: labels from {len(half):,} of the images, tested on the other {int(rest.sum()):,}'
     return images[half], images[rest], said
+
+# %% ../nbs/06_evaluate.ipynb #513f9dc8
+def rankme(f:Tensor # features (n, d)
+          ) -> float: # from 1 to min(n, d)
+    "How many directions the features use (Garrido et al., 2023)."
+    s = torch.linalg.svdvals(f.double())
+    p = s/s.sum().clamp_min(1e-300) + 1e-7
+    return math.exp(-(p*p.log()).sum().item())
+
+def neighbours_in_common(a:Tensor, # features (n, d)
+                         b:Tensor, # other features of the same images (n, k)
+                         k:int=10 # neighbours, by cosine
+                        ) -> float: # share, from 0 to 1
+    "How many of each image's nearest neighbours are the same by both."
+    k = min(k, len(a) - 1)
+    def nearest(f):
+        f = F.normalize(f.double(), dim=1)
+        near = (f @ f.T).fill_diagonal_(-torch.inf).topk(k).indices
+        return torch.zeros(len(f), len(f), dtype=torch.bool, device=f.device).scatter_(1, near, True)
+    return ((nearest(a) & nearest(b)).sum()/(k*len(a))).item()
+
+@dataclass(frozen=True)
+class Verdict:
+    "Whether a set is better than as many random images, by the distance of students to the teacher."
+    m:int # images of the set
+    images:int # images that the distance is measured on
+    where:str # which these are, in words
+    ours:tuple # MSE of a student of the set, for each seed
+    random:tuple # MSE of a student of random images, for each seed
+    rank:float|None = None # RankMe of the student's features
+    neighbours:float|None = None # share of nearest neighbours in common with the teacher
+
+    @property
+    def better(self) -> bool|None: # None: the difference is within the spread over seeds
+        "Whether the set's students are nearer to the teacher, by more than two standard errors."
+        gaps = [math.log(r/o) for o, r in zip(self.ours, self.random)]
+        mean = sum(gaps)/len(gaps)
+        error = statistics.stdev(gaps)/len(gaps)**.5 if len(gaps) > 1 else 0.
+        return mean > 0 if abs(mean) > 2*error else None
+
+    def __str__(self):
+        mine, theirs = _mean(self.ours), _mean(self.random)
+        said = {True: 'better than', False: 'not better but worse than', None: 'no better than'}[self.better]
+        less = abs(1 - mine/theirs)
+        by = f", {less:.0%} {'nearer to' if mine < theirs else 'further from'} the teacher"
+        spread = '' if self.better is not None else ', within the spread over seeds'
+        n = len(self.ours)
+        return (f'{said} {self.m} random images{by}{spread} (distance {mine:.3g} against {theirs:.3g}, '
+                f"{n} student{'s' if n > 1 else ''} each, on {self.where})")
+
+    def about(self) -> dict: # JSON
+        "What a record says."
+        return dict(asdict(self), better=self.better, said=str(self))
+
+# %% ../nbs/06_evaluate.ipynb #ff9bd117
+def verdict(d:Distilled, # the set
+            train:Images, # what it was made from
+            test:Images|None, # held-out images; None: measured on images of `train` that are not in the sets
+            teacher:Teacher, # g_φ
+            seeds:int=3, # students, and draws of random images
+            recipe:Recipe=Recipe(), # how students are pre-trained
+            student:Student=Student(), # what they are
+            most:int=2000, # images to measure on
+            **kwargs # for `run`
+           ) -> Verdict|None: # None for a set whose targets are not the teacher's
+    "Is the set better than as many random images with the teacher's targets? No label is read."
+    k = teacher(train.pixels(slice(0, 1))).shape[1]
+    if d.y.ndim != 2 or d.y.shape[1] != k: return None
+    some = torch.randperm(len(train), generator=generator(0, 'verdict'))
+    drawn_from = some if test is not None else some[:max(len(d), len(some)//2)]
+    if test is None: on, where = train[some[len(drawn_from):][:most].sort().values], 'images that are not in the random sets'
+    else: on, where = test[torch.arange(min(len(test), most))], 'held-out images'
+    if len(on) < 2 or len(d) > len(drawn_from): return None
+    Y = teacher.targets(on)
+    def distance(s, seed):
+        net = pretrain(student.make(train, k, seed), s, recipe, seed, **kwargs)
+        return net, target_mse(net, on, Y)
+    ours, random = [], []
+    for seed in range(seeds):
+        draw = torch.randperm(len(drawn_from), generator=generator(seed, 'verdict'))[:len(d)]
+        beside = train[drawn_from[draw].sort().values]
+        real = distilled_from(beside.normalised(), teacher(beside.pixels()), train, method='random', config={}, seed=seed)
+        random.append(distance(real, seed)[1])
+        net, mse = distance(d, seed)
+        ours.append(mse)
+    few = torch.arange(min(len(on), 1000))
+    f = embed(net, on, index=few)
+    return Verdict(len(d), len(on), f'{len(on):,} {where}', tuple(ours), tuple(random), rankme(f), neighbours_in_common(f, Y[few]))
