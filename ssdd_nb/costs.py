@@ -114,7 +114,10 @@ def stand_in(n:int, channels:int, side:int, classes:int=0 # how many images, of 
 def on_meta(net:str, images:Images, out_dim:int=1, **options # one of `nets.NETS`, for such images; its options
            ) -> Encoder:
     "A network without weights."
-    with torch.device('meta'): return make_net(net, images.x.shape[1], images.x.shape[2:], out_dim, **options)
+    how = (net, images.x.shape[1], images.x.shape[2:], out_dim)
+    try:
+        with torch.device('meta'): return make_net(*how, **options)
+    except NotImplementedError: return make_net(*how, **options).to('meta')              # RegNets look at numbers while they are built
 
 def blank(n:int, images:Images, **kw # how many, of what size; for `torch.empty`
          ) -> Tensor: # (n, C, H, W) on the meta device

@@ -214,7 +214,7 @@ def vit_tiny(in_channels:int, size, out_dim:int, # C, (H, W), k
 # %% ../nbs/04_nets.ipynb #22b84cf6
 NETS = dict(convnet=(convnet, {}), resnet10=(resnet, dict(blocks=(1, 1, 1, 1))), resnet18=(resnet, dict(blocks=(2, 2, 2, 2))),
             resnet_tiny=(resnet, dict(blocks=(1, 1, 1), widths=(32, 64, 128))), vgg11=(vgg, {}), alexnet=(alexnet, {}), mobilenet=(mobilenet, {}), vit_tiny=(vit_tiny, {}))
-NETS |= {n: (from_torchvision, dict(name=n)) for n in ('resnet50', 'resnet101', 'regnet_x_400mf', 'regnet_x_8gf', 'squeezenet1_0', 'mobilenet_v3_small', 'mobilenet_v3_large', 'shufflenet_v2_x0_5')}
+NETS |= {n: (from_torchvision, dict(name=n)) for n in ('resnet50', 'resnet101', 'wide_resnet50_2', 'regnet_x_400mf', 'regnet_x_8gf', 'squeezenet1_0', 'mobilenet_v3_small', 'mobilenet_v3_large', 'shufflenet_v2_x0_5')}
 
 def make_net(name:str, # one of `NETS`
              in_channels:int, # C

@@ -12,12 +12,12 @@ __all__ = ['KINDS', 'TABLES', 'DATA', 'NUMBERS', 'FINE', 'KRRST_LINES', 'WITHOUT
            'twice', 'with_code', 'three', 'net', 'soft', 'hard', 'ipcs', 'fields_of', 'Small', 'teacher_of',
            'asdict_shallow', 'settings_of', 'preset_of', 'student_of', 'Cell', 'resolve', 'Shelf', 'few', 'cells',
            'wanted', 'Counting', 'cached', 'count_cell', 'scaled', 'student_cost', 'teacher_cost', 'method_cost',
-           'head_for', 'size_of', 'parameters', 'dry_run', 'possible', 'said_of', 'needs', 'listing', 'run', 'merged',
-           'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl', 'run_recover',
-           'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost', 'run_settings',
-           'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
+           'walks_cost', 'head_for', 'size_of', 'parameters', 'dry_run', 'possible', 'said_of', 'needs', 'listing',
+           'run', 'merged', 'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl',
+           'run_recover', 'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost',
+           'run_settings', 'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
 
-# %% ../nbs/45_reproduce.ipynb #d14f60bf
+# %% ../nbs/45_reproduce.ipynb #393fc0a0
 import functools, json, os, re, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from .registry import METHODS
 from .datasets import SETS
 from .viz import colour
 
-# %% ../nbs/45_reproduce.ipynb #410b729c
+# %% ../nbs/45_reproduce.ipynb #51b548d0
 @dataclass(frozen=True)
 class Axis:
     "A line or a column of a table."
@@ -85,7 +85,7 @@ def table(*args, **kwargs): # of `Table`
     t = Table(*args, **kwargs)
     TABLES[t.name] = t
 
-# %% ../nbs/45_reproduce.ipynb #3bda3533
+# %% ../nbs/45_reproduce.ipynb #e0a5e701
 @dataclass(frozen=True)
 class Data:
     "A data set of the papers."
@@ -99,7 +99,7 @@ DATA = dict(cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32), cifar100=Data('CI
             imagenet64=_set('imagenet-64', 64), imagenette224=_set('imagenette', 224), imagenet=_set('imagenet', 224), aircraft=_set('fgvc-aircraft'), cars=_set('stanford-cars'),
             cub=_set('cub'), dogs=_set('stanford-dogs'), flowers=_set('flowers-102'))
 
-# %% ../nbs/45_reproduce.ipynb #41419a66
+# %% ../nbs/45_reproduce.ipynb #707f1dbd
 NUMBERS = {}
 NUMBERS['k1'] = """
 62.53±.15 85.95±.13 18.15±.57 11.59±.70 14.41±.70 18.00±.27 32.61±.73
@@ -296,7 +296,7 @@ NUMBERS['m12'] = """
 4.26±.34 26.06±1.58 1.20±.14 1.49±.28 0.87±.26 1.24±.07 1.41±.27
 9.66±.24 38.16±.57 2.11±.19 2.83±.41 1.06±.04 1.74±.15 2.38±.19"""
 
-# %% ../nbs/45_reproduce.ipynb #6cec4853
+# %% ../nbs/45_reproduce.ipynb #a2f4d4d7
 def of(*pairs, **more): # (label, what) with what a dict, or a name that goes under the one keyword's name
     "Several lines or columns."
     return tuple(Axis(l, w if isinstance(w, dict) else {**more, 'method': w}) for l, w in pairs)
@@ -336,7 +336,7 @@ table('krrst-table5', 'krrst', 'Table 5', 'Target data-free knowledge distillati
 for i, s in enumerate(OTHERS):
     table(f'krrst-table{6 + i}', 'krrst', f'Table {6 + i}', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, on(*FINE), dict(TINY, student=s), NUMBERS[f'k{6 + i}'], departs=DEPARTS)
 
-# %% ../nbs/45_reproduce.ipynb #f31f6463
+# %% ../nbs/45_reproduce.ipynb #8bdaa564
 ICLR = dict(TUNED, tuning='krrst')
 def iclr(*names): return tuple(Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names))
 QUOTED = 'The ICLR version\'s numbers are not in the text at hand.'
@@ -362,7 +362,7 @@ table('krrst-figure2', 'krrst', 'Figure 2', 'Images, features and targets', 'pic
 table('krrst-figure1', 'krrst', 'Figure 1', 'What is distilled and transferred: a drawing', 'none', status='not applicable', reason='a drawing')
 table('krrst-theorem1', 'krrst', 'Theorem 1', 'A gradient through SSL training is biased', 'page', base=dict(page='20_theory_bias'), status='small only', reason='a statement: the page checks it exactly')
 
-# %% ../nbs/45_reproduce.ipynb #2792c5dc
+# %% ../nbs/45_reproduce.ipynb #5d42e2e8
 def twice(labels, pairs): # fractions of the labels, (label, what) pairs
     "The lines, for one fraction of the labels after the other."
     return tuple(Axis(f'{100*f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f)) for f in labels for l, w in pairs)
@@ -415,7 +415,7 @@ for n, d in ((2, 'cifar10'), (3, 'cifar100'), (4, 'tinyimagenet')):
 table('mkdt-theorem4.1', 'mkdt', 'Theorem 4.1', 'Gradients of SSL vary more', 'page', base=dict(page='21_theory_variance'), status='small only', reason='a statement: the page shows where it holds')
 table('mkdt-propositionD.1', 'mkdt', 'Proposition D.1', 'The same over partitions', 'page', base=dict(page='22_theory_partitions'), status='small only', reason='a statement: the page shows where it holds')
 
-# %% ../nbs/45_reproduce.ipynb #ad6944aa
+# %% ../nbs/45_reproduce.ipynb #debb8ada
 def net(loss, name='resnet50', epochs=None): # one of `teachers.LOSSES`, a network, passes over the images
     "What images are recovered from."
     return dict(network=(loss, name, epochs))
@@ -442,7 +442,7 @@ table('scdd-table1', 'scdd', 'Table 1', 'All systems: CIFAR-100, Tiny-ImageNet, 
 – – – – – – 17.8±1.3 21.3±.6 32.1±.2 73.2
 – – – – – – 27.9±1.2 46.8±.2 53.1±.1 73.2
 – – – – – – – 52.8±.3 57.9±.1 73.2
-– – – – – – – 57.0±.4 63.5±.1 73.2""", departs=(LITERATURE, LINKED, NETWORK, TEMPERATURE, 'The text at hand has lost columns of the ImageNet rows: which system a number belongs to was told from Table 6.', 'TESLA on ImageNet-1K asks experts of all its images: outside what MTT\'s presets have; those cells are not run.'),
+– – – – – – – 57.0±.4 63.5±.1 73.2""", departs=(LITERATURE, LINKED, NETWORK, TEMPERATURE, 'The text at hand has lost columns of the ImageNet rows: which system a number belongs to was told from Table 6.', 'DM and CAFE+DSA have no settings for ImageNet-1K, and no numbers in the paper; MTT and TESLA are at MTT\'s row for one image a class.'),
       near=(('digits-scdd', 'CIFAR-100 IPC 10', dict(ipc=10)), ('cifar10-scdd', 'CIFAR-100 IPC 10', dict(ipc=10))))
 THREE_STUDENTS = tuple(Axis(n, dict(student=s)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101')))
 table('scdd-table2', 'scdd', 'Table 2', 'Kinds and lengths of pre-training', 'recover',
@@ -465,7 +465,7 @@ table('scdd-table8', 'scdd', 'Table 8, Figure 8', 'Validation networks', 'recove
       '46.80 53.13\n55.60 60.92\n57.60 60.98\n59.89 61.94\n14.66 22.25\n45.19 51.65\n16.71 27.48\n15.41 54.13', departs=(NETWORK, TEMPERATURE), near=(('scdd-architectures', None, {}),))
 table('scdd-table9', 'scdd', 'Table 9', 'Data-free pruning', 'page', base=dict(page='13_pruning', command='ssdd-study pruning'), status='small only', reason='the paper does not say which data set, ratio and penalty its VGG-11 has (IPC 10: SRe²L 17.48, SC-DD 23.89; IPC 50: 28.19, 32.19)', near=(('scdd-pruning', None, {}),))
 HOURS = 'Operations, in PFLOP; the paper has hours of graphics cards.'
-table('scdd-table10', 'scdd', 'Table 10', 'Time to pre-train, one epoch', 'cost', tuple(Axis(n, net('moco', s, 1)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))), (Axis('pre-training', dict(part='teacher')),), dict(data='imagenet', method='scdd'), '.14\n.22\n.26', departs=(HOURS, 'Without the linear probe.'))
+table('scdd-table10', 'scdd', 'Table 10', 'Time to pre-train, one epoch', 'cost', tuple(Axis(n, net('moco', s, 1)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))), (Axis('pre-training', dict(part='teacher')),), dict(data='imagenet', method='scdd', ipc=50), '.14\n.22\n.26', departs=(HOURS, 'Without the linear probe.'))
 table('scdd-table11', 'scdd', 'Table 11', 'Time to recover, IPC 50', 'cost', tuple(Axis(n, net('moco', s, 1)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))), (Axis('recovery', dict(part='method')),), dict(data='imagenet', method='scdd', ipc=50), '7.78\n25.04\n35.44', departs=(HOURS,))
 table('scdd-table12', 'scdd', 'Table 12', 'Time to post-train, 100 epochs', 'cost', tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50, 100)), (Axis('post-training', dict(part='student')),), dict(data='imagenet', method='scdd', student='resnet18', post_epochs=100, **net('moco_v3', 'resnet50', 300)), '.75\n2.53\n4.58', departs=(HOURS, 'The student is a ResNet-18: the table does not say.'))
 def fields_of(*pairs): return tuple(Axis(l, dict(field=f)) for l, f in pairs)
@@ -490,7 +490,7 @@ table('scdd-figure5', 'scdd', 'Figure 5', 'Loss curves of recovery', 'page', bas
 for n in (7, 10): table(f'scdd-figure{n}', 'scdd', f'Figure {n}', 'Clusters of recovered images', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws the clusters of digits')
 table('scdd-theorem1', 'scdd', 'Theorem 1', 'Entropy of the statistics', 'page', base=dict(page='23_theory_entropy'), status='small only', reason='a statement: the page shows what it depends on')
 
-# %% ../nbs/45_reproduce.ipynb #6c0a8ca7
+# %% ../nbs/45_reproduce.ipynb #55f3a829
 @dataclass(frozen=True)
 class Small:
     "What is smaller at the small scale."
@@ -544,9 +544,9 @@ def settings_of(what:dict, images, scale:str # a cell's, X_t, `small` or `paper`
         if kind.name == 'highloss': change['experts'] = replace(how.experts, experts=2)
         return replace(how, **change)
     preset = next((p for p in (what.get('preset'), data + '-' + (what.get('network') or ('',))[0], data, *kind.papers) if p in kind.papers), 'tiny')
+    if kind.papers and kind.of_classes and data == 'imagenet' and data not in kind.papers: return None
     if not kind.papers: preset = 'tiny'
-    try: how = kind.settings(images, preset, m)
-    except KeyError: return None
+    how = kind.settings(images, preset, m)
     if issubclass(kind, scdd.SCDD) or type(how) in (mkdt.MKDT,) and 'steps' in what: change['steps'] = what.get('steps', how.steps)
     if kind.name == 'sas': change['groups'] = classes
     if kind.name == 'highloss': change['experts'] = replace(mkdt.MKDT.paper(preset_of(what)).experts, epochs=1)
@@ -565,7 +565,7 @@ def student_of(what:dict, scale:str) -> Student: # a cell's, `small` or `paper`
     if 'network' in what and who.net.startswith(('resnet', 'regnet')): return Student('resnet_tiny', (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32), 'batch')
     return replace(who, widths=SMALL_WIDTHS.get(who.net))
 
-# %% ../nbs/45_reproduce.ipynb #a42c4c27
+# %% ../nbs/45_reproduce.ipynb #7ed4d752
 @dataclass(frozen=True)
 class Cell:
     "Everything a cell of a table depends on but the seed and the data."
@@ -676,7 +676,7 @@ def wanted(t:Table, only=None # which; labels or names of methods
     asked = {known(o, [n for n in names if n], 'only') for o in only}
     return [l for l in t.lines if asked & {l.label, l.what.get('method')} or not l.what.get('method') and not l.extra]
 
-# %% ../nbs/45_reproduce.ipynb #78cf2162
+# %% ../nbs/45_reproduce.ipynb #f9bd2cfa
 CARD = 10_000 # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
 
 class Counting:
@@ -740,17 +740,29 @@ def method_cost(method, images, cfg # settings, X_t, the teacher's
                ) -> costs.Estimate|None: # None where it is not known
     "What a set takes; nothing for real images. Settings that cost nothing are left out, so that one count serves many."
     if not method.tunable: return costs.Estimate(())
-    plain = replace(method, **{f.name: f.default for f in fields(method) if f.name in FREE}, **(dict(steps=1) if 'steps' in asdict_shallow(method) else {}))
-    if isinstance(method, mkdt.MKDT): plain = replace(plain, m=min(plain.m, plain.batch))
+    if isinstance(method, mkdt.MKDT): return walks_cost(method, images)
+    plain = replace(method, **{f.name: f.default for f in fields(method) if f.name in FREE}, steps=1)
     apart = isinstance(method, scdd.SCDD) and not method.joint               # each image of a class in a batch of its own
     if apart: plain = scdd.SCDD(**dict(asdict_shallow(plain), ipc=1))
-    net = cfg and costs.encoder_of(images, cfg)
-    if isinstance(method, scdd.SCDD): net = head_for(net, images)
+    net = lambda: cfg and (head_for if isinstance(method, scdd.SCDD) else lambda net, _: net)(costs.encoder_of(images, cfg), images)
     key = (plain, cfg and (cfg.net, cfg.widths, cfg.stem_stride), images.x.shape, len(images.classes))
-    one = cached(repr(key), lambda: plain.cost(images, net))
+    one = cached(repr(key), lambda: plain.cost(images, net()))
     if one is None: return None
     steps = method.steps*(method.ipc if apart else 1)
     return replace(one, parts=tuple(replace(p, steps=p.steps*steps) if i == 0 else p for i, p in enumerate(one.parts)))
+
+def walks_cost(method:mkdt.MKDT, images # settings of MKDT or MTT, X_t
+              ) -> costs.Estimate:
+    "MKDT's and its kin's, from four inner steps on 32 images."
+    labels = 'labels' in method.needs
+    plain = mkdt.MKDT(m=32, batch=32, steps=1, syn_steps=4, experts=replace(method.experts, experts=1, epochs=1, batch=32, half=False))
+    k = len(images.classes) if labels else 512
+    one = cached(repr((plain, k, images.x.shape)), lambda: costs.of_mkdt(images, plain, k))
+    e, batch, size = method.experts, min(method.batch, method.m), min(method.experts.batch, len(images))
+    walk, expert = one.parts
+    walk = replace(walk, steps=method.steps*method.problems, gflop=walk.gflop*method.syn_steps/4*batch/32, mib=walk.mib*batch/32)
+    expert = replace(expert, steps=e.experts*e.epochs*(len(images)//size), gflop=expert.gflop*size/32, mib=expert.mib*size/32)
+    return costs.Estimate((walk, expert), one.disk_gib/2*e.experts*(e.epochs + 1)*(.5 if e.half else 1))
 
 def head_for(net, images): # a network without weights, labelled images
     "The network with as many outputs as there are classes."
@@ -772,7 +784,7 @@ def parameters(cell:Cell, images, k:int # which, what it takes, outputs
     key = ('size', s, images.x.shape[1:], k)
     return cached(repr(key), lambda: sum(p.numel() for p in costs.on_meta(s.net, images, k, widths=s.widths, norm=s.norm).parameters())/1e6)
 
-# %% ../nbs/45_reproduce.ipynb #28367bf6
+# %% ../nbs/45_reproduce.ipynb #19958685
 def dry_run(t:Table, # which
             scale:str='paper', # or `small`
             only=None, # labels of lines or names of methods
@@ -783,7 +795,7 @@ def dry_run(t:Table, # which
     shelf, counting, found = Shelf(scale, dry=True), Counting(seeds), []
     for cell in cells(t, shelf, only) if t.kind in ('transfer', 'recover', 'network', 'fid', 'pictures', 'cost') else ():
         images = shelf.source(cell.what['data'])[0]
-        if cell.method is not None and possible(cell): cached(repr(('check', cell.method, images.x.shape, len(images.classes))), lambda: cell.method.check(costs.stand_in(min(len(images), 260*len(images.classes)), *images.x.shape[1:3], len(images.classes))) or 'fits')
+        if cell.method is not None and possible(cell): cached(repr(('check', cell.method, images.x.shape, len(images.classes))), lambda: cell.method.check(costs.stand_in(min(len(images), size_of(cell.method, images) + 10*len(images.classes)), *images.x.shape[1:3], len(images.classes))) or 'fits')
         target = shelf.target(cell.what['target'], cell.what['data'], images.x.shape[1:])[0] if 'target' in cell.what else images
         count_cell(cell, images, target, counting)
         found.append((cell, said_of(cell, images, target)))
@@ -830,7 +842,7 @@ def listing(names=None, # of `TABLES`; all if None
         body.append([t.name, t.number, t.title, state, ', '.join(needs(t)), costs.operations(d['gflop']) + more, f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}", f"{d['mib']/1024:.1f} GiB", f"{d['disk']:.0f} GiB" if d['disk'] else '–'])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/45_reproduce.ipynb #dc2100a5
+# %% ../nbs/45_reproduce.ipynb #f2902dc5
 PROTOCOLS |= {'probe-plain': (lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed), ('labels',))}
 
 def run(t:Table|str, # which
@@ -936,7 +948,7 @@ def run_ssl(job, cell, train, target):
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
         yield dict(line=cell.line, column=cell.column, seed=s, accuracy=once(job.out/'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure))
 
-# %% ../nbs/45_reproduce.ipynb #7621b1af
+# %% ../nbs/45_reproduce.ipynb #1171ff9f
 def run_recover(job:Job, only) -> list: # rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
@@ -1016,7 +1028,7 @@ def run_settings(job:Job, only=None) -> list: # rows
 
 RUNNERS = dict(transfer=run_transfer, recover=run_recover, network=run_network, pictures=run_pictures, fid=run_fid, cost=run_cost, settings=run_settings)
 
-# %% ../nbs/45_reproduce.ipynb #0a0a5a2c
+# %% ../nbs/45_reproduce.ipynb #edf40d9e
 def ours(result:dict) -> dict: # from `run`; (line, column): (mean, std, how many seeds)
     "Mean and spread over the seeds."
     got = {}
