@@ -596,7 +596,7 @@ class Teacher:
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
         device = meeting_place(self.net, x.device)
         mean, std = (to_device(t, device) for t in (self.mean, self.std))
-        one_by_one = lambda b: need_features(self.answer(b), len(b))
+        one_by_one = lambda b: need_features(self.g(b), len(b))
         parts = (normalise(to_device(b, device), mean, std) for b in x.split(512))
         out = in_batches(one_by_one, self.net.to(device), parts)
         return out.float().to(x.device)
@@ -608,7 +608,7 @@ class Teacher:
         except BadInput: raise
         except Exception as e:                             # a network of somebody else's raises anything
             sides = '×'.join(map(str, x.shape[2:]))
-            right = f'it cannot take images of {sides} ({type(e).__name__}: {said}); foreign(net, size=…) resizes them'
+            right = f'it cannot take images of {sides} ({type(e).__name__}: {safe(e, most=100)}); foreign(net, size=…) resizes them'
             raise BadInput(f"teacher={self.manifest.get('net')}: {right}") from None
 
     def __repr__(self):
