@@ -596,20 +596,24 @@ class Teacher:
         need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
         device = meeting_place(self.net, x.device)
         mean, std = (to_device(t, device) for t in (self.mean, self.std))
-        one_by_one = lambda b: need_features(self.g(b), len(b))
+        one_by_one = lambda b: need_features(self.answer(b), len(b))
         parts = (normalise(to_device(b, device), mean, std) for b in x.split(512))
         out = in_batches(one_by_one, self.net.to(device), parts)
         return out.float().to(x.device)
 
-    def check(self, images:Images): # what it shall look at
-        "Raise `BadInput`, which names what came, unless it turns one of these images into features."
-        x = images.pixels(slice(0, 1))
-        try: return self(x)
-        except BadInput: raise
+    def answer(self, x:Tensor): # normalised images (n, C, H, W)
+        "What the network says of a batch, whatever it is; raises `BadInput` for images that it cannot take."
+        try: return self.g(x)
+        except (torch.OutOfMemoryError, BadInput): raise
         except Exception as e:                             # a network of somebody else's raises anything
             sides = '×'.join(map(str, x.shape[2:]))
-            right = f'it cannot take images of {sides} ({type(e).__name__}: {safe(e, most=100)}); foreign(net, size=…) resizes them'
-            raise BadInput(f"teacher={self.manifest.get('net')}: {right}") from None
+            why = f'{type(e).__name__}: {safe(e, most=100)}'
+            right = f'it cannot take images of {sides} ({why}); foreign(net, size=…) resizes them'
+            raise BadInput(f"teacher={self.manifest.get('net')}: {right}") from e
+
+    def check(self, images:Images): # what it shall look at
+        "Raise `BadInput`, which names what came, unless it turns one of these images into features."
+        return self(images.pixels(slice(0, 1)))
 
     def __repr__(self):
         m, on = self.manifest, self.manifest.get('trained_on') or {}
