@@ -4,22 +4,31 @@
 
 # %% auto #0
 __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'posttrain', 'protocols', 'registry', 'cmp', 'lab',
-           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'LONG', 'add_flags', 'Parser', 'arguments',
-           'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill', 'JudgingFlags', 'eval',
-           'compare', 'demo', 'bench', 'study', 'reproduce']
+           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'worths', 'PIPE', 'LONG', 'add_flags', 'Parser',
+           'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill',
+           'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study', 'reproduce']
 
 # %% ../nbs/50_cli.ipynb #f2866e78
-import argparse, contextlib, dataclasses, difflib, functools, inspect, json, os, shutil, sys, time
+import os, signal, sys
+
+def _quit(sig, frame):
+    "What a signal does while a command is still being loaded."
+    os.write(2, b'stopped before it began\n')
+    os._exit(128 + sig)
+
+if os.path.basename(sys.argv[0]).startswith('ssdd-'): signal.signal(signal.SIGINT, _quit)
+
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
 from . import __version__
-from .errors import BadInput, Diverged, Late, Lost, changed, known, need
+from .errors import BadInput, Diverged, Late, Lost, SIGNALS, Stopped, changed, known, need, safe
 
 core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teachers', 'distilled'))
 evaluation, posttrain, protocols, registry = map(Late, ('evaluation', 'posttrain', 'protocols', 'registry'))
 cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'))
-studies, scdd_studies, tables = map(Late, ('studies', 'scdd_studies', 'reproduce'))
+studies, scdd_studies, tables, worths = map(Late, ('studies', 'scdd_studies', 'reproduce', 'worth'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 def add_flags(parser:argparse.ArgumentParser, # to add to
@@ -68,16 +77,87 @@ def command(fn # a function with docments
     prog = f'ssdd-{fn.__name__}'
     @functools.wraps(fn)
     def main(argv=None):
-        kwargs = arguments(fn, prog, argv)
-        try:
-            with core.compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs): return fn(**kwargs)
-        except (BadInput, Diverged, Lost) as e: message, code = str(e), 2 if isinstance(e, BadInput) else 1
-        except KeyboardInterrupt as e: message, code = str(e) or 'stopped', 130
-        if core.world().rank: sys.exit(code) if code == 130 else time.sleep(3)      # what all would say the first one says; the others are ended meanwhile
-        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+        with _any_encoding(), _signals_stop(prog):
+            try:
+                try: return _run(fn, prog, arguments(fn, prog, argv))
+                finally: sys.stdout and sys.stdout.flush() # or what is wrong with it is found when nobody can say so
+            except Exception as e: message, code = _told(e)
+            except KeyboardInterrupt as e: message, code = str(e) or 'stopped', getattr(e, 'code', 130)
+            if code == PIPE: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)       # or Python complains when it ends
+            elif not _of_others(code): _say(f'{prog}: {safe(" ".join(message.split()), most=2000)}')
         sys.exit(code)
     return main
 
+def _run(fn, prog, kwargs):
+    "Call a command's function: in all processes, the folder locked."
+    if kwargs.get('out') is not None: kwargs['out'] = str(core.as_path(kwargs['out'], 'out'))
+    with core.compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs), core.locked(kwargs.get('out')):
+        fn(**kwargs)
+
+def _of_others(code):
+    "Whether another process says it: what all would say, the first one says."
+    if 'ssdd_nb.core' not in sys.modules or not core.world().rank: return False
+    if code < 128: time.sleep(3)                           # meanwhile this process is ended, if the first one was
+    return code >= 128
+
+def _say(line):
+    "One line on the error output; a terminal that is gone hears nothing."
+    with contextlib.suppress(OSError, ValueError): print(line, file=sys.stderr, flush=True)
+
+# %% ../nbs/50_cli.ipynb #d1611b42
+PIPE = 141 # the exit code where whoever read the output has stopped reading
+
+def _told(e):
+    "What went wrong in one line, and the exit code: 2 for what the user can mend."
+    if os.environ.get('SSDD_DEBUG') == '1': traceback.print_exception(e)
+    if isinstance(e, (BadInput, Diverged, Lost)): return str(e), 2 if isinstance(e, BadInput) else 1
+    if isinstance(e, BrokenPipeError): return '', PIPE
+    first = next(iter(str(e).splitlines()), '')[:200]
+    kind = type(e).__name__
+    if isinstance(e, MemoryError) or 'OutOfMemory' in kind or 'not enough memory' in first:
+        return f'not enough memory ({first or kind}); fewer or smaller images, a smaller batch, or on_disk (--on-disk) take less', 2
+    if isinstance(e, OSError): return f"{f'{e.filename}: ' if e.filename else ''}{e.strerror or first or kind}", 2
+    if isinstance(e, ImportError): return f'{first}; is everything that the library needs installed?', 2
+    return f'{kind}: {first} (SSDD_DEBUG=1 shows where)', 1
+
+_ASCII = dict(zip('─│×−–—…≤≥≈±·→←↑↓μσ²√αβγλ°‖✓', '-|x---.<>~~-><^vms2.abgl d|v'))
+_ASCII.update({'±': '+-', '…': '...', '°': ' deg', '→': '->', '≤': '<=', '≥': '>='})
+
+def _nearest(e):
+    "What is written in place of characters that an encoding lacks."
+    return ''.join(_ASCII.get(c, c.encode('ascii', 'backslashreplace').decode()) for c in e.object[e.start:e.end]), e.end
+
+codecs.register_error('ssdd', _nearest)
+
+@contextlib.contextmanager
+def _any_encoding():
+    "Inside, output never fails for want of a character."
+    them = [s for s in (sys.stdout, sys.stderr) if hasattr(s, 'reconfigure')]
+    before = [s.errors for s in them]
+    for s in them: s.reconfigure(errors='ssdd')
+    try: yield
+    finally:
+        for s, errors in zip(them, before):
+            with contextlib.suppress(OSError, ValueError): s.reconfigure(errors=errors)
+
+@contextlib.contextmanager
+def _signals_stop(prog):
+    "Inside, a signal that no run heeds ends the command with a line; within an import, at once."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    old = {s: signal.getsignal(s) for s in SIGNALS}
+    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}       # nohup means it
+    def stop(sig, frame):
+        at = frame
+        while at and not at.f_code.co_filename.startswith('<frozen importlib'): at = at.f_back
+        if not at: raise Stopped('stopped; the same again goes on with what is saved', sig)
+        _say(f'{prog}: stopped before it began')           # an exception would be lost in somebody's module
+        os._exit(128 + sig)
+    for s in old: signal.signal(s, stop)
+    try: yield
+    finally:
+        for s, h in old.items(): signal.signal(s, h)
+
+# %% ../nbs/50_cli.ipynb #6acc5ca2
 @contextlib.contextmanager
 def _together(prog, kwargs):
     "Under `torchrun`: connect the processes, and let only the first one print."
@@ -97,6 +177,8 @@ class Source:
     size:int=None # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
     held_out:float=.3 # share of the images to test on where there is no official split; 0 holds out none
     split_seed:int=0 # 0: the official test split, or the first draw of one; any other number draws another
+    split:str=None # for folders and zips: the folders at the top to test on, with commas between; none if they are classes (default: by their names)
+    classes:str=None # for folders and zips: the folders that are classes, with commas between; none if there are no labels (default: all)
     skip_unreadable:bool=False # leave out image files that cannot be read, and record which
     on_disk:str=None # for folders and zips too large for memory: decode the images once into this folder, and read from there
     data_root:str=None # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
@@ -109,14 +191,22 @@ class Source:
             ) -> tuple: # train and test `Images`, on the device
         "The images; raises `BadInput`."
         device = core.get_device(self.device)
-        train, test = data.load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root, on_disk=self.on_disk)
+        train, test = data.load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root, on_disk=self.on_disk, split=self.split, classes=self.classes)
         if self.validation: train, test = data.split(train, .3, self.split_seed)
         if show: print(f'{train}; {len(test) if test else 0:,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
         if show and train.about.get('skipped'): print(f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})")
+        if show and train.about.get('left_out'): print(f"not read: {data.left_out_text(train.about['left_out'])}")
         if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
+        if show and train.y is not None and train.name.startswith(('folder:', 'zip:')): print(_classes(train))
         return train.to(device), test and test.to(device)
 
 # %% ../nbs/50_cli.ipynb #160e29b6
+def _classes(images):
+    "What the folders were taken for, to be seen by whoever knows better."
+    some = ', '.join(images.classes[:8]) + (f' and {len(images.classes) - 8} more' if len(images.classes) > 8 else '')
+    split = 'the split is that of the folders' if images.about.get('split') == 'official' else 'no folders of a split'
+    return f'classes by folder: {some}; {split} (--classes and --split say otherwise)'
+
 def teacher_config(images:'data.Images', # what it is trained on
                    preset:str='tiny', # tiny, tiny-LOSS for any loss (moco, supervised, simclr, swav, dino, …), or a paper's: barlow_twins, simclr, moco, supervised
                    steps:int|None=None, # training steps, if not the preset's
@@ -132,7 +222,7 @@ def teacher_config(images:'data.Images', # what it is trained on
 @dataclass
 class Teaching:
     "Which teacher."
-    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME (default: train one, and keep it with the results)
+    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME, hf-hub:USER/NAME, open_clip:MODEL, perhaps with @FILE for the weights (default: train one, and keep it with the results)
     teacher_preset:str=None # how to train one: tiny, tiny-moco, tiny-supervised, tiny-simclr, …, or a paper's: barlow_twins, simclr, moco, supervised (default: tiny; for scdd tiny-moco, for sre2l tiny-supervised)
     teacher_steps:int=None # its training steps, if not the preset's
 
@@ -143,7 +233,7 @@ class Teaching:
         "Read the teacher, or train one."
         if not self.teacher: return teachers.train_teacher(images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs)
         t = teachers.find_teacher(self.teacher)
-        t(images.pixels(slice(0, 1)))                      # says at once if it does not take such images
+        t.check(images)                                    # says at once if it does not take such images
         return t
 
     def costs(self, images:'data.Images') -> tuple: # its network, perhaps without weights; the `Estimate` of its training, without parts if it is there
@@ -179,9 +269,20 @@ def teacher(src:Source=Source(), # see there
     train, test = _start(src, out)
     t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
     print(f"teacher of {t(train.pixels(slice(0, 1))).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors")
+    if not teachers.saw_labels(t): _worth(t, train, Path(out), 'steps', yes=True)
     if train.y is not None and test:
         refs = cmp.references(train, test, t, seeds=1)
         print('linear probe: ' + '; '.join(f"{n} " + ', '.join(f"{r['accuracy']:.1f} % at {r['labels']:.0%} labels" for r in refs if r['method'] == n) for n in ('pixels', 'teacher')))
+
+def _worth(t, train, out, flag, yes):
+    "Say what a teacher is worth; stop if that is no more than an untrained network, unless `yes`."
+    w = worths.worth(t, train)
+    if not w: return
+    if core.world().rank == 0: core.write_json(out/'worth.json', w.about())
+    if w.better: return print(str(w))
+    mend = f'train it longer (--{flag}), on more images, or take a pre-trained one (--teacher timm:NAME)'
+    if yes: return print(f'note: {w}; what is made from it can hardly help: {mend}')
+    raise BadInput(f'teacher: {w}; what is made from it can hardly help: {mend}; --yes goes on')
 
 def _start(src, out, show=True):
     "Images, after making sure that results can be written."
@@ -192,7 +293,7 @@ def _start(src, out, show=True):
 @command
 def distill(src:Source=Source(), # see there
             teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
+            method:str='krrst', # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
             m:int=None, # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
             ipc:int=None, # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
             steps:int=None, # distillation steps, if not the preset's
@@ -200,10 +301,11 @@ def distill(src:Source=Source(), # see there
             soft_labels:bool=False, # of scdd, sre2l and cda: also store the network's scores for all views of the post-training, in OUT/labels
             seed:int=0, # of everything random
             precision:str='float32', # float32, tf32 or bf16
-            yes:bool=False, # do not ask before a run that takes much disk
+            yes:bool=False, # go on where a run takes much disk, or the teacher is no better than an untrained network
+            no_verdict:bool=False, # do not compare the set with random images at the end
             out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
            ):
-    "Distil images into a few synthetic ones: unlabelled ones (krrst, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
+    "Distil images into a few synthetic ones: unlabelled ones (krrst, views, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, core.PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
@@ -212,7 +314,7 @@ def distill(src:Source=Source(), # see there
     with_labels = name in lab.LABELLED and lab.LABELLED[name].recovered
     need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {registry.named('of_classes')}; others take m")
     need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd, sre2l and cda')
-    train, _ = _start(src, out)
+    train, test = _start(src, out)
     if ipc is not None: m = ipc*len(train.classes)
     cmp.check(name, train, m, preset, steps)
     teaching = replace(teaching, teacher_preset=teaching.teacher_preset or how.teaching)
@@ -220,9 +322,27 @@ def distill(src:Source=Source(), # see there
     if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out)/'run.json').exists()
     t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.asks_teacher() else None
+    if 'teacher' in how.needs and not before: _worth(t, train, Path(out), 'teacher-steps', yes)
     d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
     print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.asks_teacher() else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
     if soft_labels: _store_labels(d, posttrain.align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
+    if t is not None and not no_verdict: _verdict(d, train, test, t, Path(out))
+
+def _verdict(d, train, test, t, out):
+    "Say whether the set is better than random images; keep that with the record and on the card."
+    if d.manifest['method'] in ('random', 'full'): return
+    record = core.Run.load(out/'run.json')
+    said = record.scores.get('verdict')
+    if not said:
+        v = evaluation.verdict(d, train, test, t, show=False)
+        if v is None: return
+        said = v.about()
+        if core.world().rank == 0:
+            record.scores['verdict'] = said
+            record.save(out/'run.json')
+            card = out/'distilled.md'
+            with core.atomic(card) as p: p.write_text(f"{card.read_text(encoding='utf8').rstrip()}\n\nVerdict: {said['said']}.\n", encoding='utf8')
+    print(f"verdict: {said['said']}")
 
 def _time(seconds):
     "In words."
@@ -313,7 +433,13 @@ def eval(path:str, # a distilled.safetensors or its folder, or the name of a set
     result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(cmp.table(result))
     if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
-    else: print(cmp.gains(result))
+    else:
+        print(cmp.gains(result))
+        by = lambda name: tuple(r['target_mse'] for r in {r['seed']: r for r in result['rows'] if r['method'] == name}.values())
+        mine = by(d.manifest['method'] if d.manifest['method'] != 'random' else 'this set')
+        if None not in mine:
+            result['verdict'] = evaluation.Verdict(len(d), len(test), f'{len(test):,} held-out images', mine, by('random')).about()
+            print(f"verdict: {result['verdict']['said']}")
     print('\n' + cmp.how_text(result))
     if out: core.write_json(Path(out)/'eval.json', result)
 
@@ -386,6 +512,7 @@ def compare(src:Source=Source(), # see there
             protocol:str='probe', # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
             methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
             m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+            views:str='off', # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones, unlimited, or several with commas between
             targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
             labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
             judging:JudgingFlags=JudgingFlags(), # see there
@@ -406,15 +533,18 @@ def compare(src:Source=Source(), # see there
     known(precision, core.PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     who = _students(student) if student else []
+    seen = [cmp.how_many(v) for v in views.split(',') if v.strip()]
+    need(seen, 'views', views, 'a number of views, unlimited, or off')
     both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
     if protocol.strip().lower() == 'posttrain':
+        need(seen == ['off'], 'views', views, 'posttrain has views of its own; leave it out')
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
         need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
         return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
     need('posttrain' not in protocol.lower(), 'protocol', protocol, 'posttrain stands alone: it makes other sets and trains other networks')
     known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
-    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [evaluation.Student()], yes, (methods or '').strip().lower() == 'all', **both)
+    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [evaluation.Student()], yes, (methods or '').strip().lower() == 'all', seen, **both)
 
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
@@ -431,7 +561,7 @@ def _numbers(text, what='ipc', right='images per class, with commas between: 1,5
     return tuple(dict.fromkeys(got))
 
 # %% ../nbs/50_cli.ipynb #2269e6dd
-def _compare_students(names, m, how, targets, recipe, students, yes, every, src, teaching, seeds, preset, steps, precision, out):
+def _compare_students(names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out):
     "Pre-training on sets, and protocols for what was learnt."
     if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
@@ -442,12 +572,12 @@ def _compare_students(names, m, how, targets, recipe, students, yes, every, src,
     _testable(test, train, how, told=not targets)
     if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
     on = _targets(targets, src, train, test, how)
-    cmp.check_grid(train, test, names, m, students, on, how, preset, steps)
+    cmp.check_grid(train, test, names, m, students, on, how, preset, steps, views)
     _agreed(names, train, max(m), preset, steps, out, yes, teaching, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
     _seen(t, train)
     if 'kd' in how.protocols: on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
-    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, precision=precision), Path(out))
+    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, views=views, precision=precision), Path(out))
 
 def _targets(names, src, train, test, how):
     "The data sets to judge on."
@@ -455,7 +585,7 @@ def _targets(names, src, train, test, how):
     for n in [n.strip() for n in (names or '').split(',') if n.strip()] or [src.source]:
         if n == src.source: on.append(cmp.Target(train, test)); continue
         fixed = n in ('digits', 'letters') or n.startswith('npz:')             # made or stored in one size, and then resized
-        got = replace(src, source=n, size=None).load(size=None if fixed else tuple(train.x.shape[2:]))
+        got = replace(src, source=n, size=None, split=None, classes=None).load(size=None if fixed else tuple(train.x.shape[2:]))
         need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
         a, b = data.alike(got, train.x.shape[1:])
         _testable(b, a, how)
@@ -497,32 +627,36 @@ def _how(s):
 
 def _report_labelled(result, out):
     "Print the table, draw the picture, say where everything is."
-    import matplotlib
-    matplotlib.use('agg')
     largest = {r['method']: r['set'] for r in result['rows'] if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])}
     sets = {n: distilled.load(out/p) for n, p in largest.items()}
-    with core.atomic(out/'picture.png') as p: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}).savefig(p, dpi=130, format='png')
+    _draw(out/'picture.png', lambda: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}))
     print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n{_how(result['settings'])}")
     print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
     print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
 
 # %% ../nbs/50_cli.ipynb #84bc7ff7
-def _report(result, out):
-    "Print the tables, draw the pictures, say where everything is."
+def _draw(path, make):
+    "A picture; one that fails is a note, and the numbers are printed all the same."
     import matplotlib
     matplotlib.use('agg')
+    try:
+        with core.atomic(path) as p: make().savefig(p, dpi=130, format='png')
+    except Exception as e: core.remark(f'{path} was not drawn ({e})')
+
+def _report(result, out):
+    "Print the tables, draw the pictures, say where everything is."
     some = any(r['accuracy'] is not None for r in result['rows'])
     rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
-    sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'mkdt') if n in rows}
-    figures = {'picture': cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
-    if some: figures['curves'] = cmp.curves(result)
-    figures |= {f'across-{k}': cmp.across(result, k) for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows}
-    for n, f in figures.items():
-        with core.atomic(out/f'{n}.png') as p: f.savefig(p, dpi=130, format='png')
+    sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
+    figures = {'picture': lambda: cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
+    if some: figures['curves'] = lambda: cmp.curves(result)
+    across = [k for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows]
+    figures |= {f'across-{k}': functools.partial(cmp.across, result, k) for k in across}
+    for n, make in figures.items(): _draw(out/f'{n}.png', make)
     print('\n' + cmp.table(result))
     if cmp.gains(result): print('\n' + cmp.gains(result))
     print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
-    best, first = next((n for n in ('krrst', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
+    best, first = next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
     if best: sets.get(best, distilled.load(out/rows[best])).save(out/'distilled.safetensors')
     print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else ''))
 

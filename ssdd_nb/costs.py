@@ -133,7 +133,7 @@ def params_mib(net:nn.Module, copies:int=1 # any module; how many copies of its 
 def encoder_of(images:Images, cfg:TeacherConfig # what a teacher is trained on, and how
               ) -> Encoder:
     "A teacher's network without weights and projector."
-    return on_meta(cfg.net, images, max(1, len(images.classes)), widths=cfg.widths, norm=cfg.norm, stem_stride=cfg.stem_stride)
+    return on_meta(cfg.net, images, max(1, len(images.classes)), **cfg.of_net())
 
 def of_teacher(images:Images, cfg:TeacherConfig # what it is trained on, and how
               ) -> Estimate:

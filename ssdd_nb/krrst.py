@@ -211,6 +211,16 @@ class KRRSTTask:
 
 # %% ../nbs/10_krrst.ipynb #5adabba4
 @patch
+def inner_set(self:KRRSTTask, at:int) -> tuple: # which model will learn it; images (m, C, H, W), normalised, and targets (m, k)
+    "What a model of the pool is trained on."
+    return self.X_s.detach(), self.Y_s.detach()
+
+@patch
+def head_set(self:KRRSTTask, net:Encoder) -> tuple: # f_ω; features (m, d) and targets (m, k)
+    "What the head is fitted to; several processes share the images."
+    return gathered(self.features(net, world().share(self.X_s)).float(), len(self.X_s)), self.Y_s
+
+@patch
 def fill(self:KRRSTTask):
     "Line 4: fill the pool with models trained for a random number of steps each."
     ages = [self.draw(1, self.cfg.max_steps + 1) for _ in range(self.cfg.pool)]
@@ -221,7 +231,7 @@ def fill(self:KRRSTTask):
         for i in mine:
             while self.pool[i].t < ages[i]:
                 if asked_to_stop(): raise KeyboardInterrupt('stopped while the pool of models was being filled, of which nothing is kept; the same again begins anew')
-                self.pool[i].train(self.X_s.detach(), self.Y_s.detach())
+                self.pool[i].train(*self.inner_set(i))
                 bar.update()
     bar.close()
     for theirs in exchanged({i: self.pool[i].state_dict() for i in mine}):
@@ -268,8 +278,8 @@ def step(self:KRRSTTask) -> dict: # `outer`, and `inner` when a model was traine
     slot = self.pool[at]
     slot.net.requires_grad_(False)                                             # ω is a constant of the outer problem
     with torch.no_grad(): F_t = self.features(slot.net, x)                     # (b, d)
-    F_s = gathered(self.features(slot.net, world().share(self.X_s)).float(), len(self.X_s))                  # (m, d)
-    loss = share*outer_loss(F_s, self.Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)   # line 8
+    F_s, Y_s = self.head_set(slot.net)                                         # (m, d), (m, k)
+    loss = share*outer_loss(F_s, Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)   # line 8
     self.opt.zero_grad()
     loss.backward()
     slot.net.requires_grad_(True)
@@ -284,7 +294,7 @@ def step(self:KRRSTTask) -> dict: # `outer`, and `inner` when a model was traine
 def advance(self:KRRSTTask, at:int) -> dict: # which model; `inner` if it was trained
     "Lines 10 to 15: train the model one step further, or draw it anew."
     slot = self.pool[at]
-    if slot.t < self.cfg.max_steps: return dict(inner=slot.train(self.X_s.detach(), self.Y_s.detach()))
+    if slot.t < self.cfg.max_steps: return dict(inner=slot.train(*self.inner_set(at)))
     self.pool[at] = self.fresh()
     if not self.cfg.reset_counter: self.pool[at].t = slot.t
     return {}
@@ -341,7 +351,7 @@ def load_state_dict(self:KRRSTTask, s:dict): # from `state_dict`
 def distilled(self:KRRSTTask) -> Distilled:
     "The set as it stands."
     images = replace(self.images, mean=torch.zeros_like(self.images.mean), std=torch.ones_like(self.images.std)) if self.cfg.raw_pixels else self.images
-    d = distilled_from(self.X_s, self.Y_s.detach(), images, method='krrst', config=asdict(self.cfg), seed=self.seed, teacher=self.teacher.about())
+    d = distilled_from(self.X_s, self.Y_s.detach(), images, method=self.cfg.name, config=asdict(self.cfg), seed=self.seed, teacher=self.teacher.about())
     d.manifest['source']['hash'] = self.images.hash
     return d
 

@@ -105,13 +105,14 @@ def resnet(in_channels:int, # C
            widths=(64, 128, 256, 512), # of each stage
            norm:str='batch', # see `norm_layer`
            stem_stride:int=1, # 2 makes it four times as fast, for larger images
-           stem_padding:int=1 # 1 as in MKDT's code; 2 in KRR-ST's, whose features are 34 pixels wide
+           stem_padding:int=1, # 1 as in MKDT's code; 2 in KRR-ST's, whose features are 34 pixels wide
+           grid:int=1 # features are averaged over so many rows and columns of the last maps; 1: over all of them
           ) -> Encoder:
-    "A ResNet of basic blocks with a small stem and global average pooling; d is the last width."
+    "A ResNet of basic blocks with a small stem and average pooling; d is the last width times grid²."
     layers = [nn.Conv2d(in_channels, widths[0], 3, stem_stride, stem_padding, bias=False), norm_layer(norm, widths[0]), nn.ReLU()]
     for s, (n, a, b) in enumerate(zip(blocks, (widths[0], *widths), widths)):
         layers += [Block(b if i else a, b, 2 if s and not i else 1, norm) for i in range(n)]
-    return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
+    return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid)), widths[-1]*grid**2, out_dim)
 
 # %% ../nbs/04_nets.ipynb #09bfd9b0
 def vgg(in_channels:int, # C

@@ -21,7 +21,7 @@ from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluation import Recipe, Student, embed, linear_probe, pretrain, train_student
 from .nets import Encoder
-from .teachers import Classifier, Teacher, Views, warp
+from .teachers import Classifier, Teacher, Views, view_of
 
 # %% ../nbs/08_posttrain.ipynb #14d3a3c2
 SGD_PROBE = Recipe(None, 200, 256, .03, .9, 1e-4, 'cosine')
@@ -107,12 +107,11 @@ def draw_views(recipe:PostRecipe, # how
     shuffled = generator(seed, 'post order', step//per_epoch)
     order = torch.cat([torch.randperm(m, generator=shuffled) for _ in range(-(-b//m))])      # several views of each where there are few
     at, gen = step % per_epoch*b, generator(seed, 'post views', step)
-    uniform = lambda lo, hi, *more: lo + (hi - lo)*torch.rand(b, *more, generator=gen)
-    M = recipe.views.geometry(uniform, torch.empty(b, 1, *size))[:, :2]
+    M = recipe.views.matrices(b, size, gen)
     lam = _beta(recipe.mix_alpha, gen) if known(recipe.mix, ('cutmix', 'mixup', 'none'), 'mix') != 'none' else torch.tensor(1.)
     box = torch.zeros(4, dtype=torch.int16)                # top, bottom, left, right
     if recipe.mix == 'cutmix': box, lam = _box(size, lam, gen)
-    return dict(index=order[at:at + b].int(), M=M.half(), partner=torch.randperm(b, generator=gen).int(), lam=lam.half(), box=box,
+    return dict(index=order[at:at + b].int(), M=M, partner=torch.randperm(b, generator=gen).int(), lam=lam.half(), box=box,
                 key=torch.randint(0, 2**62, (), generator=gen) if recipe.randaugment else torch.tensor(-1))
 
 def _beta(alpha, gen):
@@ -135,8 +134,7 @@ def make_views(x:Tensor, # all images of the set, (m, C, H, W) in pixel units
     "The views with these parameters."
     v = x[to_device(p['index'].long(), x.device)]
     if p['key'] >= 0: v = _randaugment(v, int(p['key']))
-    M = to_device(F.pad(p['M'].float(), (0, 0, 0, 1)), x.device)                             # the last row is not used
-    v, lam, (t, b, l, r) = warp(v, M), to_device(p['lam'].float(), x.device), p['box'].tolist()
+    v, lam, (t, b, l, r) = view_of(v, p['M']), to_device(p['lam'].float(), x.device), p['box'].tolist()
     other = v[to_device(p['partner'].long(), x.device)]
     if b > t and r > l:
         v = v.clone()

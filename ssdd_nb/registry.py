@@ -18,6 +18,7 @@ from .mkdt import HighLoss, MKDT, MKDTFixed, MTTSSL
 from .posttrain import ipc_of, per_class
 from .scdd import CDA, SCDD, SRe2L
 from .trajectories import MTT, TESLA
+from .views import ViewTargets
 
 # %% ../nbs/33_registry.ipynb #33a00007
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RandomLabels(Random):
 
 # %% ../nbs/33_registry.ipynb #33a00008
 METHODS |= {k.name: k for k in (
-    NoSet, Random, KMeans, KRRST, MKDT, Full, HighLoss, SCDD, SRe2L, CDA, Herding, SAS,
+    NoSet, Random, KMeans, KRRST, MKDT, ViewTargets, Full, HighLoss, SCDD, SRe2L, CDA, Herding, SAS,
     Forgetting, MKDTFixed, MTTSSL, RandomLabels, DC, DSA, DM, DMSSL, CAFE, CAFEDSA,
     MTT, TESLA, KIP, RFAD, FRePo)}
 

@@ -25,7 +25,7 @@ STYLES = { # key: its name in prose, its colour
     'none': ('no pre-training', '#bbbbbb'), 'random': ('random subset', '#888888'), 'full': ('full data', '#000000'), 'real': ('real', '#000000'), 'noise': ('Gaussian noise', '#cc79a7'),
     'random-sl': ('random subset', '#999999'), 'full-sl': ('full data', '#777777'),
     'kmeans': ('k-means', '#56b4e9'), 'herding': ('herding', '#0a7f8c'), 'sas': ('SAS', '#7b5ea7'), 'highloss': ('high-loss', '#e69f00'), 'forgetting': ('forgetting (labels)', '#b8860b'),
-    'krrst': ('KRR-ST', '#d55e00'), 'mkdt': ('MKDT', '#0072b2'), 'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'), 'scdd': ('SC-DD', '#009e73'),
+    'krrst': ('KRR-ST', '#d55e00'), 'views': ('distilled under views', '#117733'), 'mkdt': ('MKDT', '#0072b2'), 'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'), 'scdd': ('SC-DD', '#009e73'),
     'random-labels': ('random subset, labels', '#b0b0b0'), 'dm-ssl': ('DM, label-free', '#999933'), 'mtt-ssl': ('MTT on SSL', '#cc79a7'),
     'dc': ('DC', '#332288'), 'dsa': ('DSA', '#6699cc'), 'dm': ('DM', '#999933'), 'cafe': ('CAFE', '#882255'), 'cafe-dsa': ('CAFE with DSA', '#cc6688'), 'mtt': ('MTT', '#444444'), 'tesla': ('TESLA', '#aa4499'),
     'kip': ('KIP', '#ee8866'), 'rfad': ('RFAD', '#ffaabb'), 'frepo': ('FRePo', '#cc3311'), 'sre2l': ('SRe²L', '#e69f00'), 'cda': ('CDA', '#bbaa00'),

@@ -63,7 +63,8 @@ def main():
         ap.error(f"no group {unknown[0]}; there are {', '.join(known)}")
     names = ['card', *sorted((n for n in args.groups or known if n != 'card'), key=lambda n: (ORDER + (n,)).index(n))]
     begun, n, failed = time.time(), 0, 0
-    with ProcessPoolExecutor(args.workers, multiprocessing.get_context('spawn')) as pool:
+    copies = multiprocessing.get_context('fork')           # of this process: all is imported, nothing used
+    with ProcessPoolExecutor(args.workers, copies) as pool:
         jobs = {pool.submit(run, name): name for name in names}
         for job in as_completed(jobs):
             name = jobs[job]

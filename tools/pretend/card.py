@@ -73,7 +73,7 @@ class CudaTensor(torch.Tensor):
         t.inner = inner
         t._held = Held(inner)
         if CARD:
-            CARD.made.add((tuple(t.shape), t.dtype))
+            CARD.made.add((tuple(inner.shape), inner.dtype))
         return t
 
     def __init__(self, inner):
@@ -289,22 +289,47 @@ def two_devices(operation, first='cuda:0', second='cpu'):
 def draws(func):
     return torch.Tag.nondeterministic_seeded in func.tags
 
+def leaves(args, kwargs):
+    "All arguments, those in lists one by one. PyTorch's `tree_flatten` takes longer than most operations."
+    flat = []
+    for a in (*args, *kwargs.values()):
+        flat.extend(a) if isinstance(a, (list, tuple)) else flat.append(a)
+    return flat
+
+def mapped(f, a):
+    "The function of each leaf of an argument or a result."
+    if type(a) is tuple:
+        return tuple([mapped(f, b) for b in a])
+    if type(a) is list:
+        return [mapped(f, b) for b in a]
+    return tree_map(f, a) if isinstance(a, tuple) and not isinstance(a, torch.Size) else f(a)
+
+def unwrapped(args, kwargs):
+    return mapped(unwrap, tuple(args)), {k: mapped(unwrap, v) for k, v in kwargs.items()}
+
+def generator_of(flat):
+    "The generator among the arguments, or None; an operation gets the C++ object only."
+    for a in flat:
+        if a is not None and not isinstance(a, (torch.Tensor, int, float, torch.dtype)) and isinstance(a, CpuGenerator):
+            return Generator.known.get(a._cdata, a)
+
 
 def dispatch(func, args, kwargs):
     "One operation: check it, count it, compute it on the CPU, wrap what comes out."
     name = func._schema.name.split('::')[-1]
     if func.namespace == 'c10d':
         return collective(func, args, kwargs)
-    flat, _ = tree_flatten((args, kwargs))
+    flat = leaves(args, kwargs)
     there = [t for t in flat if on_card(t)]
     device = None if kwargs.get('device') is None else torch.device(kwargs['device'])
-    gen = next((Generator.known.get(g._cdata, g) for g in flat if isinstance(g, CpuGenerator)), None)
+    gen = generator_of(flat)
     if not there and (device is None or device.type != 'cuda') and not isinstance(gen, Generator):
         return on_the_cpu_alone(func, args, kwargs)
     if CARD is None:
         raise RuntimeError('a tensor of the pretended card is used outside `pretend`')
-    if 'meta' in [t.device.type for t in flat if isinstance(t, torch.Tensor)] + [device and device.type]:
-        return func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
+    if (device and device.type == 'meta') or any(isinstance(t, torch.Tensor) and t.is_meta for t in flat):
+        args, kwargs = unwrapped(args, kwargs)
+        return func(*args, **kwargs)
     if name in COPIES:
         return copy(func, name, args, kwargs, device)
     to_card = device.type == 'cuda' if device else bool(there)
@@ -388,14 +413,16 @@ def watch(name, args, flat):
 
 def on_cpu_arguments(func, args, kwargs, gen, to_card):
     "The arguments as the CPU's kernel takes them."
-    args, kwargs = tree_map(unwrap, args), dict(tree_map(unwrap, kwargs))
+    args, kwargs = unwrapped(args, kwargs)
     if kwargs.get('device') is not None:
         kwargs['device'] = torch.device('cpu')
     if kwargs.get('pin_memory'):
         kwargs['pin_memory'] = False
     if isinstance(gen, Generator):
         stream = gen.stream()
-        args, kwargs = tree_map(lambda a: stream if isinstance(a, CpuGenerator) else a, (args, kwargs))
+        def streamed(a):
+            return stream if isinstance(a, CpuGenerator) else a
+        args, kwargs = mapped(streamed, args), {k: mapped(streamed, v) for k, v in kwargs.items()}
     elif to_card and gen is None and draws(func) and any(a.name == 'generator' for a in func._schema.arguments):
         kwargs['generator'] = CARD.default.stream()
     return args, kwargs
@@ -446,7 +473,7 @@ def wrapped(func, name, args, kwargs, there, got):
             with torch._C._DisableTorchDispatch():
                 func(old, *args[1:], **kwargs)
         return old
-    return got if name == '_local_scalar_dense' else tree_map(wrap, got)
+    return got if name == '_local_scalar_dense' else mapped(wrap, got)
 
 
 def copy(func, name, args, kwargs, device):
@@ -459,13 +486,13 @@ def copy(func, name, args, kwargs, device):
         source, here, there = args[1], on_card(args[1]), on_card(args[0])
     if here != there and source.numel() and not (quiet and (here or is_pinned(source))):
         CARD.sync('to the card' if there else 'from the card', 'copy')
-    args, kwargs = [args[0], *tree_map(unwrap, args[1:])], dict(tree_map(unwrap, kwargs))
+    first, (args, kwargs) = args[0], unwrapped(args, kwargs)
     if name == '_to_copy':
-        got = func(unwrap(args[0]), **{**kwargs, 'device': torch.device('cpu'), 'pin_memory': False})
+        got = func(args[0], **{**kwargs, 'device': torch.device('cpu'), 'pin_memory': False})
         return CudaTensor(got) if there else got
-    got = func(unwrap(args[0]), *args[1:], **kwargs)
+    got = func(*args, **kwargs)
     if name == 'copy_':
-        return args[0]
+        return first
     return CudaTensor(got) if there else got
 
 
@@ -565,7 +592,8 @@ def patches(card):
 
     load = torch.load
     def watched_load(*args, **kwargs):
-        unpickled = '_load_from_bytes' in sys._getframe(1).f_code.co_name      # a tensor in a pickle, which says where it belongs
+        # a tensor in a pickle says where it belongs
+        unpickled = '_load_from_bytes' in sys._getframe(1).f_code.co_name
         if kwargs.get('map_location') is None and card.saved and not unpickled:
             card.fault('torch.load without map_location: fails where the card is not')
         return load(*args, **kwargs)

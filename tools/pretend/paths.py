@@ -779,7 +779,7 @@ def commands(check):
         def run(name, *argv):
             check(f"ssdd-{name} {' '.join(argv[:2]).replace(d, '')}", lambda: command(name, *argv, *source))
         run('teacher', '--steps', '2', '--out', f'{d}/t')
-        run('distill', '--method', 'krrst', '--steps', '2', '--m', '5', '--teacher', f'{d}/t', '--out', f'{d}/k')
+        run('distill', '--method', 'krrst', '--steps', '2', '--m', '5', '--teacher', f'{d}/t', '--yes', '--out', f'{d}/k')
         judging = ['--protocol', 'probe,finetune', '--labels', '1', '--tuning-steps', '2', '--recipe', 'mkdt']
         run('eval', f'{d}/k', '--teacher', f'{d}/t', '--seeds', '1', *judging)
         soft = ['--method', 'scdd', '--ipc', '1', '--teacher-steps', '2', '--soft-labels']

@@ -1,13 +1,13 @@
 """Two processes on two pretended cards, which talk through a pretended NCCL.
 
-`python two_cards.py FOLDER NAME…` is one of the processes; it writes a line for each name into FOLDER/said-RANK. The
-group `two_cards` starts a pair, and another one for what is left when a pair breaks off.
+Each writes a line for each name into FOLDER/said-RANK. The group `two_cards` starts a pair, and another one for what is
+left when a pair breaks off.
 """
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
 from checks import Checks, group
@@ -41,22 +41,27 @@ def pair(names):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as d:
-        env = dict(os.environ, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-        call = [sys.executable, __file__, d, *names]
-        started = [subprocess.Popen(call, env=dict(env, RANK=r, LOCAL_RANK=r), stderr=subprocess.DEVNULL) for r in '01']
+        env = dict(WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        server = multiprocessing.get_context('forkserver')     # the present process has a card of its own
+        server.set_forkserver_preload(['card', 'paths'])
+        calls = [(dict(env, RANK=r, LOCAL_RANK=r), Path(d), names) for r in '01']
+        started = [server.Process(target=one_of_two, args=args) for args in calls]
         for p in started:
-            try:
-                p.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                for q in started:
-                    q.kill()
+            p.start()
+        late = time.monotonic() + SECONDS
+        for p in started:
+            p.join(late - time.monotonic())
+        for p in started:
+            p.kill()
         files = [Path(d)/f'said-{r}' for r in '01']
         lines = [f.read_text().splitlines() if f.exists() else [] for f in files]
         return [dict(line.split('\t', 1) for line in of) for of in lines]
 
 
-def one_of_two(folder, names):
+def one_of_two(env, folder, names):
     "Go through the names; stop at the first that raises an error."
+    os.environ.update(env)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     import card as cards
     import paths
     with cards.pretend('ssdd_nb') as card, open(folder/f"said-{os.environ['RANK']}", 'w', buffering=1) as said:
@@ -71,7 +76,3 @@ def one_of_two(folder, names):
             if not came_through:
                 os._exit(1)                                # the other process notices
         os._exit(0)                                        # without waiting for Gloo's threads
-
-
-if __name__ == '__main__':
-    one_of_two(Path(sys.argv[1]), sys.argv[2:])
