@@ -11,13 +11,13 @@ __all__ = ['KINDS', 'TABLES', 'DATA', 'NUMBERS', 'FINE', 'KRRST_LINES', 'WITHOUT
            'FEWER', 'CARD', 'FREE', 'PROTOCOLS', 'RUNNERS', 'Axis', 'Table', 'table', 'Data', 'of', 'on', 'iclr',
            'twice', 'with_code', 'three', 'net', 'soft', 'hard', 'ipcs', 'fields_of', 'Small', 'teacher_of',
            'asdict_shallow', 'settings_of', 'preset_of', 'student_of', 'Cell', 'resolve', 'Shelf', 'few', 'cells',
-           'wanted', 'Counting', 'cached', 'count_cell', 'scaled', 'student_cost', 'teacher_cost', 'method_cost',
-           'walks_cost', 'head_for', 'size_of', 'parameters', 'dry_run', 'possible', 'said_of', 'needs', 'listing',
-           'run', 'merged', 'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl',
+           'wanted', 'Counting', 'cached', 'count_cell', 'scaled', 'student_cost', 'counted', 'teacher_cost',
+           'method_cost', 'walks_cost', 'head_for', 'size_of', 'parameters', 'dry_run', 'possible', 'said_of', 'needs',
+           'listing', 'run', 'merged', 'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl',
            'run_recover', 'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost',
            'run_settings', 'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
 
-# %% ../nbs/45_reproduce.ipynb #393fc0a0
+# %% ../nbs/45_reproduce.ipynb #343d689e
 import functools, json, os, re, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from .registry import METHODS
 from .datasets import SETS
 from .viz import colour
 
-# %% ../nbs/45_reproduce.ipynb #51b548d0
+# %% ../nbs/45_reproduce.ipynb #f214706b
 @dataclass(frozen=True)
 class Axis:
     "A line or a column of a table."
@@ -85,7 +85,7 @@ def table(*args, **kwargs): # of `Table`
     t = Table(*args, **kwargs)
     TABLES[t.name] = t
 
-# %% ../nbs/45_reproduce.ipynb #e0a5e701
+# %% ../nbs/45_reproduce.ipynb #cc9476a3
 @dataclass(frozen=True)
 class Data:
     "A data set of the papers."
@@ -99,7 +99,7 @@ DATA = dict(cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32), cifar100=Data('CI
             imagenet64=_set('imagenet-64', 64), imagenette224=_set('imagenette', 224), imagenet=_set('imagenet', 224), aircraft=_set('fgvc-aircraft'), cars=_set('stanford-cars'),
             cub=_set('cub'), dogs=_set('stanford-dogs'), flowers=_set('flowers-102'))
 
-# %% ../nbs/45_reproduce.ipynb #707f1dbd
+# %% ../nbs/45_reproduce.ipynb #5c53704f
 NUMBERS = {}
 NUMBERS['k1'] = """
 62.53±.15 85.95±.13 18.15±.57 11.59±.70 14.41±.70 18.00±.27 32.61±.73
@@ -296,7 +296,7 @@ NUMBERS['m12'] = """
 4.26±.34 26.06±1.58 1.20±.14 1.49±.28 0.87±.26 1.24±.07 1.41±.27
 9.66±.24 38.16±.57 2.11±.19 2.83±.41 1.06±.04 1.74±.15 2.38±.19"""
 
-# %% ../nbs/45_reproduce.ipynb #a2f4d4d7
+# %% ../nbs/45_reproduce.ipynb #8fa7d475
 def of(*pairs, **more): # (label, what) with what a dict, or a name that goes under the one keyword's name
     "Several lines or columns."
     return tuple(Axis(l, w if isinstance(w, dict) else {**more, 'method': w}) for l, w in pairs)
@@ -336,7 +336,7 @@ table('krrst-table5', 'krrst', 'Table 5', 'Target data-free knowledge distillati
 for i, s in enumerate(OTHERS):
     table(f'krrst-table{6 + i}', 'krrst', f'Table {6 + i}', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, on(*FINE), dict(TINY, student=s), NUMBERS[f'k{6 + i}'], departs=DEPARTS)
 
-# %% ../nbs/45_reproduce.ipynb #8bdaa564
+# %% ../nbs/45_reproduce.ipynb #4bb72c1c
 ICLR = dict(TUNED, tuning='krrst')
 def iclr(*names): return tuple(Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names))
 QUOTED = 'The ICLR version\'s numbers are not in the text at hand.'
@@ -362,7 +362,7 @@ table('krrst-figure2', 'krrst', 'Figure 2', 'Images, features and targets', 'pic
 table('krrst-figure1', 'krrst', 'Figure 1', 'What is distilled and transferred: a drawing', 'none', status='not applicable', reason='a drawing')
 table('krrst-theorem1', 'krrst', 'Theorem 1', 'A gradient through SSL training is biased', 'page', base=dict(page='20_theory_bias'), status='small only', reason='a statement: the page checks it exactly')
 
-# %% ../nbs/45_reproduce.ipynb #5d42e2e8
+# %% ../nbs/45_reproduce.ipynb #f1a5e3a2
 def twice(labels, pairs): # fractions of the labels, (label, what) pairs
     "The lines, for one fraction of the labels after the other."
     return tuple(Axis(f'{100*f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f)) for f in labels for l, w in pairs)
@@ -396,7 +396,7 @@ table('mkdt-table4', 'mkdt', 'Table 4', 'Sets of 5 %', 'transfer', three(SOURCES
 table('mkdt-table5', 'mkdt', 'Table 5', 'Larger networks: CIFAR-100, 5 %, 5 % of labels', 'transfer',
       tuple(Axis(f'{NAMED[s]} {l}', dict(w if isinstance(w, dict) else dict(method=w), student=s)) for s in ('resnet10', 'resnet18') for l, w in (SIX[0], ('Random', 'random'), SIX[3], SIX[4])),
       on('cifar100', 'cifar10', 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers'), dict(PROBED, data='cifar100', m=2500, preset='cifar100-5%', labels=.05, steps=1000), NUMBERS['m5'], departs=(*MK[:4], 'After 1,000 iterations, as A.1 says of this table: MKDT only.'),
-      near=tuple((f'digits-{s}', 'CIFAR100', dict(labels=.05, student=s)) for s in ('resnet10', 'resnet18')))
+      near=tuple((f'digits-{s}', 'CIFAR100', dict(labels=.05)) for s in ('resnet10', 'resnet18')))
 table('mkdt-table6', 'mkdt', 'Table 6', 'SimCLR as the teacher', 'transfer', three(SOURCES_[:2], (.01, .05)), SEVEN, dict(PROBED, teacher='simclr'), NUMBERS['m6'], departs=(*MK[:4], 'KRR-ST learns from SimCLR here, too.'), near=(('digits-simclr', 'CIFAR10', {}),))
 table('mkdt-table7', 'mkdt', 'Table 7', 'More labels: 10 and 50 %', 'transfer', three(SOURCES_, (.1, .5)), SEVEN, PROBED, NUMBERS['m7'], departs=MK[:4], near=(('cifar10-all', 'CIFAR10', dict(target='zip:cifar10.zip')),))
 table('mkdt-table8', 'mkdt', 'Table 8', 'Hyperparameters for 2 %', 'settings', of(*((l, dict(field=f)) for l, f in (('Synthetic Steps (N)', 'syn_steps'), ('Expert Epochs (M)', 'expert_epochs'), ('Max Start Epoch (T⁺)', 'max_start_epoch'), ('Learning Rate (Pixels)', 'lr_x')))),
@@ -415,7 +415,7 @@ for n, d in ((2, 'cifar10'), (3, 'cifar100'), (4, 'tinyimagenet')):
 table('mkdt-theorem4.1', 'mkdt', 'Theorem 4.1', 'Gradients of SSL vary more', 'page', base=dict(page='21_theory_variance'), status='small only', reason='a statement: the page shows where it holds')
 table('mkdt-propositionD.1', 'mkdt', 'Proposition D.1', 'The same over partitions', 'page', base=dict(page='22_theory_partitions'), status='small only', reason='a statement: the page shows where it holds')
 
-# %% ../nbs/45_reproduce.ipynb #debb8ada
+# %% ../nbs/45_reproduce.ipynb #c11b2fb5
 def net(loss, name='resnet50', epochs=None): # one of `teachers.LOSSES`, a network, passes over the images
     "What images are recovered from."
     return dict(network=(loss, name, epochs))
@@ -490,7 +490,7 @@ table('scdd-figure5', 'scdd', 'Figure 5', 'Loss curves of recovery', 'page', bas
 for n in (7, 10): table(f'scdd-figure{n}', 'scdd', f'Figure {n}', 'Clusters of recovered images', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws the clusters of digits')
 table('scdd-theorem1', 'scdd', 'Theorem 1', 'Entropy of the statistics', 'page', base=dict(page='23_theory_entropy'), status='small only', reason='a statement: the page shows what it depends on')
 
-# %% ../nbs/45_reproduce.ipynb #55f3a829
+# %% ../nbs/45_reproduce.ipynb #1c0ad716
 @dataclass(frozen=True)
 class Small:
     "What is smaller at the small scale."
@@ -542,6 +542,7 @@ def settings_of(what:dict, images, scale:str # a cell's, X_t, `small` or `paper`
         if kind.tunable: change['steps'] = max(2, what['steps']//500) if 'steps' in what and issubclass(kind, scdd.SCDD) else SMALL.steps
         if issubclass(kind, mkdt.MKDT): change |= dict(experts=replace(how.experts, experts=2, epochs=4), max_start_epoch=1, expert_epochs=2, syn_steps=4)
         if kind.name == 'highloss': change['experts'] = replace(how.experts, experts=2)
+        if hasattr(how, 'max_steps'): change['max_steps'] = 20
         return replace(how, **change)
     preset = next((p for p in (what.get('preset'), data + '-' + (what.get('network') or ('',))[0], data, *kind.papers) if p in kind.papers), 'tiny')
     if kind.papers and kind.of_classes and data == 'imagenet' and data not in kind.papers: return None
@@ -565,7 +566,7 @@ def student_of(what:dict, scale:str) -> Student: # a cell's, `small` or `paper`
     if 'network' in what and who.net.startswith(('resnet', 'regnet')): return Student('resnet_tiny', (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32), 'batch')
     return replace(who, widths=SMALL_WIDTHS.get(who.net))
 
-# %% ../nbs/45_reproduce.ipynb #7ed4d752
+# %% ../nbs/45_reproduce.ipynb #2b9f9883
 @dataclass(frozen=True)
 class Cell:
     "Everything a cell of a table depends on but the seed and the data."
@@ -595,7 +596,7 @@ def resolve(t:Table, # which
     student = student_of(what, scale) if 'student' in what else None
     recipe = tuning = kd = None
     if t.kind == 'transfer':
-        recipe = Recipe(SMALL.recipe) if small else paper_recipe(what['recipe'])
+        recipe = Recipe(SMALL.recipe, lr=.02) if small else paper_recipe(what['recipe'])
         tuning = FineTune(SMALL.tuning) if small else paper_finetune(what.get('tuning', 'krrst'))
         m = getattr(method, 'm', None) or getattr(method, 'ipc', 0)*len(images.classes)
         kd = SMALL.tuning if small else 1000*max(1, m//512)
@@ -676,7 +677,7 @@ def wanted(t:Table, only=None # which; labels or names of methods
     asked = {known(o, [n for n in names if n], 'only') for o in only}
     return [l for l in t.lines if asked & {l.label, l.what.get('method')} or not l.what.get('method') and not l.extra]
 
-# %% ../nbs/45_reproduce.ipynb #f9bd2cfa
+# %% ../nbs/45_reproduce.ipynb #8d60bf8c
 CARD = 10_000 # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
 
 class Counting:
@@ -725,8 +726,16 @@ def scaled(e:costs.Estimate, steps:float=1, batch:float=1) -> costs.Estimate: # 
 def student_cost(student:Student, images, steps:int, batch:int # what is trained, on what, how long, images at a time
                 ) -> costs.Estimate:
     "A student's training, from that on four images."
-    one = cached(repr((student, images.x.shape[1:])), lambda: costs.of_training(images, costs.on_meta(student.net, images, 100, widths=student.widths, norm=student.norm), 1, 4))
-    return scaled(one, steps, batch/4)
+    return scaled(counted(student, images)[0], steps, batch/4)
+
+def counted(student:Student, images # what, what it takes
+           ) -> tuple: # `Estimate` of a step on four images, parameters without the head, features
+    "What is known of a student without weights."
+    def count():
+        net = costs.on_meta(student.net, images, 100, widths=student.widths, norm=student.norm)
+        size = sum(p.numel() for n, p in net.named_parameters() if not n.startswith('head.'))
+        return costs.of_training(images, net, 1, 4), size, net.dim
+    return cached(repr((student, images.x.shape[1:])), count)
 
 def teacher_cost(cfg:teachers.TeacherConfig, images # how, on what
                 ) -> costs.Estimate:
@@ -780,11 +789,10 @@ def size_of(method, images) -> int: # settings or None, X_t
 def parameters(cell:Cell, images, k:int # which, what it takes, outputs
               ) -> float: # in millions
     "How large a cell's student is."
-    s = cell.student
-    key = ('size', s, images.x.shape[1:], k)
-    return cached(repr(key), lambda: sum(p.numel() for p in costs.on_meta(s.net, images, k, widths=s.widths, norm=s.norm).parameters())/1e6)
+    _, size, dim = counted(cell.student, images)
+    return (size + (dim + 1)*k)/1e6
 
-# %% ../nbs/45_reproduce.ipynb #19958685
+# %% ../nbs/45_reproduce.ipynb #f4f0f5e2
 def dry_run(t:Table, # which
             scale:str='paper', # or `small`
             only=None, # labels of lines or names of methods
@@ -842,7 +850,7 @@ def listing(names=None, # of `TABLES`; all if None
         body.append([t.name, t.number, t.title, state, ', '.join(needs(t)), costs.operations(d['gflop']) + more, f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}", f"{d['mib']/1024:.1f} GiB", f"{d['disk']:.0f} GiB" if d['disk'] else '–'])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-# %% ../nbs/45_reproduce.ipynb #f2902dc5
+# %% ../nbs/45_reproduce.ipynb #17da8c98
 PROTOCOLS |= {'probe-plain': (lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed), ('labels',))}
 
 def run(t:Table|str, # which
@@ -948,7 +956,7 @@ def run_ssl(job, cell, train, target):
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
         yield dict(line=cell.line, column=cell.column, seed=s, accuracy=once(job.out/'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure))
 
-# %% ../nbs/45_reproduce.ipynb #1171ff9f
+# %% ../nbs/45_reproduce.ipynb #f85246a3
 def run_recover(job:Job, only) -> list: # rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
@@ -1028,7 +1036,7 @@ def run_settings(job:Job, only=None) -> list: # rows
 
 RUNNERS = dict(transfer=run_transfer, recover=run_recover, network=run_network, pictures=run_pictures, fid=run_fid, cost=run_cost, settings=run_settings)
 
-# %% ../nbs/45_reproduce.ipynb #edf40d9e
+# %% ../nbs/45_reproduce.ipynb #00640143
 def ours(result:dict) -> dict: # from `run`; (line, column): (mean, std, how many seeds)
     "Mean and spread over the seeds."
     got = {}
