@@ -706,7 +706,7 @@ def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compr
 # %% ../nbs/50_cli.ipynb #b069c241
 @command
 def reproduce(names:list=(), # tables and figures: krrst-table1, mkdt-table2, scdd-table4, … (default: all are listed)
-              scale:str='small', # small: the same grid with small sets, networks and data; paper: the paper's
+              scale:str=None, # small: the same grid with small sets, networks and data; paper: the paper's (default: small; of a dry run paper)
               dry_run:bool=False, # resolve everything without data, and say what it takes
               show_only:bool=False, # show the table as it stands, and run nothing
               only:str=None, # lines or methods of the table, with commas between
@@ -719,7 +719,7 @@ def reproduce(names:list=(), # tables and figures: krrst-table1, mkdt-table2, sc
               out:str='ssdd-reproduce' # folder for NAME-SCALE.json, its picture, the sets and the networks
              ):
     "The papers' tables and figures: list them, say what one takes, run it, show it beside the paper's numbers. The same command again resumes."
-    known(scale, ('small', 'paper'), 'scale')
+    scale = known(scale or ('paper' if dry_run else 'small'), ('small', 'paper'), 'scale')
     known(precision, core.PRECISIONS, 'precision')
     names = [known(n, tables.TABLES, 'table') for n in names]
     if not names: return print(tables.listing())

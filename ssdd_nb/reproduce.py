@@ -823,7 +823,7 @@ def said_of(cell:Cell, images, target) -> str: # which, X_t, what is judged on
     if c.what.get('change'): said.append(', '.join(f'{k}={v}' for k, v in c.what['change'].items()))
     if c.teacher: said.append(f'{c.teacher.net} by {c.teacher.loss}, ' + (f'{c.teacher.steps:,} steps' if c.teacher.steps else f'{c.teacher.epochs:g} epochs'))
     if c.student: said.append(f'student {c.student.net} {parameters(c, images, len(images.classes)):.2f} M')
-    if c.recipe is not None and size_of(c.method, images): said.append(f'{c.recipe.epochs:,g} epochs of training on it, {c.recipe.total(size_of(c.method, images)):,} steps')
+    if c.recipe is not None and size_of(c.method, images): said.append(('' if c.recipe.steps else f'{c.recipe.epochs:,g} epochs of training on it, ') + f'{c.recipe.total(size_of(c.method, images)):,} steps')
     p = c.what.get('protocol')
     if p == 'finetune': said.append(f'fine-tuned for {c.tuning.steps:,} steps')
     if p == 'kd': said.append(f'{c.kd_steps:,} steps of distillation without data')

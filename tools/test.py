@@ -32,7 +32,8 @@ ENV = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
 PRELOADED = ['torch', 'torch._dynamo', 'torchvision', 'matplotlib.pyplot', 'sklearn.cluster', 'sklearn.datasets',
              'sklearn.decomposition', 'sklearn.manifold', 'IPython', 'nbdev.test']
 # the longest first, so that both workers end at about the same time
-LONGEST = ('40_compare', 'card', '50_cli', '12_scdd', '05_teachers', '10_krrst', 'site', 'on_a_card', '11_mkdt',
+LONGEST = ('40_compare', 'card', '50_cli', '45_reproduce', '12_scdd', '05_teachers', '10_krrst', 'site',
+           'results/reproduce', 'on_a_card', '11_mkdt',
            '31_trajectories', '32_kernels', '43_labelled', '23_theory_entropy', '60_door', '44_scdd_studies',
            'tutorials/several_processes', '30_matching', '09_protocols', '08_posttrain', '00_core')
 
