@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,6 +176,7 @@ def main():
     ap.add_argument('--flags', default='', help='flagged cells to run too: slow, cuda')
     args = ap.parse_args()
     os.environ.update(ENV)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)           # under nohup tests of a closed terminal would see none
     start, failures, n, passed = time.time(), 0, 0, 0
     error = '' if args.notebooks else exported()           # before anything else imports the modules
     if not args.notebooks:
