@@ -20,7 +20,7 @@ CFG = parser['DEFAULT']
 GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
 PARTS = [('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
-         ('The methods', ['11_mkdt', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets']),
+         ('The methods', ['11_mkdt', '16_views', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets']),
          ('The theorems', ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy', '24_theory_views']),
          ('Measuring', ['06_evaluate', '08_posttrain', '09_protocols', '40_compare', '43_labelled', '45_reproduce', '14_costs', '15_worth']),
          ('Results', ['results/reproduce', 'results/digits', 'results/views', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers', 'results/gpu']),
