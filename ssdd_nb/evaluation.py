@@ -557,12 +557,13 @@ def verdict(d:Distilled, # the set
     if d.y.ndim != 2 or d.y.shape[1] != k: return None
     some = torch.randperm(len(train), generator=generator(0, 'verdict'))
     drawn_from = some if test is not None else some[:max(len(d), len(some)//2)]
-    if test is None: on, where = train[some[len(drawn_from):][:most].sort().values], 'images that are not in the random sets'
-    else: on, where = test[torch.arange(min(len(test), most))], 'held-out images'
-    if len(on) < 2 or len(d) > len(drawn_from): return None
+    left = some[len(drawn_from):][:most].sort().values if test is None else torch.arange(min(len(test), most))
+    if len(left) < 2 or len(d) > len(drawn_from): return None
+    on, where = (train[left], 'images that are not in the random sets') if test is None else (test[left], 'held-out images')
     Y = teacher.targets(on)
     def distance(s, seed):
-        net = pretrain(student.make(train, k, seed), s, recipe, seed, **kwargs)
+        asked = dict(teacher=teacher) if s.views and s.answers is None else {}     # of views that are not stored
+        net = pretrain(student.make(train, k, seed), s, recipe, seed, **asked, **kwargs)
         return net, target_mse(net, on, Y)
     ours, random = [], []
     for seed in range(seeds):

@@ -25,7 +25,7 @@ PARTS = [('Start here', ['tutorials/your_photographs', '10_krrst', 'results/eval
          ('Measuring', ['06_evaluate', '08_posttrain', '09_protocols', '40_compare', '43_labelled', '45_reproduce', '14_costs', '15_worth']),
          ('Results', ['results/reproduce', 'results/digits', 'results/views', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers', 'results/gpu']),
          ('Doing more', ['tutorials/your_method', 'tutorials/several_processes', '50_cli', '42_studies', '44_scdd_studies', '41_bench']),
-         ('The machinery', ['architecture', '60_door', '33_registry', '00_errors', '00_core', '01_data', '01b_datasets', '02_distilled', '03_viz', '04_nets', '04b_backbones', '05_teachers', '15_hard_cases', '61_old_names'])]
+         ('The machinery', ['architecture', '60_door', '33_registry', '000_errors', '00_core', '01_data', '01b_datasets', '02_distilled', '03_viz', '04_nets', '04b_backbones', '05_teachers', '15_hard_cases', '61_old_names'])]
 
 ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'} # pages that are files of the repository
 
