@@ -63,7 +63,7 @@ def check_page(context, address, name, pictures=None):
     "What is wrong with a page, at two widths, in light and dark."
     page, bad = context.new_page(), []
     page.on('pageerror', lambda e: bad.append(f'{name}: {str(e)[:120]}'))
-    page.goto(f'{address}/{name}.html')
+    if not page.goto(f'{address}/{name}.html').ok: return [f'{name}: there is no such page']
     typeset(page)
     for width in (1280, 390):
         page.set_viewport_size(dict(width=width, height=900))
