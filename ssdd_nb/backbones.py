@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from .core import BadInput, known, need
+from .core import BadInput, known, need, need_file
 from .data import in_short
 from .nets import headless
 
@@ -157,7 +157,7 @@ def need_features(out, # what a network gave
 def read_state(path:Path # .safetensors, or what `torch.save` wrote
               ) -> dict: # name: tensor
     "A state dict from a file, without running any code in it; raises `BadInput`."
-    need(Path(path).is_file(), 'weights', path, 'there is no such file')
+    path = need_file(path, 'weights')
     try: state = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise BadInput(f'weights={path}: cannot be read as weights ({type(e).__name__}); must be a whole state dict, as .safetensors or from torch.save') from None
     while isinstance(state, dict) and not any(isinstance(v, Tensor) for v in state.values()):

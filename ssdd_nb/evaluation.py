@@ -165,6 +165,10 @@ def pretrain(net:nn.Module|Distilled|None=None, # the student (N, C, H, W) → (
     config = dict(**asdict(recipe), set=d.hash, **(dict(teacher=teacher.hash()) if teacher else {}))
     return train_student(task, out, name='pretraining', config=config, seed=seed, **kwargs)
 
+def _asked(d, teacher):
+    "The teacher, if a set asks one about views because it stores no answers; or None."
+    return teacher if d.views and d.answers is None else None
+
 def train_student(task, # has a `net` and a number of `steps`
                   out:Path|None, # folder for checkpoint, log, record and student.safetensors
                   **kwargs # for `run`
@@ -351,8 +355,7 @@ def pretrained(d:Distilled|None, # a set; None: nothing to train on
     "A fresh student, pre-trained on a set."
     Y = None if teacher is None else teacher.targets(test)
     net, t = student.make(train, outputs(d, Y), seed), time.monotonic()
-    asked = teacher if d is not None and d.views and d.answers is None else None
-    if d is not None: pretrain(net, d, recipe, seed, teacher=asked, **kwargs)
+    if d is not None: pretrain(net, d, recipe, seed, teacher=_asked(d, teacher), **kwargs)
     seconds = time.monotonic() - t
     return net.eval(), target_mse(net, test, Y) if Y is not None and net.head.out_features == Y.shape[1] else None, seconds
 
@@ -562,8 +565,7 @@ def verdict(d:Distilled, # the set
     on, where = (train[left], 'images that are not in the random sets') if test is None else (test[left], 'held-out images')
     Y = teacher.targets(on)
     def distance(s, seed):
-        asked = dict(teacher=teacher) if s.views and s.answers is None else {}     # of views that are not stored
-        net = pretrain(student.make(train, k, seed), s, recipe, seed, **asked, **kwargs)
+        net = pretrain(student.make(train, k, seed), s, recipe, seed, teacher=_asked(s, teacher), **kwargs)
         return net, target_mse(net, on, Y)
     ours, random = [], []
     for seed in range(seeds):
