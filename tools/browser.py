@@ -74,6 +74,11 @@ def check_page(context, address, name, pictures=None):
     page.close()
     return bad
 
+def reading_order():
+    "The pages as the site lists them."
+    from build_docs import PARTS
+    return [page for _, pages in PARTS for page in pages]
+
 def check_use(context, address):
     "What a reader does: search and open a result, read a formula, copy code, turn the page, take the notebook along."
     bad, page = [], context.new_page()
@@ -96,7 +101,8 @@ def check_use(context, address):
         if not page.query_selector(where): bad.append(f'no link to the {what}')
     page.click('a.right-next')
     page.wait_for_load_state()
-    if '11_mkdt' not in page.url: bad.append(f'the page after KRR-ST is {page.url}')
+    following = reading_order()[reading_order().index('10_krrst') + 1]
+    if following not in page.url: bad.append(f'the page after KRR-ST is {page.url} and not {following}')
     page.close()
     return bad
 
