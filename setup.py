@@ -1,4 +1,5 @@
 "Packaging: everything is read from settings.ini, so that it is written down once."
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup, find_packages
@@ -9,15 +10,33 @@ cfg = parser['DEFAULT']
 dev, lab = cfg['dev_requirements'].split(), cfg['lab_requirements'].split()
 
 setup(
-    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
-    long_description=Path('README.md').read_text(encoding='utf8'), long_description_content_type='text/markdown',
-    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
-    license_expression='Apache-2.0', license_files=['LICENSE'],
-    packages=find_packages(include=['ssdd_nb*']), include_package_data=True, package_data={'ssdd_nb': ['assets/*', 'assets/teachers/*']},
-    python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
+    name=cfg['lib_name'],
+    version=cfg['version'],
+    description=cfg['description'],
+    keywords=cfg['keywords'],
+    long_description=Path('README.md').read_text(encoding='utf8'),
+    long_description_content_type='text/markdown',
+    author=cfg['author'],
+    author_email=cfg['author_email'],
+    url=cfg['git_url'],
+    license_expression='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['ssdd_nb*']),
+    include_package_data=True,
+    package_data={'ssdd_nb': ['assets/*', 'assets/teachers/*']},
+    python_requires='>=' + cfg['min_python'],
+    install_requires=cfg['requirements'].split(),
     extras_require={'lab': lab, 'dev': lab + dev},
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Framework :: Jupyter',
-                 'Topic :: Scientific/Engineering :: Artificial Intelligence'] +
-                [f'Programming Language :: Python :: 3.{v}' for v in (11, 12, 13)],
-    zip_safe=False)
+    entry_points={
+        'console_scripts': cfg['console_scripts'].split(),
+        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Framework :: Jupyter',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ]
+    + [f'Programming Language :: Python :: 3.{v}' for v in (11, 12, 13)],
+    zip_safe=False,
+)

@@ -9,16 +9,27 @@ __all__ = ['ROOMS', 'DOOR']
 # %% ../nbs/60_door.ipynb #01f61f3a
 import importlib
 
-ROOMS = dict(data=('load_images',), teachers=('train_teacher', 'load_teacher'),
-             distilled=('distil', 'load'), viz=('show_images',), evaluation=('pretrain', 'evaluate'),
-             comparison=('compare',), coresets=('Random', 'KMeans'), krrst=('KRRST',),
-             mkdt=('MKDT',), scdd=('SCDD',)) # where each name lives
+ROOMS = dict(
+    data=('load_images',),
+    teachers=('train_teacher', 'load_teacher'),
+    distilled=('distil', 'load'),
+    viz=('show_images',),
+    evaluation=('pretrain', 'evaluate'),
+    comparison=('compare',),
+    coresets=('Random', 'KMeans'),
+    krrst=('KRRST',),
+    mkdt=('MKDT',),
+    scdd=('SCDD',),
+)  # where each name lives
 DOOR = {name: room for room, names in ROOMS.items() for name in names}
 __all__ = [*DOOR]
 
 # %% ../nbs/60_door.ipynb #02584e33
 def __getattr__(name):
-    if name not in DOOR: raise AttributeError(f'ssdd_nb has no {name}; it has {", ".join(DOOR)}')
+    if name not in DOOR:
+        raise AttributeError(f'ssdd_nb has no {name}; it has {", ".join(DOOR)}')
     return getattr(importlib.import_module(f'ssdd_nb.{DOOR[name]}'), name)
 
-def __dir__(): return sorted({*globals(), *DOOR})
+
+def __dir__():
+    return sorted({*globals(), *DOOR})

@@ -19,80 +19,107 @@ from .data import in_short
 from .nets import headless
 
 # %% ../nbs/04b_backbones.ipynb #9cec52d4
-IMAGENET = (.485, .456, .406), (.229, .224, .225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class Sight:
     "The size at which a network sees images, and its normalisation."
-    size:tuple|None = None # (H, W) of what it is shown; None: as the images are
-    resize:int|tuple|None = None # length of the shorter side before the middle is cut out, or both sides; None: `size`
-    interpolation:str = 'bicubic' # or bilinear, nearest
-    mean:tuple = IMAGENET[0] # (C,) subtracted, in units of [0, 1]
-    std:tuple = IMAGENET[1] # (C,) divided by
 
-    def __call__(self, x:Tensor # (n, C, h, w)
-                ) -> Tensor: # (n, C, H, W)
+    size: tuple | None = None  # (H, W) of what it is shown; None: as the images are
+    resize: int | tuple | None = (
+        None  # length of the shorter side before the middle is cut out, or both sides; None: `size`
+    )
+    interpolation: str = 'bicubic'  # or bilinear, nearest
+    mean: tuple = IMAGENET[0]  # (C,) subtracted, in units of [0, 1]
+    std: tuple = IMAGENET[1]  # (C,) divided by
+
+    def __call__(
+        self,
+        x: Tensor,  # (n, C, h, w)
+    ) -> Tensor:  # (n, C, H, W)
         "Images at the network's size, antialiased; differentiable."
-        if self.size is None: return x
+        if self.size is None:
+            return x
         h, w = self.sides(*x.shape[2:])
         if (h, w) != tuple(x.shape[2:]):
             smooth = {} if self.interpolation == 'nearest' else dict(antialias=True, align_corners=False)
             x = F.interpolate(x, (h, w), mode=self.interpolation, **smooth)
-        top, left = (round((a - b)/2) for a, b in zip((h, w), self.size))
-        return x[:, :, top:top + self.size[0], left:left + self.size[1]]
+        top, left = (round((a - b) / 2) for a, b in zip((h, w), self.size))
+        return x[:, :, top : top + self.size[0], left : left + self.size[1]]
 
-    def sides(self, h:int, # height of the image
-              w:int # its width
-             ) -> tuple: # both before the middle is cut out
+    def sides(
+        self,
+        h: int,  # height of the image
+        w: int,  # its width
+    ) -> tuple:  # both before the middle is cut out
         "How large the image is made."
         to = self.size if self.resize is None else self.resize
-        if not isinstance(to, int): return tuple(to)
-        return (to, int(to*w/h)) if h <= w else (int(to*h/w), to)
+        if not isinstance(to, int):
+            return tuple(to)
+        return (to, int(to * w / h)) if h <= w else (int(to * h / w), to)
 
+# %% ../nbs/04b_backbones.ipynb #4655b188
 class Resized(nn.Module):
     "A network behind its `Sight`'s size. The normalisation is up to whoever calls it."
-    def __init__(self,
-                 inner:nn.Module, # takes images of one size
-                 sight:Sight # which
-                ):
+
+    def __init__(
+        self,
+        inner: nn.Module,  # takes images of one size
+        sight: Sight,  # which
+    ):
         super().__init__()
         self.inner, self.sight = inner, sight
 
     @property
-    def num_features(self): return getattr(self.inner, 'num_features', None)
+    def num_features(self):
+        return getattr(self.inner, 'num_features', None)
 
-    def forward(self, x:Tensor): # (n, C, h, w) of any size; whatever the network gives
+    def forward(self, x: Tensor):  # (n, C, h, w) of any size; whatever the network gives
         "Resize, then the network."
         return self.inner(self.sight(x))
 
 # %% ../nbs/04b_backbones.ipynb #533b77d1
 LIBRARIES = 'torchvision', 'timm', 'hf-hub', 'open_clip'
 
-def is_foreign(name # of a teacher
-              ) -> bool:
+
+def is_foreign(
+    name,  # of a teacher
+) -> bool:
     "Whether a name is that of a network of another library."
     return str(name).partition(':')[0] in LIBRARIES and ':' in str(name)
 
-def make_foreign(name:str, # `torchvision:NAME`, `timm:NAME`, `hf-hub:USER/NAME`, `open_clip:MODEL/PRETRAINED`
-                 pretrained:bool=True # whether to get its weights
-                ) -> tuple: # the module without its classifier, and its `Sight`
+# %% ../nbs/04b_backbones.ipynb #43cfa618
+def make_foreign(
+    name: str,  # `torchvision:NAME`, `timm:NAME`, `hf-hub:USER/NAME`, `open_clip:MODEL/PRETRAINED`
+    pretrained: bool = True,  # whether to get its weights
+) -> tuple:  # the module without its classifier, and its `Sight`
     "A network by its library's name for it; raises `BadInput`."
     where, _, model = name.partition(':')
     where = known(where, LIBRARIES, 'teacher')
     need(model, 'teacher', name, f'name a model: {where}:NAME')
     maker = dict(torchvision=_torchvision, open_clip=_open_clip).get(where, _timm)
-    if where == 'hf-hub': model = name
-    try: return maker(name, model, pretrained)
-    except BadInput: raise
-    except Exception as e:                                 # theirs raise anything: no file, no network, no such tag
+    if where == 'hf-hub':
+        model = name
+    try:
+        return maker(name, model, pretrained)
+    except BadInput:
+        raise
+    except Exception as e:  # theirs raise anything: no file, no network, no such tag
         said = str(e).splitlines()[0][:80] if str(e) else type(e).__name__
-        raise BadInput(f'teacher={name}: its weights cannot be had ({said}); put them in a file, and name it: {name}@FILE') from None
+        raise BadInput(
+            f'teacher={name}: its weights cannot be had ({said}); put them in a file, and name it: {name}@FILE'
+        ) from None
 
+# %% ../nbs/04b_backbones.ipynb #73219cf3
 def _library(name, module, package):
     "An optional library."
-    try: return __import__(module)
-    except ImportError: raise BadInput(f'teacher={name}: {module} is not installed; pip install {package}') from None
+    try:
+        return __import__(module)
+    except ImportError:
+        raise BadInput(f'teacher={name}: {module} is not installed; pip install {package}') from None
 
+# %% ../nbs/04b_backbones.ipynb #74c69df1
 def _timm(name, model, pretrained):
     timm = _library(name, 'timm', 'timm')
     model = model.replace('hf_hub:', 'hf-hub:')
@@ -102,82 +129,124 @@ def _timm(name, model, pretrained):
     net = timm.create_model(model, pretrained=pretrained, num_classes=0)
     return net, timm_sight(timm.data.resolve_model_data_config(net))
 
-def timm_sight(cfg:dict # `resolve_model_data_config` of a timm model
-              ) -> Sight:
+# %% ../nbs/04b_backbones.ipynb #9b4d35d0
+def timm_sight(
+    cfg: dict,  # `resolve_model_data_config` of a timm model
+) -> Sight:
     "What timm says of how a model sees images, as in its evaluation transform."
     size = tuple(cfg['input_size'][1:])
-    before = tuple(math.floor(s/(cfg.get('crop_pct') or .875)) for s in size)
+    before = tuple(math.floor(s / (cfg.get('crop_pct') or 0.875)) for s in size)
     shorter = before[0] == before[1] and cfg.get('crop_mode') != 'squash'
     return Sight(size, before[0] if shorter else before, cfg['interpolation'], tuple(cfg['mean']), tuple(cfg['std']))
 
+# %% ../nbs/04b_backbones.ipynb #71e00a68
 def _torchvision(name, model, pretrained):
-    from torchvision import models                         # takes a second: only those who need it wait
+    from torchvision import models  # takes a second: only those who need it wait
+
     model = known(model, models.list_models(module=models), 'teacher')
     usual = models.get_model_weights(model).DEFAULT
     see = usual.transforms()
     net = headless(models.get_model(model, weights=usual if pretrained else None))
-    return net, Sight((see.crop_size[0],)*2, see.resize_size[0], see.interpolation.value, tuple(see.mean), tuple(see.std))
+    return net, Sight(
+        (see.crop_size[0],) * 2, see.resize_size[0], see.interpolation.value, tuple(see.mean), tuple(see.std)
+    )
 
+# %% ../nbs/04b_backbones.ipynb #ca8f61f9
 def _open_clip(name, model, pretrained):
     clip = _library(name, 'open_clip', 'open_clip_torch')
     model, _, tag = model.partition('/')
     model = known(model, clip.list_models(), 'teacher')
     tags = clip.list_pretrained_tags_by_model(model)
     need(tag or tags or not pretrained, 'teacher', name, 'has no weights that open_clip knows; name a file behind @')
-    if tag: tag = known(tag, tags, 'teacher')
+    if tag:
+        tag = known(tag, tags, 'teacher')
     both = clip.create_model(model, pretrained=(tag or tags[0]) if pretrained else None)
     cfg = clip.get_model_preprocess_cfg(both)
-    size = cfg['size'] if not isinstance(cfg['size'], int) else (cfg['size'],)*2
+    size = cfg['size'] if not isinstance(cfg['size'], int) else (cfg['size'],) * 2
     shorter = cfg.get('resize_mode') != 'squash' and size[0] == size[1]
-    sight = Sight(tuple(size), size[0] if shorter else tuple(size), cfg['interpolation'], tuple(cfg['mean']), tuple(cfg['std']))
+    sight = Sight(
+        tuple(size), size[0] if shorter else tuple(size), cfg['interpolation'], tuple(cfg['mean']), tuple(cfg['std'])
+    )
     return both.visual, sight
 
 # %% ../nbs/04b_backbones.ipynb #0c5f5dc5
-def need_features(out, # what a network gave
-                  n:int # for how many images
-                 ) -> Tensor: # the same, (n, k)
+def need_features(
+    out,  # what a network gave
+    n: int,  # for how many images
+) -> Tensor:  # the same, (n, k)
     "Raise `BadInput`, which names what came, unless it is one finite vector for each image."
     right = 'must map (N, C, H, W) to (N, k)'
     wrap = f'{right}; wrap it so that it does'
     if isinstance(out, dict):
-        raise BadInput(f"teacher=a dictionary of {', '.join(map(str, list(out)[:5]))}: {wrap}, and returns one of these")
+        raise BadInput(
+            f"teacher=a dictionary of {', '.join(map(str, list(out)[:5]))}: {wrap}, and returns one of these"
+        )
     if isinstance(out, (tuple, list)):
-        raise BadInput(f"teacher={type(out).__name__} of {', '.join(map(in_short, out[:4]))}: {wrap}, and returns one of these")
+        raise BadInput(
+            f"teacher={type(out).__name__} of {', '.join(map(in_short, out[:4]))}: {wrap}, and returns one of these"
+        )
     need(isinstance(out, Tensor), 'teacher', in_short(out), wrap)
     shape = f'output of shape {tuple(out.shape)}'
     one = out.ndim == 1 or out.ndim == 2 and out.shape[1] == 1
-    need(not one, 'teacher', f'{shape} for {n} images', f'one number for each image tells too little; {right}, k at least 2')
-    pool = '; average its maps first: nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten())' if out.ndim == 4 else ''
+    need(
+        not one,
+        'teacher',
+        f'{shape} for {n} images',
+        f'one number for each image tells too little; {right}, k at least 2',
+    )
+    pool = (
+        '; average its maps first: nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten())' if out.ndim == 4 else ''
+    )
     need(out.ndim == 2 and len(out) == n, 'teacher', f'{shape} for {n} images', wrap + pool)
     bad = (~out.isfinite()).any(1).sum().item()
     need(not bad, 'teacher', f'NaN or infinity for {bad} of {n} images', 'its weights or its normalisation are wrong')
     return out
 
 # %% ../nbs/04b_backbones.ipynb #51c0b470
-def read_state(path:Path # .safetensors, or what `torch.save` wrote
-              ) -> dict: # name: tensor
+def read_state(
+    path: Path,  # .safetensors, or what `torch.save` wrote
+) -> dict:  # name: tensor
     "A state dict from a file, without running any code in it; raises `BadInput`."
     path = need_file(path, 'weights')
-    try: state = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise BadInput(f'weights={path}: cannot be read as weights ({type(e).__name__}); must be a whole state dict, as .safetensors or from torch.save') from None
+    try:
+        state = (
+            load_file(path)
+            if str(path).endswith('.safetensors')
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
+    except Exception as e:
+        raise BadInput(
+            f'weights={path}: cannot be read as weights ({type(e).__name__}); must be a whole state dict, as .safetensors or from torch.save'
+        ) from None
     while isinstance(state, dict) and not any(isinstance(v, Tensor) for v in state.values()):
-        inner = next((k for k in ('state_dict', 'model', 'teacher', 'student', 'net') if isinstance(state.get(k), dict)), None)
+        inner = next(
+            (k for k in ('state_dict', 'model', 'teacher', 'student', 'net') if isinstance(state.get(k), dict)), None
+        )
         need(inner, 'weights', path, f"holds no tensors, only {', '.join(map(str, list(state)[:5]))}")
         state = state[inner]
     need(isinstance(state, dict), 'weights', path, f'holds a {type(state).__name__}, not a state dict')
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
-def take_weights(net:nn.Module, # whose weights are set
-                 state:dict, # names and tensors, perhaps under a prefix, perhaps with more
-                 what:str='weights' # where from, for messages
-                ) -> str: # the prefix
+# %% ../nbs/04b_backbones.ipynb #5367ad36
+def take_weights(
+    net: nn.Module,  # whose weights are set
+    state: dict,  # names and tensors, perhaps under a prefix, perhaps with more
+    what: str = 'weights',  # where from, for messages
+) -> str:  # the prefix
     "Set a module's weights from a state dict of somebody else's; raises `BadInput` if some are missing."
     own = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
-    prefixes = {''} | {k[:i + 1] for k in state for i, c in enumerate(k) if c == '.'}
+    prefixes = {''} | {k[: i + 1] for k in state for i, c in enumerate(k) if c == '.'}
     got = lambda prefix: {k for k, v in own.items() if prefix + k in state and state[prefix + k].shape == v.shape}
-    slow = lambda p: any(s in p for s in ('encoder_k', 'momentum', 'ema', 'teacher'))       # of two complete networks, the one that was trained
+    slow = lambda p: any(
+        s in p for s in ('encoder_k', 'momentum', 'ema', 'teacher')
+    )  # of two complete networks, the one that was trained
     best = max(sorted(prefixes), key=lambda p: (len(got(p)), not slow(p)))
     missing = sorted(set(own) - got(best))
-    need(not missing, 'weights', what, f"{len(missing)} of {len(own)} tensors of {type(net).__name__} are missing or of another shape, such as {', '.join(missing[:3])}; is this the right architecture?")
+    need(
+        not missing,
+        'weights',
+        what,
+        f"{len(missing)} of {len(own)} tensors of {type(net).__name__} are missing or of another shape, such as {', '.join(missing[:3])}; is this the right architecture?",
+    )
     net.load_state_dict({k: state[best + k] for k in own}, strict=False)
     return best

@@ -16,7 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from . import teachers
-from .core import cosine, describe, forked, generator, known, need, peak_mib, precision, progress_bar, reset_peak, write_json
+from ssdd_nb.core import (
+    cosine,
+    describe,
+    forked,
+    generator,
+    known,
+    need,
+    peak_mib,
+    precision,
+    progress_bar,
+    reset_peak,
+    write_json,
+)
 from .costs import Flops, rates, timed
 from .data import Images
 from .krrst import KRRSTTask, KRRST, krr, mse
@@ -28,40 +40,48 @@ from .teachers import Classifier, Teacher, TeacherTask
 # %% ../nbs/41_bench.ipynb #851d6594
 class PlainKRRST(KRRSTTask):
     "Algorithm 1 as one would write it down: the yardstick for `KRRSTTask`, and equal to it."
+
     def step(self) -> dict:
         "Lines 6 to 15, nothing cached, nothing left out."
         if not self.pool:
             self.fill()
-            for slot in self.pool: slot.net.to(memory_format=torch.contiguous_format)
+            for slot in self.pool:
+                slot.net.to(memory_format=torch.contiguous_format)
         i = self.batches.next().to(self.device)
         x, y = self.images.normalised(i), self.teacher(self.images.pixels(i))
         at = self.draw(0, len(self.pool))
         net = self.pool[at].net.eval()
         F_s, F_t = (torch.cat([f, torch.ones_like(f[:, :1])], 1) for f in (net.features(self.X_s), net.features(x)))
         K = F_s @ F_s.T
-        ridge = self.cfg.lam*K.detach().trace()*torch.eye(len(K), device=K.device)
+        ridge = self.cfg.lam * K.detach().trace() * torch.eye(len(K), device=K.device)
         loss = mse(F_t @ F_s.T @ torch.linalg.solve(K + ridge, self.Y_s), y, self.cfg.reduction)
         self.opt.zero_grad()
         loss.backward()
         net.train()
-        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*(1 - (1 - self.cfg.lr_end)*self.t/self.cfg.steps)
+        for group in self.opt.param_groups:
+            group['lr'] = self.cfg.lr * (1 - (1 - self.cfg.lr_end) * self.t / self.cfg.steps)
         self.opt.step()
         self.t += 1
         return dict(outer=loss.detach(), **self.advance(at))
 
 # %% ../nbs/41_bench.ipynb #f860df9a
-def krrst_problem(m:int=100, batch:int=102, side:int=32, device='cpu', **cfg # synthetic images, real batch, image side; more for `KRRST`
-                 ) -> tuple: # images, teacher, config
+def krrst_problem(
+    m: int = 100,
+    batch: int = 102,
+    side: int = 32,
+    device='cpu',
+    **cfg,  # synthetic images, real batch, image side; more for `KRRST`
+) -> tuple:  # images, teacher, config
     "Random images, an untrained ResNet-18, and the paper's network: speed does not depend on their content."
     gen = generator(0, 'bench')
-    x = torch.randint(0, 256, (max(m, batch)*2, 3, side, side), generator=gen, dtype=torch.uint8)
+    x = torch.randint(0, 256, (max(m, batch) * 2, 3, side, side), generator=gen, dtype=torch.uint8)
     images = Images(x.to(device), name='random bytes')
     teacher = Teacher(make_net('resnet18', 3, (side, side), 1), images.mean, images.std)
     return images, teacher, replace(KRRST(), **{**dict(m=m, batch=batch, pool=1, max_steps=1000, steps=1000), **cfg})
 
 # %% ../nbs/41_bench.ipynb #58870acd
 @contextmanager
-def measured(device='cpu'): # yields a dict that will hold `seconds` and `peak_mib`
+def measured(device='cpu'):  # yields a dict that will hold `seconds` and `peak_mib`
     "Time and extra peak memory of the block."
     sync = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None)
     gc.collect()
@@ -71,146 +91,245 @@ def measured(device='cpu'): # yields a dict that will hold `seconds` and `peak_m
     held, t, got = peak_mib(device), time.perf_counter(), {}
     yield got
     sync()
-    got.update(seconds=time.perf_counter() - t, peak_mib=max(0., peak_mib(device) - held))
+    got.update(seconds=time.perf_counter() - t, peak_mib=max(0.0, peak_mib(device) - held))
 
+# %% ../nbs/41_bench.ipynb #68e84969
 @contextmanager
 def strict_memory():
     "Inside, glibc takes and returns every large block at once, so that the resident size is what is held; slower, so not for timing."
-    threshold = -3                                         # M_MMAP_THRESHOLD; Linux with glibc only
-    try: set_to = ctypes.CDLL('libc.so.6').mallopt
-    except OSError: set_to = lambda *a: None
+    threshold = -3  # M_MMAP_THRESHOLD; Linux with glibc only
+    try:
+        set_to = ctypes.CDLL('libc.so.6').mallopt
+    except OSError:
+        set_to = lambda *a: None
     set_to(threshold, 2**18)
-    try: yield
-    finally: set_to(threshold, 2**25)
+    try:
+        yield
+    finally:
+        set_to(threshold, 2**25)
 
+# %% ../nbs/41_bench.ipynb #4c107fd5
 def _trim():
     "Give freed memory back to the system, or the next measurement would not see it being taken again (glibc only)."
-    try: ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError): pass
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass
 
+# %% ../nbs/41_bench.ipynb #6243f6b5
 @precision()
-def take_turns(name:str, # of the benchmark
-               variants:dict, # variant: a function to time
-               reps:int=5, # timed calls of each
-               device='cpu', # where they run
-               show:bool=True, # a progress bar
-               count:bool=True, # whether to count operations: products and convolutions, as PyTorch counts them
-               **about # goes into each row
-              ) -> list: # a row for each variant
+def take_turns(
+    name: str,  # of the benchmark
+    variants: dict,  # variant: a function to time
+    reps: int = 5,  # timed calls of each
+    device='cpu',  # where they run
+    show: bool = True,  # a progress bar
+    count: bool = True,  # whether to count operations: products and convolutions, as PyTorch counts them
+    **about,  # goes into each row
+) -> list:  # a row for each variant
     "Call the variants in turn; median time, largest memory, operations."
     got, memory = {v: [] for v in variants}, {}
     for r in progress_bar(range(reps + 2), show=show, desc=name):
         for v, call in variants.items():
-            with strict_memory() if r == 1 else nullcontext(), measured(device) as m: call()
-            if r == 1: memory[v] = m['peak_mib']          # the first round warms up, the second measures memory, the others time
-            if r > 1: got[v].append(m['seconds'])
+            with strict_memory() if r == 1 else nullcontext(), measured(device) as m:
+                call()
+            if r == 1:
+                memory[v] = m['peak_mib']  # the first round warms up, the second measures memory, the others time
+            if r > 1:
+                got[v].append(m['seconds'])
     rows = []
     for v, call in variants.items():
-        with Flops() if count else nullcontext() as flops: call() if count else None
-        rows.append(dict(name=name, variant=v, seconds=statistics.median(got[v]), peak_mib=round(memory[v], 1),
-                         gflop=round(flops.total/1e9, 3) if count else None, all_seconds=[round(t, 4) for t in got[v]], **about))
+        with Flops() if count else nullcontext() as flops:
+            call() if count else None
+        rows.append(
+            dict(
+                name=name,
+                variant=v,
+                seconds=statistics.median(got[v]),
+                peak_mib=round(memory[v], 1),
+                gflop=round(flops.total / 1e9, 3) if count else None,
+                all_seconds=[round(t, 4) for t in got[v]],
+                **about,
+            )
+        )
     return rows
 
 # %% ../nbs/41_bench.ipynb #15707822
-def mkdt_problem(N:int, # inner steps
-                 batch:int=64, width:int=64, side:int=32, k:int=128, # mini-batch, ConvNet-3's width, image side, target dimension
-                 device='cpu' # where
-                ) -> list: # what `unrolled` and `sweep` are called with
+def mkdt_problem(
+    N: int,  # inner steps
+    batch: int = 64,
+    width: int = 64,
+    side: int = 32,
+    k: int = 128,  # mini-batch, ConvNet-3's width, image side, target dimension
+    device='cpu',  # where
+) -> list:  # what `unrolled` and `sweep` are called with
     "A walk on random images towards random weights."
     gen = generator(0, 'bench mkdt')
-    net = make_net('convnet', 3, (side, side), k, widths=(width,)*3, norm='instance').to(device)
+    net = make_net('convnet', 3, (side, side), k, widths=(width,) * 3, norm='instance').to(device)
     rand = lambda *s: torch.randn(*s, generator=gen).to(device)
     theta, loss = flat(net), objective('kd', Functional(net))
-    end = theta + .01*rand(len(theta))
-    batches = [torch.randperm(2*batch, generator=gen)[:batch].to(device) for _ in range(N)]
-    return [theta, rand(2*batch, 3, side, side), rand(2*batch, k), torch.tensor(.05, device=device), batches,
-            loss, lambda th: (th - end).square().sum()/(theta - end).square().sum()]
+    end = theta + 0.01 * rand(len(theta))
+    batches = [torch.randperm(2 * batch, generator=gen)[:batch].to(device) for _ in range(N)]
+    return [
+        theta,
+        rand(2 * batch, 3, side, side),
+        rand(2 * batch, k),
+        torch.tensor(0.05, device=device),
+        batches,
+        loss,
+        lambda th: (th - end).square().sum() / (theta - end).square().sum(),
+    ]
 
 # %% ../nbs/41_bench.ipynb #d9c84af1
 class PlainTaps(Taps):
     "`Taps` as one would write them down: the yardstick, and equal to them."
+
     def __enter__(self):
         def listen(i):
             def hook(layer, args):
                 self.stats[i] = plain_tap(args[0])[1:]
+
             return hook
+
         self.hooks = [m.register_forward_pre_hook(listen(i)) for i, m in enumerate(self.layers)]
         return self
 
+# %% ../nbs/41_bench.ipynb #dbc67fe9
 class PlainSCDD(SCDDTask):
     "An iteration with plain taps: the yardstick for `SCDDTask`, and equal to it."
+
     def losses(self, x):
         "Both terms of equation 9."
-        with PlainTaps(self.net) as taps: scores = self.net(x)
+        with PlainTaps(self.net) as taps:
+            scores = self.net(x)
         return torch.nn.functional.cross_entropy(scores, self.y[self.rows]), bn_terms(taps, self.cfg.bn_loss)
 
 # %% ../nbs/41_bench.ipynb #93a9752f
-def scdd_problem(cls=SCDDTask, layout=torch.channels_last, net:str='resnet18', side:int=32, classes:int=100, batch:int=100, device='cpu', **options # which class, the network's memory layout, and sizes
-                ) -> SCDDTask: # ready to step
+def scdd_problem(
+    cls=SCDDTask,
+    layout=torch.channels_last,
+    net: str = 'resnet18',
+    side: int = 32,
+    classes: int = 100,
+    batch: int = 100,
+    device='cpu',
+    **options,  # which class, the network's memory layout, and sizes
+) -> SCDDTask:  # ready to step
     "Images to be recovered from an untrained network: speed does not depend on what it knows."
     gen = generator(0, 'bench scdd')
-    images = Images(torch.randint(0, 256, (2*classes, 3, side, side), generator=gen, dtype=torch.uint8).to(device), torch.arange(2*classes, device=device) % classes, tuple(map(str, range(classes))))
-    d = cls(images, Classifier(make_net(net, 3, (side, side), classes, **options), images.mean, images.std), replace(scdd_paper('cifar100'), ipc=1, batch=batch), 0)
+    images = Images(
+        torch.randint(0, 256, (2 * classes, 3, side, side), generator=gen, dtype=torch.uint8).to(device),
+        torch.arange(2 * classes, device=device) % classes,
+        tuple(map(str, range(classes))),
+    )
+    d = cls(
+        images,
+        Classifier(make_net(net, 3, (side, side), classes, **options), images.mean, images.std),
+        replace(scdd_paper('cifar100'), ipc=1, batch=batch),
+        0,
+    )
     d.net.to(memory_format=layout)
     d.x = d.x.detach().contiguous(memory_format=layout).requires_grad_()
     d.opt = torch.optim.Adam([d.x], d.cfg.lr, d.cfg.betas)
     return d
 
-def listen(x:torch.Tensor, tap # an activation (N, C, H, W) that needs a gradient; a function of it that returns it with mean and variance
-          ) -> None:
+# %% ../nbs/41_bench.ipynb #e1fcedd8
+def listen(
+    x: torch.Tensor,
+    tap,  # an activation (N, C, H, W) that needs a gradient; a function of it that returns it with mean and variance
+) -> None:
     "One batch norm's share of the work, forward and backward."
     y, mean, var = tap(x)
     torch.autograd.grad(y.sum() + mean.norm() + var.norm(), x)
 
-def plain_tap(x:torch.Tensor) -> tuple: # (N, C, H, W); the same, mean and variance of each channel
+
+def plain_tap(x: torch.Tensor) -> tuple:  # (N, C, H, W); the same, mean and variance of each channel
     "What a hook would do: a mean, and a variance of a copy with the channels first."
     return x, x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).contiguous().view(x.shape[1], -1).var(1, unbiased=False)
 
 # %% ../nbs/41_bench.ipynb #92696416
 class Pairs(torch.utils.data.Dataset):
     "Two views of each image, made one image at a time with torchvision's transforms."
-    def __init__(self,
-                 images:Images, # colours
-                 v:teachers.Views # crops, mirroring, colours
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # colours
+        v: teachers.Views,  # crops, mirroring, colours
+    ):
         from PIL import Image
         from torchvision.transforms import v2 as T
-        fixed = [T.ToImage(), T.ToDtype(torch.float32, scale=True), T.Normalize(images.mean.tolist(), images.std.tolist())]
-        crop = [T.RandomResizedCrop(images.x.shape[2:], v.crop, v.ratio, antialias=True)] if v.crop != (1., 1.) else []
-        self.make = T.Compose([*crop, T.RandomHorizontalFlip(v.flip), T.RandomApply([T.ColorJitter(*v.strength)], v.jitter), T.RandomGrayscale(v.grey), *fixed])
+
+        fixed = [
+            T.ToImage(),
+            T.ToDtype(torch.float32, scale=True),
+            T.Normalize(images.mean.tolist(), images.std.tolist()),
+        ]
+        crop = (
+            [T.RandomResizedCrop(images.x.shape[2:], v.crop, v.ratio, antialias=True)] if v.crop != (1.0, 1.0) else []
+        )
+        self.make = T.Compose(
+            [
+                *crop,
+                T.RandomHorizontalFlip(v.flip),
+                T.RandomApply([T.ColorJitter(*v.strength)], v.jitter),
+                T.RandomGrayscale(v.grey),
+                *fixed,
+            ]
+        )
         self.files = [Image.fromarray(x.permute(1, 2, 0).cpu().numpy()) for x in images.x]
 
-    def __len__(self): return len(self.files)
-    def __getitem__(self, i): return self.make(self.files[i]), self.make(self.files[i])
+    def __len__(self):
+        return len(self.files)
 
-def endless(loader): # a DataLoader
+    def __getitem__(self, i):
+        return self.make(self.files[i]), self.make(self.files[i])
+
+# %% ../nbs/41_bench.ipynb #f2a221b0
+def endless(loader):  # a DataLoader
     "Its batches, for ever."
-    while True: yield from loader
+    while True:
+        yield from loader
 
+# %% ../nbs/41_bench.ipynb #515bee9f
 class PlainTeacher(TeacherTask):
     "A training step as one would write it down: the yardstick for `TeacherTask`."
-    def __init__(self, images:Images, cfg:teachers.TeacherConfig, seed:int=0): # as for `TeacherTask`
+
+    def __init__(self, images: Images, cfg: teachers.TeacherConfig, seed: int = 0):  # as for `TeacherTask`
         super().__init__(images, cfg, seed)
         self.net.to(memory_format=torch.contiguous_format)
-        self.loader = endless(torch.utils.data.DataLoader(Pairs(images, cfg.views), min(cfg.batch, len(images)), shuffle=True, drop_last=True))
+        self.loader = endless(
+            torch.utils.data.DataLoader(
+                Pairs(images, cfg.views), min(cfg.batch, len(images)), shuffle=True, drop_last=True
+            )
+        )
 
     def step(self) -> dict:
         "Load, distort, one step of the optimiser."
-        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
+        for group in self.opt.param_groups:
+            group['lr'] = self.cfg.lr * cosine(self.t, self.steps)
         views = [v.to(self.device) for v in next(self.loader)]
-        loss = self.objective(self.net, views, None, len(views[0]), self.t/self.steps)
+        loss = self.objective(self.net, views, None, len(views[0]), self.t / self.steps)
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
         self.t += 1
         return dict(loss=loss.detach())
 
+# %% ../nbs/41_bench.ipynb #0d0be8e0
 class PlainExpert:
     "An expert's training as one would write it down: a module, torch's SGD, a `DataLoader`."
-    def __init__(self, images:Images, Y:torch.Tensor, cfg:ExpertConfig, seed:int=0): # as for `ExpertTask`
+
+    def __init__(self, images: Images, Y: torch.Tensor, cfg: ExpertConfig, seed: int = 0):  # as for `ExpertTask`
         self.net = cfg.student(images, Y.shape[1], teachers.seed_of(seed, 'expert', 0)).to(images.x.device)
         self.opt = torch.optim.SGD(self.net.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
-        self.loader = endless(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images.normalised(), Y), min(cfg.batch, len(images)), shuffle=True, drop_last=True))
+        self.loader = endless(
+            torch.utils.data.DataLoader(
+                torch.utils.data.TensorDataset(images.normalised(), Y),
+                min(cfg.batch, len(images)),
+                shuffle=True,
+                drop_last=True,
+            )
+        )
 
     def step(self) -> dict:
         "One mini-batch."
@@ -228,169 +347,344 @@ def _krrst_step(device, **kw):
     d.pool = [d.fresh()]
     return d.step
 
+
 def _solve(device, m=500, d=1000):
     F_s, Y_s, F_t = (torch.randn(*s, generator=generator(0, 'solve')).to(device) for s in ((m, d), (m, 128), (256, d)))
     F_s.requires_grad_()
     return lambda: torch.autograd.grad(krr(F_s, Y_s, F_t).square().sum(), F_s)
 
+# %% ../nbs/41_bench.ipynb #5bdc8b10
 def _walk(device, **kw):
     problem = mkdt_problem(**{**dict(N=5, batch=32, width=32), **kw}, device=device)
     return lambda: sweep(*problem)
 
-def _recovery(device, batch=50, side=32): return scdd_problem(net='resnet_tiny', classes=batch, batch=batch, side=side, device=device).step
 
+def _recovery(device, batch=50, side=32):
+    return scdd_problem(net='resnet_tiny', classes=batch, batch=batch, side=side, device=device).step
+
+# %% ../nbs/41_bench.ipynb #711cfcb5
 def _teacher_step(device, batch=64, side=32, cfg=teachers.tiny(3, 32)):
-    images = Images(torch.randint(0, 256, (max(256, batch), 3, side, side), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(device))
+    images = Images(
+        torch.randint(
+            0, 256, (max(256, batch), 3, side, side), generator=generator(0, 'bench teacher'), dtype=torch.uint8
+        ).to(device)
+    )
     return TeacherTask(images, replace(cfg, batch=batch)).step
 
+# %% ../nbs/41_bench.ipynb #b87c12ab
 def _expert_step(device, batch=64, side=32, experts=2):
     gen = generator(0, 'bench experts')
     images = Images(torch.randint(0, 256, (256, 3, side, side), generator=gen, dtype=torch.uint8).to(device))
     cfg = ExpertConfig(experts=experts, epochs=100, batch=batch, widths=(32, 64, 128))
     task = ExpertTask(images, torch.randn(256, 128, generator=gen).to(device), cfg, 0, Trajectories('nowhere', cfg))
-    task.snapshot = lambda epoch: None                     # no files
+    task.snapshot = lambda epoch: None  # no files
     return task.step
 
-GROWTH = { # what is measured: how to make it, and what is doubled
+# %% ../nbs/41_bench.ipynb #7cddb07e
+GROWTH = {  # what is measured: how to make it, and what is doubled
     'KRR-ST, a step': (_krrst_step, dict(m=(50, 100, 200, 400), batch=(50, 100, 200, 400), side=(16, 32, 64))),
     'KRR-ST, the head (d = 1,000)': (_solve, dict(m=(250, 500, 1000, 2000, 4000))),
     'MKDT, a walk': (_walk, dict(N=(5, 10, 20, 40), batch=(16, 32, 64), side=(16, 32, 64))),
     'MKDT, experts': (_expert_step, dict(experts=(1, 2, 4), batch=(32, 64, 128), side=(16, 32, 64))),
     'SC-DD, an iteration': (_recovery, dict(batch=(25, 50, 100), side=(16, 32, 64))),
-    'teacher, a step': (_teacher_step, dict(batch=(64, 128, 256), side=(16, 32, 64)))}
+    'teacher, a step': (_teacher_step, dict(batch=(64, 128, 256), side=(16, 32, 64))),
+}
 
-def bench_growth(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
-                ) -> list: # rows, with `axis` and `value`
+
+def bench_growth(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`
+) -> list:  # rows, with `axis` and `value`
     "Time and operations while one quantity is doubled."
     rows = []
     plan = [(n, make, axis, v) for n, (make, axes) in GROWTH.items() for axis, values in axes.items() for v in values]
     for n, make, axis, v in progress_bar(plan, show=show, desc='growth'):
-        rows += take_turns(n, {f'{axis} = {v}': make(device, **{axis: v})}, min(reps, 3), device, False, at=axis, axis=axis, value=v)
+        rows += take_turns(
+            n, {f'{axis} = {v}': make(device, **{axis: v})}, min(reps, 3), device, False, at=axis, axis=axis, value=v
+        )
     return rows
 
-def exponents(rows:list # of `bench_growth`
-             ) -> dict: # (name, axis): exponents of seconds and of operations
+# %% ../nbs/41_bench.ipynb #f4abded6
+def exponents(
+    rows: list,  # of `bench_growth`
+) -> dict:  # (name, axis): exponents of seconds and of operations
     "Slopes on doubly logarithmic axes, by least squares."
-    slope = lambda x, y: torch.linalg.lstsq(torch.tensor([[math.log(a), 1.] for a in x]), torch.tensor([[math.log(max(b, 1e-9))] for b in y])).solution[0, 0].item()
+    slope = lambda x, y: (
+        torch.linalg.lstsq(
+            torch.tensor([[math.log(a), 1.0] for a in x]), torch.tensor([[math.log(max(b, 1e-9))] for b in y])
+        )
+        .solution[0, 0]
+        .item()
+    )
     groups = {}
-    for r in rows: groups.setdefault((r['name'], r['axis']), []).append((r['value'], r['seconds'], r['gflop']))
+    for r in rows:
+        groups.setdefault((r['name'], r['axis']), []).append((r['value'], r['seconds'], r['gflop']))
     return {k: tuple(slope([g[0] for g in got], [g[i] for g in got]) for i in (1, 2)) for k, got in groups.items()}
 
-def show_growth(rows:list # of `bench_growth`
-               ): # the figure
+# %% ../nbs/41_bench.ipynb #9a863866
+def show_growth(
+    rows: list,  # of `bench_growth`
+):  # the figure
     "Seconds against what was doubled, one panel for each computation, with the exponents."
     import matplotlib.pyplot as plt
+
     names, slopes = list(dict.fromkeys(r['name'] for r in rows)), exponents(rows)
-    fig, axs = plt.subplots(2, -(-len(names)//2), figsize=(8.6, 5.9), layout='constrained', dpi=80, squeeze=False)
+    fig, axs = plt.subplots(2, -(-len(names) // 2), figsize=(8.6, 5.9), layout='constrained', dpi=80, squeeze=False)
     for ax, n in zip(axs.flat, names):
         ax.set_xscale('log', base=2)
         ax.set_yscale('log', base=2)
         for axis, c in zip(dict.fromkeys(r['axis'] for r in rows if r['name'] == n), ('#0072b2', '#d55e00', '#009e73')):
             got = [r for r in rows if (r['name'], r['axis']) == (n, axis)]
-            ax.plot([r['value'] for r in got], [r['seconds'] for r in got], 'o-', color=c, ms=4, label=f'{axis}: {slopes[n, axis][0]:.2f} ({slopes[n, axis][1]:.2f})')
+            ax.plot(
+                [r['value'] for r in got],
+                [r['seconds'] for r in got],
+                'o-',
+                color=c,
+                ms=4,
+                label=f'{axis}: {slopes[n, axis][0]:.2f} ({slopes[n, axis][1]:.2f})',
+            )
         ax.set_title(n, fontsize=10)
-        for side in (ax.xaxis, ax.yaxis): side.set_major_formatter('{x:g}')
+        for side in (ax.xaxis, ax.yaxis):
+            side.set_major_formatter('{x:g}')
         ax.yaxis.set_major_formatter('{x:.3g}')
-        ax.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(.5, -.1), title='exponent (of operations)', title_fontsize=8)
-    for ax in axs[:, 0]: ax.set_ylabel('seconds')
-    for ax in axs.flat[len(names):]: ax.set_axis_off()
+        ax.legend(
+            frameon=False,
+            fontsize=8,
+            loc='upper center',
+            bbox_to_anchor=(0.5, -0.1),
+            title='exponent (of operations)',
+            title_fontsize=8,
+        )
+    for ax in axs[:, 0]:
+        ax.set_ylabel('seconds')
+    for ax in axs.flat[len(names) :]:
+        ax.set_axis_off()
     fig.supxlabel('what is doubled: the quantity in the legend', fontsize=10)
     return fig
 
 # %% ../nbs/41_bench.ipynb #3725277c
-KINDS = {'convolutions': ('conv',), 'products, solutions': ('mm', 'linalg', 'cholesky', 'triangular'), 'norms': ('norm', 'var', 'Tap'), 'pooling': ('pool',), 'activations': ('threshold', 'relu', 'clamp'),
-         'views, batches': ('grid_sampl', 'index', 'rand', 'affine', 'roll')} # by what is in an operation's name
+KINDS = {
+    'convolutions': ('conv',),
+    'products, solutions': ('mm', 'linalg', 'cholesky', 'triangular'),
+    'norms': ('norm', 'var', 'Tap'),
+    'pooling': ('pool',),
+    'activations': ('threshold', 'relu', 'clamp'),
+    'views, batches': ('grid_sampl', 'index', 'rand', 'affine', 'roll'),
+}  # by what is in an operation's name
 
-def time_goes(call, # a step
-              steps:int=2 # how many, after one to warm up
-             ) -> dict: # share of each of `KINDS` and of the rest
+
+def time_goes(
+    call,  # a step
+    steps: int = 2,  # how many, after one to warm up
+) -> dict:  # share of each of `KINDS` and of the rest
     "What kinds of operation a step's time on the CPU goes into."
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')        # it chats on standard error
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it chats on standard error
     call()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as p:
-        for _ in range(steps): call()
-    took = dict.fromkeys((*KINDS, 'all else'), 0.)
-    for e in p.key_averages(): took[next((k for k, parts in KINDS.items() if any(n in e.key for n in parts)), 'all else')] += e.self_cpu_time_total
-    return {k: t/sum(took.values()) for k, t in took.items()}
+        for _ in range(steps):
+            call()
+    took = dict.fromkeys((*KINDS, 'all else'), 0.0)
+    for e in p.key_averages():
+        took[next((k for k, parts in KINDS.items() if any(n in e.key for n in parts)), 'all else')] += (
+            e.self_cpu_time_total
+        )
+    return {k: t / sum(took.values()) for k, t in took.items()}
 
 # %% ../nbs/41_bench.ipynb #a2e65cbd
-RANKS = {'KRR-ST, a step': (_krrst_step, dict(m=200, batch=200)), 'MKDT, a walk': (_walk, {}), 'MKDT, experts': (_expert_step, {}), 'SC-DD, an iteration': (_recovery, {}), 'small teacher, a step': (_teacher_step, {}), 'ResNet-18 teacher, a step': (_teacher_step, dict(cfg=teachers.paper()))}
+RANKS = {
+    'KRR-ST, a step': (_krrst_step, dict(m=200, batch=200)),
+    'MKDT, a walk': (_walk, {}),
+    'MKDT, experts': (_expert_step, {}),
+    'SC-DD, an iteration': (_recovery, {}),
+    'small teacher, a step': (_teacher_step, {}),
+    'ResNet-18 teacher, a step': (_teacher_step, dict(cfg=teachers.paper())),
+}
 
-def bench_ranks(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`; the CPU only
-               ) -> list: # rows
+
+def bench_ranks(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`; the CPU only
+) -> list:  # rows
     "A step in one process, and shared by two."
-    need(torch.device(device).type == 'cpu', 'device', device, 'processes are started on the CPU here; on GPUs time ssdd-distill under torchrun')
+    need(
+        torch.device(device).type == 'cpu',
+        'device',
+        device,
+        'processes are started on the CPU here; on GPUs time ssdd-distill under torchrun',
+    )
     rows = []
     for n, (make, kw) in progress_bar(list(RANKS.items()), show=show, desc='processes'):
         for size in (1, 2):
             took = forked(lambda: timed(make('cpu', **kw), reps), size)[0]
-            rows.append(dict(name=n, variant=f"{size} process{'es' if size > 1 else ''}", seconds=statistics.median(took), peak_mib=0., gflop=None, all_seconds=[round(t, 4) for t in took]))
+            rows.append(
+                dict(
+                    name=n,
+                    variant=f"{size} process{'es' if size > 1 else ''}",
+                    seconds=statistics.median(took),
+                    peak_mib=0.0,
+                    gflop=None,
+                    all_seconds=[round(t, 4) for t in took],
+                )
+            )
     return rows
 
 # %% ../nbs/41_bench.ipynb #8281a59f
-def bench_krrst(reps:int=5, device='cpu', show:bool=True # timed steps of each variant, where, and whether to show a bar
-               ) -> list: # rows
+def bench_krrst(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # timed steps of each variant, where, and whether to show a bar
+) -> list:  # rows
     "KRR-ST's step: plain, and ours."
     images, teacher, cfg = krrst_problem(device=device)
     made = {v: cls(images, teacher, cfg) for v, cls in dict(plain=PlainKRRST, ours=KRRSTTask).items()}
-    for d in made.values(): d.pool = [d.fresh()]         # a pool of one, untrained: what is timed is the step
+    for d in made.values():
+        d.pool = [d.fresh()]  # a pool of one, untrained: what is timed is the step
     made['plain'].pool[0].net.to(memory_format=torch.contiguous_format)
-    return take_turns('krrst-step', {v: d.step for v, d in made.items()}, reps, device, show, m=cfg.m, batch=cfg.batch, side=32)
+    return take_turns(
+        'krrst-step', {v: d.step for v, d in made.items()}, reps, device, show, m=cfg.m, batch=cfg.batch, side=32
+    )
 
-def bench_mkdt(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`; a walk takes long, so at most 2
-              ) -> list: # rows, with `N`
+# %% ../nbs/41_bench.ipynb #efdfd9b8
+def bench_mkdt(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`; a walk takes long, so at most 2
+) -> list:  # rows, with `N`
     "The gradient of MKDT's walk: unrolled, and by the reverse sweep."
     rows = []
     for N in (5, 40):
         problem = mkdt_problem(N, device=device)
-        rows += take_turns('mkdt-step', dict(unrolled=lambda: unrolled(*problem), sweep=lambda: sweep(*problem)), min(reps, 2), device, show, N=N)
+        rows += take_turns(
+            'mkdt-step',
+            dict(unrolled=lambda: unrolled(*problem), sweep=lambda: sweep(*problem)),
+            min(reps, 2),
+            device,
+            show,
+            N=N,
+        )
     return rows
 
-TAPPED = (64, 32), (128, 16), (256, 8), (512, 4)         # channels and side of ResNet-18's layers on CIFAR
+# %% ../nbs/41_bench.ipynb #3ec8d5b6
+TAPPED = (64, 32), (128, 16), (256, 8), (512, 4)  # channels and side of ResNet-18's layers on CIFAR
 
-def bench_scdd(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
-              ) -> list: # rows, with `at`: the layer and its layout
+
+def bench_scdd(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`
+) -> list:  # rows, with `at`: the layer and its layout
     "Batch norms listened to, layer by layer; and a whole iteration of recovery."
     rows, layouts = [], dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
     for c, side in TAPPED:
         for name, layout in layouts.items():
-            x = torch.randn(100, c, side, side, generator=generator(0, 'bench tap')).to(device).contiguous(memory_format=layout).requires_grad_()
-            rows += take_turns('bn-tap', dict(plain=lambda: listen(x, plain_tap), ours=lambda: listen(x, Tap.apply)), 3*reps, device, show, count=False, at=f'{c}×{side}² {name}')
-    made = {'plain': (PlainSCDD, 'contiguous'), 'ours, contiguous': (SCDDTask, 'contiguous'), 'ours': (SCDDTask, 'channels_last')}
+            x = (
+                torch.randn(100, c, side, side, generator=generator(0, 'bench tap'))
+                .to(device)
+                .contiguous(memory_format=layout)
+                .requires_grad_()
+            )
+            rows += take_turns(
+                'bn-tap',
+                dict(plain=lambda: listen(x, plain_tap), ours=lambda: listen(x, Tap.apply)),
+                3 * reps,
+                device,
+                show,
+                count=False,
+                at=f'{c}×{side}² {name}',
+            )
+    made = {
+        'plain': (PlainSCDD, 'contiguous'),
+        'ours, contiguous': (SCDDTask, 'contiguous'),
+        'ours': (SCDDTask, 'channels_last'),
+    }
     made = {v: scdd_problem(c, layouts[l], device=device) for v, (c, l) in made.items()}
     return rows + take_turns('scdd-step', {v: d.step for v, d in made.items()}, reps, device, show)
 
-def bench_teacher(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
-                 ) -> list: # rows, with `at`: the settings
+# %% ../nbs/41_bench.ipynb #3a8ad853
+def bench_teacher(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`
+) -> list:  # rows, with `at`: the settings
     "A step of a teacher's training: small settings, and the paper's network in batches of 64."
-    images, rows = Images(torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(device)), []
+    images, rows = (
+        Images(
+            torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(
+                device
+            )
+        ),
+        [],
+    )
     for name, cfg in dict(tiny=teachers.tiny(3, 32), resnet18=replace(teachers.paper(), batch=64)).items():
         made = dict(plain=PlainTeacher(images, cfg), ours=TeacherTask(images, cfg))
         rows += take_turns('teacher-step', {v: t.step for v, t in made.items()}, reps, device, show, at=name)
     return rows
 
-def bench_experts(reps:int=5, device='cpu', show:bool=True # as for `bench_krrst`
-                 ) -> list: # rows, with `at`: image side and widths; seconds are of one expert's step
+# %% ../nbs/41_bench.ipynb #b07b5e8c
+def bench_experts(
+    reps: int = 5,
+    device='cpu',
+    show: bool = True,  # as for `bench_krrst`
+) -> list:  # rows, with `at`: image side and widths; seconds are of one expert's step
     "A step of an expert's training: plain, ours, and four at once with `vmap`."
     rows = []
     for side, widths, k in ((8, None, 128), (32, None, 128), (32, (128, 128, 128), 512)):
         gen = generator(0, 'bench experts')
-        images = Images(torch.randint(0, 256, (1024, 1 if side == 8 else 3, side, side), generator=gen, dtype=torch.uint8).to(device))
-        Y, cfg = torch.randn(1024, k, generator=gen).to(device), ExpertConfig(experts=4, epochs=8, batch=64, widths=widths)
+        images = Images(
+            torch.randint(0, 256, (1024, 1 if side == 8 else 3, side, side), generator=gen, dtype=torch.uint8).to(
+                device
+            )
+        )
+        Y, cfg = (
+            torch.randn(1024, k, generator=gen).to(device),
+            ExpertConfig(experts=4, epochs=8, batch=64, widths=widths),
+        )
         with tempfile.TemporaryDirectory() as d:
-            made = {'plain': PlainExpert(images, Y, cfg).step, **{v: ExpertTask(images, Y, cfg, 0, Trajectories(Path(d)/v, cfg), n, n > 1).step for v, n in {'ours': 1, 'four at once': 4}.items()}}
-            got = take_turns('expert-step', made, reps, device, show, count=False, at=f"{side} px, width {'-'.join(map(str, widths or 'auto'.split()))}")
-        rows += [dict(r, seconds=r['seconds']/4, all_seconds=[s/4 for s in r['all_seconds']]) if r['variant'] == 'four at once' else r for r in got]
+            made = {
+                'plain': PlainExpert(images, Y, cfg).step,
+                **{
+                    v: ExpertTask(images, Y, cfg, 0, Trajectories(Path(d) / v, cfg), n, n > 1).step
+                    for v, n in {'ours': 1, 'four at once': 4}.items()
+                },
+            }
+            got = take_turns(
+                'expert-step',
+                made,
+                reps,
+                device,
+                show,
+                count=False,
+                at=f"{side} px, width {'-'.join(map(str, widths or 'auto'.split()))}",
+            )
+        rows += [
+            dict(r, seconds=r['seconds'] / 4, all_seconds=[s / 4 for s in r['all_seconds']])
+            if r['variant'] == 'four at once'
+            else r
+            for r in got
+        ]
     return rows
 
-BENCHES = dict(krrst=bench_krrst, mkdt=bench_mkdt, scdd=bench_scdd, teacher=bench_teacher, experts=bench_experts, growth=bench_growth, ranks=bench_ranks)
+# %% ../nbs/41_bench.ipynb #e4c9a5ce
+BENCHES = dict(
+    krrst=bench_krrst,
+    mkdt=bench_mkdt,
+    scdd=bench_scdd,
+    teacher=bench_teacher,
+    experts=bench_experts,
+    growth=bench_growth,
+    ranks=bench_ranks,
+)
 
-def bench(names=None, # of `BENCHES`; all that there are for the device if None
-          out:Path|None=None, # folder for bench.json
-          reps:int=5, # timed calls of each variant
-          device='cpu', # where
-          show:bool=True # progress bars
-         ) -> dict: # `rows`, and where they were measured
+
+def bench(
+    names=None,  # of `BENCHES`; all that there are for the device if None
+    out: Path | None = None,  # folder for bench.json
+    reps: int = 5,  # timed calls of each variant
+    device='cpu',  # where
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, and where they were measured
     "Run benchmarks; raises `BadInput` for an unknown name."
     need(isinstance(reps, int) and reps >= 1, 'reps', reps, 'at least 1')
     possible = [n for n in BENCHES if n != 'ranks' or torch.device(device).type == 'cpu']
@@ -398,33 +692,66 @@ def bench(names=None, # of `BENCHES`; all that there are for the device if None
     result = dict(rates=rates(device), rows=[], **describe(device))
     for n in names:
         result['rows'] += BENCHES[n](reps, device, show)
-        if out: write_json(Path(out)/'bench.json', result)                 # what is measured is kept, whatever comes after
+        if out:
+            write_json(Path(out) / 'bench.json', result)  # what is measured is kept, whatever comes after
     return result
 
 # %% ../nbs/41_bench.ipynb #898408ff
-def bench_table(result:dict # from `bench`
-               ) -> str:
+def bench_table(
+    result: dict,  # from `bench`
+) -> str:
     "A line for each variant, with its speed relative to the first of its benchmark."
     first, fast = {_title(r): r['seconds'] for r in reversed(result['rows'])}, result.get('rates', {})
+
     def operations(r):
-        if r['gflop'] is None: return ' '*14
-        return f"{r['gflop']:8.3g} GFLOP" + (f" {r['gflop']/r['seconds']/fast['convolution']:4.0%}" if fast else '')
-    def memory(r): return f"{r['peak_mib']:6.0f} MiB " if any(r['peak_mib'] for r in result['rows']) else ''      # `ranks` measures none
+        if r['gflop'] is None:
+            return ' ' * 14
+        return f"{r['gflop']:8.3g} GFLOP" + (f" {r['gflop'] / r['seconds'] / fast['convolution']:4.0%}" if fast else '')
+
+    def memory(r):
+        return (
+            f"{r['peak_mib']:6.0f} MiB " if any(r['peak_mib'] for r in result['rows']) else ''
+        )  # `ranks` measures none
+
     wide, wider = (max(len(text(r)) for r in result['rows']) for text in (_title, lambda r: r['variant']))
-    lines = [f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {memory(r)}{operations(r)} {first[_title(r)]/r['seconds']:5.2f}×" for r in result['rows']]
-    per = f"; % of a convolution's {fast['convolution']:.0f} GFLOP/s (a matrix product's: {fast['product']:.0f})" if fast else ''
+    lines = [
+        f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {memory(r)}{operations(r)} {first[_title(r)] / r['seconds']:5.2f}×"
+        for r in result['rows']
+    ]
+    per = (
+        f"; % of a convolution's {fast['convolution']:.0f} GFLOP/s (a matrix product's: {fast['product']:.0f})"
+        if fast
+        else ''
+    )
     return '\n'.join([*lines, f"on {result['device']}, torch {result['versions']['torch']}" + per])
 
-def _title(r): return r['name'] + (f" N={r['N']}" if 'N' in r else '') + (f" {r['at']}" if 'at' in r else '')
+# %% ../nbs/41_bench.ipynb #72839b6a
+def _title(r):
+    return r['name'] + (f" N={r['N']}" if 'N' in r else '') + (f" {r['at']}" if 'at' in r else '')
 
-def show_bench(result:dict): # from `bench`; the axes
+# %% ../nbs/41_bench.ipynb #167a140d
+def show_bench(result: dict):  # from `bench`; the axes
     "Time and operations of each variant."
     import matplotlib.pyplot as plt
+
     rows = result['rows']
     keys = [k for k in ('seconds', 'gflop', 'peak_mib') if all(r[k] is not None for r in rows)]
-    fig, axs = plt.subplots(1, len(keys), figsize=(3*len(keys), .5*len(rows) + 1), layout='constrained', sharey=True)
+    fig, axs = plt.subplots(
+        1, len(keys), figsize=(3 * len(keys), 0.5 * len(rows) + 1), layout='constrained', sharey=True
+    )
     for ax, key in zip(axs, keys):
-        ax.bar_label(ax.barh([f"{_title(r)}, {r['variant']}" for r in rows], [r[key] for r in rows], color=['#999999' if r['variant'] in ('plain', 'unrolled') else '#d55e00' for r in rows]), fmt=lambda v: f'{v:,.0f}' if v >= 1000 else f'{v:.3g}', padding=2)
-        ax.set(xlabel=dict(seconds='seconds a step', gflop='GFLOP a step', peak_mib='MiB beyond what is held')[key], xlim=(0, 1.35*max(r[key] for r in rows)))
+        ax.bar_label(
+            ax.barh(
+                [f"{_title(r)}, {r['variant']}" for r in rows],
+                [r[key] for r in rows],
+                color=['#999999' if r['variant'] in ('plain', 'unrolled') else '#d55e00' for r in rows],
+            ),
+            fmt=lambda v: f'{v:,.0f}' if v >= 1000 else f'{v:.3g}',
+            padding=2,
+        )
+        ax.set(
+            xlabel=dict(seconds='seconds a step', gflop='GFLOP a step', peak_mib='MiB beyond what is held')[key],
+            xlim=(0, 1.35 * max(r[key] for r in rows)),
+        )
     axs[0].invert_yaxis()
     return axs

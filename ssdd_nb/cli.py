@@ -11,12 +11,15 @@ __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'postt
 # %% ../nbs/50_cli.ipynb #f2866e78
 import os, signal, sys
 
+
 def _quit(sig, frame):
     "What a signal does while a command is still being loaded."
     os.write(2, b'stopped before it began\n')
     os._exit(128 + sig)
 
-if os.path.basename(sys.argv[0]).startswith('ssdd-'): signal.signal(signal.SIGINT, _quit)
+
+if os.path.basename(sys.argv[0]).startswith('ssdd-'):
+    signal.signal(signal.SIGINT, _quit)
 
 import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, shutil, threading, time, traceback
 from dataclasses import dataclass, replace
@@ -31,173 +34,284 @@ cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'
 studies, scdd_studies, tables, worths = map(Late, ('studies', 'scdd_studies', 'reproduce', 'worth'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
-def add_flags(parser:argparse.ArgumentParser, # to add to
-              fn # a function or a dataclass with docments
-             ) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser,  # to add to
+    fn,  # a function or a dataclass with docments
+) -> None:
     "A flag for each parameter: its name with hyphens, its comment as help; a parameter that is a dataclass adds its own."
     for name, p in docments(fn, full=True, returns=False).items():
-        if name in ('return', 'self'): continue
-        if dataclasses.is_dataclass(p.anno): add_flags(parser, p.anno); continue
+        if name in ('return', 'self'):
+            continue
+        if dataclasses.is_dataclass(p.anno):
+            add_flags(parser, p.anno)
+            continue
         help = (p.docment or '').replace('%', '%%').replace('\n', ' ')
-        if p.anno is bool: parser.add_argument('--' + name.replace('_', '-'), action='store_true', help=help)
-        elif p.anno is list: parser.add_argument(name, nargs='*', default=[], metavar=name.upper().rstrip('S'), help=help)
-        elif p.default is inspect.Parameter.empty: parser.add_argument(name, type=p.anno, metavar=name.upper(), help=help)
+        if p.anno is bool:
+            parser.add_argument('--' + name.replace('_', '-'), action='store_true', help=help)
+        elif p.anno is list:
+            parser.add_argument(name, nargs='*', default=[], metavar=name.upper().rstrip('S'), help=help)
+        elif p.default is inspect.Parameter.empty:
+            parser.add_argument(name, type=p.anno, metavar=name.upper(), help=help)
         else:
             shown = '' if p.default is None else f' (default: {p.default})'
-            parser.add_argument('--' + name.replace('_', '-'), type=p.anno, default=p.default, metavar=p.anno.__name__.upper(), help=help + shown)
+            parser.add_argument(
+                '--' + name.replace('_', '-'),
+                type=p.anno,
+                default=p.default,
+                metavar=p.anno.__name__.upper(),
+                help=help + shown,
+            )
 
 # %% ../nbs/50_cli.ipynb #d98f5090
 class Parser(argparse.ArgumentParser):
     "argparse, with errors of one line that name the nearest flag."
-    def error(self, message:str): # what argparse found
+
+    def error(self, message: str):  # what argparse found
         flags = [s for a in self._actions for s in a.option_strings]
         wrong = [w for w in message.split() if w.startswith('--') and w not in flags]
-        near = difflib.get_close_matches(wrong[0].split('=')[0], flags, 1) if 'unrecognized' in message and wrong else []
-        self.exit(2, f'{self.prog}: {message}' + (f'; did you mean {near[0]}?' if near else '') + f' ({self.prog} --help lists all flags)\n')
+        near = (
+            difflib.get_close_matches(wrong[0].split('=')[0], flags, 1) if 'unrecognized' in message and wrong else []
+        )
+        self.exit(
+            2,
+            f'{self.prog}: {message}'
+            + (f'; did you mean {near[0]}?' if near else '')
+            + f' ({self.prog} --help lists all flags)\n',
+        )
 
-def arguments(fn, # the command
-              prog:str, # its name
-              argv=None # the command line after it; `sys.argv` if None
-             ) -> dict: # keyword arguments for `fn`
+# %% ../nbs/50_cli.ipynb #0dcbb63d
+def arguments(
+    fn,  # the command
+    prog: str,  # its name
+    argv=None,  # the command line after it; `sys.argv` if None
+) -> dict:  # keyword arguments for `fn`
     "Parse a command line; dataclass parameters are put together from their flags."
     parser = Parser(prog, description=fn.__doc__, allow_abbrev=False)
-    parser.add_argument('--version', action='version', version=f'ssdd-nb {__version__}', help='the version of the library')
+    parser.add_argument(
+        '--version', action='version', version=f'ssdd-nb {__version__}', help='the version of the library'
+    )
     add_flags(parser, fn)
     got, kwargs = vars(parser.parse_args(argv)), {}
     for name, p in docments(fn, full=True, returns=False).items():
-        if name in ('return', 'self'): continue
+        if name in ('return', 'self'):
+            continue
         fields = [f.name for f in dataclasses.fields(p.anno)] if dataclasses.is_dataclass(p.anno) else None
         kwargs[name] = p.anno(**{f: got[f] for f in fields}) if fields else got[name]
     return kwargs
 
 # %% ../nbs/50_cli.ipynb #31b5f55c
-def command(fn # a function with docments
-           ): # a function of the command line
+def command(
+    fn,  # a function with docments
+):  # a function of the command line
     "Make a console command `ssdd-NAME` of a function."
     prog = f'ssdd-{fn.__name__}'
+
     @functools.wraps(fn)
     def main(argv=None):
         with _any_encoding(), _signals_stop(prog):
             try:
-                try: return _run(fn, prog, arguments(fn, prog, argv))
-                finally: sys.stdout and sys.stdout.flush() # or what is wrong with it is found when nobody can say so
-            except Exception as e: message, code = _told(e)
-            except KeyboardInterrupt as e: message, code = str(e) or 'stopped', getattr(e, 'code', 130)
-            if code == PIPE: os.dup2(os.open(os.devnull, os.O_WRONLY), 1)       # or Python complains when it ends
-            elif not _of_others(code): _say(f'{prog}: {safe(" ".join(message.split()), most=2000)}')
+                try:
+                    return _run(fn, prog, arguments(fn, prog, argv))
+                finally:
+                    sys.stdout and sys.stdout.flush()  # or what is wrong with it is found when nobody can say so
+            except Exception as e:
+                message, code = _told(e)
+            except KeyboardInterrupt as e:
+                message, code = str(e) or 'stopped', getattr(e, 'code', 130)
+            if code == PIPE:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it ends
+            elif not _of_others(code):
+                _say(f'{prog}: {safe(" ".join(message.split()), most=2000)}')
         sys.exit(code)
+
     return main
 
+# %% ../nbs/50_cli.ipynb #3efb2a45
 def _run(fn, prog, kwargs):
     "Call a command's function: in all processes, the folder locked."
-    if kwargs.get('out') is not None: kwargs['out'] = str(core.as_path(kwargs['out'], 'out'))
-    with core.compiling(getattr(kwargs.get('src'), 'compile', False)), _together(prog, kwargs), core.locked(kwargs.get('out')):
+    if kwargs.get('out') is not None:
+        kwargs['out'] = str(core.as_path(kwargs['out'], 'out'))
+    with (
+        core.compiling(getattr(kwargs.get('src'), 'compile', False)),
+        _together(prog, kwargs),
+        core.locked(kwargs.get('out')),
+    ):
         fn(**kwargs)
 
+# %% ../nbs/50_cli.ipynb #d4929250
 def _of_others(code):
     "Whether another process says it: what all would say, the first one says."
-    if 'ssdd_nb.core' not in sys.modules or not core.world().rank: return False
-    if code < 128: time.sleep(3)                           # meanwhile this process is ended, if the first one was
+    if 'ssdd_nb.core' not in sys.modules or not core.world().rank:
+        return False
+    if code < 128:
+        time.sleep(3)  # meanwhile this process is ended, if the first one was
     return code >= 128
+
 
 def _say(line):
     "One line on the error output; a terminal that is gone hears nothing."
-    with contextlib.suppress(OSError, ValueError): print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 # %% ../nbs/50_cli.ipynb #d1611b42
-PIPE = 141 # the exit code where whoever read the output has stopped reading
+PIPE = 141  # the exit code where whoever read the output has stopped reading
+
 
 def _told(e):
     "What went wrong in one line, and the exit code: 2 for what the user can mend."
-    if os.environ.get('SSDD_DEBUG') == '1': traceback.print_exception(e)
-    if isinstance(e, (BadInput, Diverged, Lost)): return str(e), 2 if isinstance(e, BadInput) else 1
-    if isinstance(e, BrokenPipeError): return '', PIPE
+    if os.environ.get('SSDD_DEBUG') == '1':
+        traceback.print_exception(e)
+    if isinstance(e, (BadInput, Diverged, Lost)):
+        return str(e), 2 if isinstance(e, BadInput) else 1
+    if isinstance(e, BrokenPipeError):
+        return '', PIPE
     first = next(iter(str(e).splitlines()), '')[:200]
     kind = type(e).__name__
     if isinstance(e, MemoryError) or 'OutOfMemory' in kind or 'not enough memory' in first:
-        return f'not enough memory ({first or kind}); fewer or smaller images, a smaller batch, or on_disk (--on-disk) take less', 2
-    if isinstance(e, OSError): return f"{f'{e.filename}: ' if e.filename else ''}{e.strerror or first or kind}", 2
-    if isinstance(e, ImportError): return f'{first}; is everything that the library needs installed?', 2
+        return (
+            f'not enough memory ({first or kind}); fewer or smaller images, a smaller batch, or on_disk (--on-disk) take less',
+            2,
+        )
+    if isinstance(e, OSError):
+        return f"{f'{e.filename}: ' if e.filename else ''}{e.strerror or first or kind}", 2
+    if isinstance(e, ImportError):
+        return f'{first}; is everything that the library needs installed?', 2
     return f'{kind}: {first} (SSDD_DEBUG=1 shows where)', 1
 
+# %% ../nbs/50_cli.ipynb #ab37a1d3
 _ASCII = dict(zip('─│×−–—…≤≥≈±·→←↑↓μσ²√αβγλ°‖✓', '-|x---.<>~~-><^vms2.abgl d|v'))
 _ASCII.update({'±': '+-', '…': '...', '°': ' deg', '→': '->', '≤': '<=', '≥': '>='})
 
+
 def _nearest(e):
     "What is written in place of characters that an encoding lacks."
-    return ''.join(_ASCII.get(c, c.encode('ascii', 'backslashreplace').decode()) for c in e.object[e.start:e.end]), e.end
+    return ''.join(
+        _ASCII.get(c, c.encode('ascii', 'backslashreplace').decode()) for c in e.object[e.start : e.end]
+    ), e.end
 
+# %% ../nbs/50_cli.ipynb #894da657
 codecs.register_error('ssdd', _nearest)
+
 
 @contextlib.contextmanager
 def _any_encoding():
     "Inside, output never fails for want of a character."
     them = [s for s in (sys.stdout, sys.stderr) if hasattr(s, 'reconfigure')]
     before = [s.errors for s in them]
-    for s in them: s.reconfigure(errors='ssdd')
-    try: yield
+    for s in them:
+        s.reconfigure(errors='ssdd')
+    try:
+        yield
     finally:
         for s, errors in zip(them, before):
-            with contextlib.suppress(OSError, ValueError): s.reconfigure(errors=errors)
+            with contextlib.suppress(OSError, ValueError):
+                s.reconfigure(errors=errors)
 
+# %% ../nbs/50_cli.ipynb #c36a7d6e
 @contextlib.contextmanager
 def _signals_stop(prog):
     "Inside, a signal that no run heeds ends the command with a line; within an import, at once."
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     old = {s: signal.getsignal(s) for s in SIGNALS}
-    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}       # nohup means it
+    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}  # nohup means it
+
     def stop(sig, frame):
         at = frame
-        while at and not at.f_code.co_filename.startswith('<frozen importlib'): at = at.f_back
-        if not at: raise Stopped('stopped; the same again goes on with what is saved', sig)
-        _say(f'{prog}: stopped before it began')           # an exception would be lost in somebody's module
+        while at and not at.f_code.co_filename.startswith('<frozen importlib'):
+            at = at.f_back
+        if not at:
+            raise Stopped('stopped; the same again goes on with what is saved', sig)
+        _say(f'{prog}: stopped before it began')  # an exception would be lost in somebody's module
         os._exit(128 + sig)
-    for s in old: signal.signal(s, stop)
-    try: yield
+
+    for s in old:
+        signal.signal(s, stop)
+    try:
+        yield
     finally:
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
 
 # %% ../nbs/50_cli.ipynb #6acc5ca2
 @contextlib.contextmanager
 def _together(prog, kwargs):
     "Under `torchrun`: connect the processes, and let only the first one print."
     started = int(os.environ.get('WORLD_SIZE', 1)) > 1 and core.world().size == 1
-    if not started: yield; return
-    need(prog in ('ssdd-distill', 'ssdd-teacher'), 'torchrun', prog, 'runs in one process; several are for ssdd-distill and ssdd-teacher')
+    if not started:
+        yield
+        return
+    need(
+        prog in ('ssdd-distill', 'ssdd-teacher'),
+        'torchrun',
+        prog,
+        'runs in one process; several are for ssdd-distill and ssdd-teacher',
+    )
     src = kwargs.get('src')
-    with contextlib.redirect_stdout(None) if core.join(src.device if src else 'auto').rank else contextlib.nullcontext(): yield
+    with (
+        contextlib.redirect_stdout(None) if core.join(src.device if src else 'auto').rank else contextlib.nullcontext()
+    ):
+        yield
     from torch import distributed
+
     distributed.destroy_process_group()
 
 # %% ../nbs/50_cli.ipynb #062a7f67
 @dataclass
 class Source:
     "Where the images come from."
-    source:str='digits' # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH or npz:PATH
-    size:int=None # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
-    held_out:float=.3 # share of the images to test on where there is no official split; 0 holds out none
-    split_seed:int=0 # 0: the official test split, or the first draw of one; any other number draws another
-    split:str=None # for folders and zips: the folders at the top to test on, with commas between; none if they are classes (default: by their names)
-    classes:str=None # for folders and zips: the folders that are classes, with commas between; none if there are no labels (default: all)
-    skip_unreadable:bool=False # leave out image files that cannot be read, and record which
-    on_disk:str=None # for folders and zips too large for memory: decode the images once into this folder, and read from there
-    data_root:str=None # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
-    validation:bool=False # test on a part of the training split instead of the test split: for tuning
-    device:str='auto' # auto, cpu, cuda, cuda:1, …
-    compile:bool=False # put networks through torch.compile: slow to begin, then faster on a graphics card
 
-    def load(self, show:bool=True, # whether to print what was loaded
-             size=None # (H, W), in place of the flag's
-            ) -> tuple: # train and test `Images`, on the device
+    source: str = 'digits'  # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH or npz:PATH
+    size: int = None  # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
+    held_out: float = 0.3  # share of the images to test on where there is no official split; 0 holds out none
+    split_seed: int = 0  # 0: the official test split, or the first draw of one; any other number draws another
+    split: str = None  # for folders and zips: the folders at the top to test on, with commas between; none if they are classes (default: by their names)
+    classes: str = None  # for folders and zips: the folders that are classes, with commas between; none if there are no labels (default: all)
+    skip_unreadable: bool = False  # leave out image files that cannot be read, and record which
+    on_disk: str = (
+        None  # for folders and zips too large for memory: decode the images once into this folder, and read from there
+    )
+    data_root: str = None  # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
+    validation: bool = False  # test on a part of the training split instead of the test split: for tuning
+    device: str = 'auto'  # auto, cpu, cuda, cuda:1, …
+    compile: bool = False  # put networks through torch.compile: slow to begin, then faster on a graphics card
+
+    def load(
+        self,
+        show: bool = True,  # whether to print what was loaded
+        size=None,  # (H, W), in place of the flag's
+    ) -> tuple:  # train and test `Images`, on the device
         "The images; raises `BadInput`."
         device = core.get_device(self.device)
-        train, test = data.load_images(self.source, self.size if size is None else size, held_out=self.held_out, split_seed=self.split_seed, skip_unreadable=self.skip_unreadable, root=self.data_root, on_disk=self.on_disk, split=self.split, classes=self.classes)
-        if self.validation: train, test = data.split(train, .3, self.split_seed)
-        if show: print(f'{train}; {len(test) if test else 0:,} held out' + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)"))
-        if show and train.about.get('skipped'): print(f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})")
-        if show and train.about.get('left_out'): print(f"not read: {data.left_out_text(train.about['left_out'])}")
-        if show and train.about.get('unlabelled'): print(f"no labels: {train.about['unlabelled']}")
-        if show and train.y is not None and train.name.startswith(('folder:', 'zip:')): print(_classes(train))
+        train, test = data.load_images(
+            self.source,
+            self.size if size is None else size,
+            held_out=self.held_out,
+            split_seed=self.split_seed,
+            skip_unreadable=self.skip_unreadable,
+            root=self.data_root,
+            on_disk=self.on_disk,
+            split=self.split,
+            classes=self.classes,
+        )
+        if self.validation:
+            train, test = data.split(train, 0.3, self.split_seed)
+        if show:
+            print(
+                f'{train}; {len(test) if test else 0:,} held out'
+                + ('' if 'resized' not in train.about else f"; {train.about['resized']} (--size chooses another)")
+            )
+        if show and train.about.get('skipped'):
+            print(
+                f"left out: {len(train.about['skipped'])} unreadable files ({', '.join(list(train.about['skipped'])[:5])})"
+            )
+        if show and train.about.get('left_out'):
+            print(f"not read: {data.left_out_text(train.about['left_out'])}")
+        if show and train.about.get('unlabelled'):
+            print(f"no labels: {train.about['unlabelled']}")
+        if show and train.y is not None and train.name.startswith(('folder:', 'zip:')):
+            print(_classes(train))
         return train.to(device), test and test.to(device)
 
 # %% ../nbs/50_cli.ipynb #160e29b6
@@ -207,83 +321,124 @@ def _classes(images):
     split = 'the split is that of the folders' if images.about.get('split') == 'official' else 'no folders of a split'
     return f'classes by folder: {some}; {split} (--classes and --split say otherwise)'
 
-def teacher_config(images:'data.Images', # what it is trained on
-                   preset:str='tiny', # tiny, tiny-LOSS for any loss (moco, supervised, simclr, swav, dino, …), or a paper's: barlow_twins, simclr, moco, supervised
-                   steps:int|None=None, # training steps, if not the preset's
-                   flag:str='teacher-' # what the flags' names begin with, for messages
-                  ) -> 'teachers.TeacherConfig':
+# %% ../nbs/50_cli.ipynb #15da8cac
+def teacher_config(
+    images: 'data.Images',  # what it is trained on
+    preset: str = 'tiny',  # tiny, tiny-LOSS for any loss (moco, supervised, simclr, swav, dino, …), or a paper's: barlow_twins, simclr, moco, supervised
+    steps: int | None = None,  # training steps, if not the preset's
+    flag: str = 'teacher-',  # what the flags' names begin with, for messages
+) -> 'teachers.TeacherConfig':
     "The settings of a teacher by name; raises `BadInput`."
     need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
     small = {'tiny': 'barlow_twins', **{f"tiny-{l.replace('_', '-')}": l for l in teachers.LOSSES}}
     name = known(preset, (*small, 'barlow_twins', 'simclr', 'moco', 'supervised'), flag + 'preset')
-    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), small[name]) if name in small else teachers.paper(name)
+    cfg = (
+        teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), small[name])
+        if name in small
+        else teachers.paper(name)
+    )
     return changed(cfg, steps=steps)
 
+# %% ../nbs/50_cli.ipynb #e45cfd5f
 @dataclass
 class Teaching:
     "Which teacher."
-    teacher:str=None # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME, hf-hub:USER/NAME, open_clip:MODEL, perhaps with @FILE for the weights (default: train one, and keep it with the results)
-    teacher_preset:str=None # how to train one: tiny, tiny-moco, tiny-supervised, tiny-simclr, …, or a paper's: barlow_twins, simclr, moco, supervised (default: tiny; for scdd tiny-moco, for sre2l tiny-supervised)
-    teacher_steps:int=None # its training steps, if not the preset's
 
-    def get(self, images:'data.Images', # what it is trained on
-            out:Path, # where a trained one is kept
-            **kwargs # for `run`
-           ) -> 'teachers.Teacher':
+    teacher: str = None  # a teacher.safetensors or its folder, or torchvision:NAME, timm:NAME, hf-hub:USER/NAME, open_clip:MODEL, perhaps with @FILE for the weights (default: train one, and keep it with the results)
+    teacher_preset: str = None  # how to train one: tiny, tiny-moco, tiny-supervised, tiny-simclr, …, or a paper's: barlow_twins, simclr, moco, supervised (default: tiny; for scdd tiny-moco, for sre2l tiny-supervised)
+    teacher_steps: int = None  # its training steps, if not the preset's
+
+    def get(
+        self,
+        images: 'data.Images',  # what it is trained on
+        out: Path,  # where a trained one is kept
+        **kwargs,  # for `run`
+    ) -> 'teachers.Teacher':
         "Read the teacher, or train one."
-        if not self.teacher: return teachers.train_teacher(images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs)
+        if not self.teacher:
+            return teachers.train_teacher(
+                images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs
+            )
         t = teachers.find_teacher(self.teacher)
-        t.check(images)                                    # says at once if it does not take such images
+        t.check(images)  # says at once if it does not take such images
         return t
 
-    def costs(self, images:'data.Images') -> tuple: # its network, perhaps without weights; the `Estimate` of its training, without parts if it is there
+    def costs(
+        self, images: 'data.Images'
+    ) -> tuple:  # its network, perhaps without weights; the `Estimate` of its training, without parts if it is there
         "What training it takes."
-        if self.teacher: return teachers.find_teacher(self.teacher).net, costs.Estimate(())
+        if self.teacher:
+            return teachers.find_teacher(self.teacher).net, costs.Estimate(())
         cfg = teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps)
         return costs.encoder_of(images, cfg), costs.of_teacher(images, cfg)
 
-    def where(self, out:Path) -> str: # where a trained one is kept
+    def where(self, out: Path) -> str:  # where a trained one is kept
         "The path of the teacher, for messages."
         return self.teacher or f'{out}/teacher.safetensors'
 
 # %% ../nbs/50_cli.ipynb #4748ea19
-def fractions(text:str # '0.01,0.05'
-             ) -> tuple: # of floats
+def fractions(
+    text: str,  # '0.01,0.05'
+) -> tuple:  # of floats
     "Fractions of the labels; raises `BadInput`."
-    try: got = tuple(float(f) for f in str(text).split(',') if f.strip())
-    except ValueError: got = ()
-    need(got and all(0 < f <= 1 for f in got), 'labels', text, 'fractions of the labels above 0 and at most 1, with commas between: 0.01,0.05,0.1 is 1, 5 and 10 %')
+    try:
+        got = tuple(float(f) for f in str(text).split(',') if f.strip())
+    except ValueError:
+        got = ()
+    need(
+        got and all(0 < f <= 1 for f in got),
+        'labels',
+        text,
+        'fractions of the labels above 0 and at most 1, with commas between: 0.01,0.05,0.1 is 1, 5 and 10 %',
+    )
     return got
 
 # %% ../nbs/50_cli.ipynb #6e576eea
 @command
-def teacher(src:Source=Source(), # see there
-            preset:str='tiny', # tiny, tiny-LOSS (moco, moco-v3, swav, dino, simclr, supervised), or a paper's: barlow_twins, simclr, moco, supervised
-            steps:int=None, # training steps, if not the preset's
-            seed:int=0, # of weights, batches and views
-            precision:str='float32', # float32, tf32 or bf16
-            out:str='ssdd-teacher' # folder for teacher.safetensors, its log and its record
-           ):
+def teacher(
+    src: Source = Source(),  # see there
+    preset: str = 'tiny',  # tiny, tiny-LOSS (moco, moco-v3, swav, dino, simclr, supervised), or a paper's: barlow_twins, simclr, moco, supervised
+    steps: int = None,  # training steps, if not the preset's
+    seed: int = 0,  # of weights, batches and views
+    precision: str = 'float32',  # float32, tf32 or bf16
+    out: str = 'ssdd-teacher',  # folder for teacher.safetensors, its log and its record
+):
     "Train a teacher: on unlabelled images, but for the preset supervised. The same command again resumes."
     known(precision, core.PRECISIONS, 'precision')
     train, test = _start(src, out)
     t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
-    print(f"teacher of {t(train.pixels(slice(0, 1))).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors")
-    if not teachers.saw_labels(t): _worth(t, train, Path(out), 'steps', yes=True)
+    print(
+        f"teacher of {t(train.pixels(slice(0, 1))).shape[1]} features, trained for {t.run.steps} steps: {out}/teacher.safetensors"
+    )
+    if not teachers.saw_labels(t):
+        _worth(t, train, Path(out), 'steps', yes=True)
     if train.y is not None and test:
         refs = cmp.references(train, test, t, seeds=1)
-        print('linear probe: ' + '; '.join(f"{n} " + ', '.join(f"{r['accuracy']:.1f} % at {r['labels']:.0%} labels" for r in refs if r['method'] == n) for n in ('pixels', 'teacher')))
+        print(
+            'linear probe: '
+            + '; '.join(
+                f"{n} "
+                + ', '.join(f"{r['accuracy']:.1f} % at {r['labels']:.0%} labels" for r in refs if r['method'] == n)
+                for n in ('pixels', 'teacher')
+            )
+        )
 
+# %% ../nbs/50_cli.ipynb #62ee9141
 def _worth(t, train, out, flag, yes):
     "Say what a teacher is worth; stop if that is no more than an untrained network, unless `yes`."
     w = worths.worth(t, train)
-    if not w: return
-    if core.world().rank == 0: core.write_json(out/'worth.json', w.about())
-    if w.better: return print(str(w))
+    if not w:
+        return
+    if core.world().rank == 0:
+        core.write_json(out / 'worth.json', w.about())
+    if w.better:
+        return print(str(w))
     mend = f'train it longer (--{flag}), on more images, or take a pre-trained one (--teacher timm:NAME)'
-    if yes: return print(f'note: {w}; what is made from it can hardly help: {mend}')
+    if yes:
+        return print(f'note: {w}; what is made from it can hardly help: {mend}')
     raise BadInput(f'teacher: {w}; what is made from it can hardly help: {mend}; --yes goes on')
 
+# %% ../nbs/50_cli.ipynb #79d461db
 def _start(src, out, show=True):
     "Images, after making sure that results can be written."
     core.writable(out)
@@ -291,244 +446,427 @@ def _start(src, out, show=True):
 
 # %% ../nbs/50_cli.ipynb #349478b2
 @command
-def distill(src:Source=Source(), # see there
-            teaching:Teaching=Teaching(), # see there
-            method:str='krrst', # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
-            m:int=None, # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
-            ipc:int=None, # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
-            steps:int=None, # distillation steps, if not the preset's
-            preset:str='tiny', # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind; scdd has cifar100, tinyimagenet, imagenet, and imagenet-moco_v2, -swav, -dino
-            soft_labels:bool=False, # of scdd, sre2l and cda: also store the network's scores for all views of the post-training, in OUT/labels
-            seed:int=0, # of everything random
-            precision:str='float32', # float32, tf32 or bf16
-            yes:bool=False, # go on where a run takes much disk, or the teacher is no better than an untrained network
-            no_verdict:bool=False, # do not compare the set with random images at the end
-            out:str='ssdd-distill' # folder for distilled.safetensors, its picture and card, run.json, and the teacher
-           ):
+def distill(
+    src: Source = Source(),  # see there
+    teaching: Teaching = Teaching(),  # see there
+    method: str = 'krrst',  # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip, rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
+    m: int = None,  # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
+    ipc: int = None,  # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
+    steps: int = None,  # distillation steps, if not the preset's
+    preset: str = 'tiny',  # tiny, or the papers': krrst has cifar100, tinyimagenet, imagenet64, imagenette224; mkdt has cifar10, cifar100, tinyimagenet, and these with -5% behind; scdd has cifar100, tinyimagenet, imagenet, and imagenet-moco_v2, -swav, -dino
+    soft_labels: bool = False,  # of scdd, sre2l and cda: also store the network's scores for all views of the post-training, in OUT/labels
+    seed: int = 0,  # of everything random
+    precision: str = 'float32',  # float32, tf32 or bf16
+    yes: bool = False,  # go on where a run takes much disk, or the teacher is no better than an untrained network
+    no_verdict: bool = False,  # do not compare the set with random images at the end
+    out: str = 'ssdd-distill',  # folder for distilled.safetensors, its picture and card, run.json, and the teacher
+):
     "Distil images into a few synthetic ones: unlabelled ones (krrst, views, mkdt), or of classes (scdd, and the systems that read labels). The same command again resumes, or says that it is finished."
     known(precision, core.PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
-    need(core.world().size == 1 or how.divided, 'method', method, f"runs in one process; several share {registry.named('divided')}")
+    need(
+        core.world().size == 1 or how.divided,
+        'method',
+        method,
+        f"runs in one process; several share {registry.named('divided')}",
+    )
     need(how.sized or m is None, 'm', m, f'the method {name} keeps all images; leave m out')
     with_labels = name in lab.LABELLED and lab.LABELLED[name].recovered
-    need(ipc is None or m is None and how.of_classes, 'ipc', ipc, f"is in place of m for what makes images of classes: {registry.named('of_classes')}; others take m")
+    need(
+        ipc is None or m is None and how.of_classes,
+        'ipc',
+        ipc,
+        f"is in place of m for what makes images of classes: {registry.named('of_classes')}; others take m",
+    )
     need(with_labels or not soft_labels, 'soft-labels', True, 'is for scdd, sre2l and cda')
     train, test = _start(src, out)
-    if ipc is not None: m = ipc*len(train.classes)
+    if ipc is not None:
+        m = ipc * len(train.classes)
     cmp.check(name, train, m, preset, steps)
     teaching = replace(teaching, teacher_preset=teaching.teacher_preset or how.teaching)
     _agreed([name], train, m, preset, steps, out, yes, teaching)
-    if with_labels and m and m > len(train): print(f'note: {m:,} images are more than the {len(train):,} they stand for')
-    before = (Path(out)/'run.json').exists()
-    t = teaching.get(train, Path(out)/'teacher', precision=precision) if how.asks_teacher() else None
-    if 'teacher' in how.needs and not before: _worth(t, train, Path(out), 'teacher-steps', yes)
+    if with_labels and m and m > len(train):
+        print(f'note: {m:,} images are more than the {len(train):,} they stand for')
+    before = (Path(out) / 'run.json').exists()
+    t = teaching.get(train, Path(out) / 'teacher', precision=precision) if how.asks_teacher() else None
+    if 'teacher' in how.needs and not before:
+        _worth(t, train, Path(out), 'teacher-steps', yes)
     d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
-    print(f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json" + (f"\n  the teacher  {teaching.where(Path(out)/'teacher')}" if how.asks_teacher() else '') + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else ''))
-    if soft_labels: _store_labels(d, posttrain.align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device)
-    if t is not None and not no_verdict: _verdict(d, train, test, t, Path(out))
+    print(
+        f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n  the set      {out}/distilled.safetensors (hash {d.hash})\n  its picture  {out}/distilled.png\n  its card     {out}/distilled.md\n  the record   {out}/run.json"
+        + (f"\n  the teacher  {teaching.where(Path(out) / 'teacher')}" if how.asks_teacher() else '')
+        + (f"\n  the network  {out}/classifier.safetensors (for soft labels)" if with_labels else '')
+    )
+    if soft_labels:
+        _store_labels(
+            d, posttrain.align(t, train), lab.post_recipe(preset, 'soft', train.x.shape[1]), Path(out), train.x.device
+        )
+    if t is not None and not no_verdict:
+        _verdict(d, train, test, t, Path(out))
 
+# %% ../nbs/50_cli.ipynb #0606000c
 def _verdict(d, train, test, t, out):
     "Say whether the set is better than random images; keep that with the record and on the card."
-    if d.manifest['method'] in ('random', 'full'): return
-    record = core.Run.load(out/'run.json')
+    if d.manifest['method'] in ('random', 'full'):
+        return
+    record = core.Run.load(out / 'run.json')
     said = record.scores.get('verdict')
     if not said:
         v = evaluation.verdict(d, train, test, t, show=False)
-        if v is None: return
+        if v is None:
+            return
         said = v.about()
         if core.world().rank == 0:
             record.scores['verdict'] = said
-            record.save(out/'run.json')
-            card = out/'distilled.md'
-            with core.atomic(card) as p: p.write_text(f"{card.read_text(encoding='utf8').rstrip()}\n\nVerdict: {said['said']}.\n", encoding='utf8')
+            record.save(out / 'run.json')
+            card = out / 'distilled.md'
+            with core.atomic(card) as p:
+                p.write_text(
+                    f"{card.read_text(encoding='utf8').rstrip()}\n\nVerdict: {said['said']}.\n", encoding='utf8'
+                )
     print(f"verdict: {said['said']}")
 
+# %% ../nbs/50_cli.ipynb #49268ed0
 def _time(seconds):
     "In words."
     for unit, s in dict(days=86400, hours=3600, minutes=60).items():
-        if seconds >= 2*s: return f'{seconds/s:,.0f} {unit}'
+        if seconds >= 2 * s:
+            return f'{seconds / s:,.0f} {unit}'
     return f'{seconds:.0f} seconds'
+
 
 def _store_labels(d, net, recipe, out, device):
     "Soft labels for the views of a post-training, beside the set."
-    posttrain.relabel(d, net, recipe, d.manifest['seed'], out/'labels', device)
-    size = sum(f.stat().st_size for f in (out/'labels').glob('*.safetensors'))
-    print(f"  soft labels  {out}/labels: {recipe.total(len(d))*recipe.batch:,} views, {size/1e6:.1f} MB (the images as bytes: {d.x.numel()/1e3:.1f} kB)")
+    posttrain.relabel(d, net, recipe, d.manifest['seed'], out / 'labels', device)
+    size = sum(f.stat().st_size for f in (out / 'labels').glob('*.safetensors'))
+    print(
+        f"  soft labels  {out}/labels: {recipe.total(len(d)) * recipe.batch:,} views, {size / 1e6:.1f} MB (the images as bytes: {d.x.numel() / 1e3:.1f} kB)"
+    )
 
 # %% ../nbs/50_cli.ipynb #f30dfeb9
-LONG = 20_000 # GFLOP: a minute or two of a laptop
+LONG = 20_000  # GFLOP: a minute or two of a laptop
+
 
 def _agreed(methods, train, m, preset, steps, out, yes, teaching, times=1):
     "Say what a long run will take; stop if that is not there, or not wanted."
-    net, first = teaching.costs(train) if any(cmp.METHODS[n].asks_teacher() for n in methods) else (None, costs.Estimate(()))
+    net, first = (
+        teaching.costs(train) if any(cmp.METHODS[n].asks_teacher() for n in methods) else (None, costs.Estimate(()))
+    )
     plans = {n: cmp.settings_of(n, train, m, preset, steps).cost(train, net) for n in methods}
     plans = {n: e for n, e in plans.items() if e}
     there = next(p for p in (Path(out), *Path(out).resolve().parents) if p.exists())
-    whole, device = sum([*plans.values()]*times, first), train.x.device
-    costs.need_room(whole, device, shutil.disk_usage(there).free/2**30, out)
+    whole, device = sum([*plans.values()] * times, first), train.x.device
+    costs.need_room(whole, device, shutil.disk_usage(there).free / 2**30, out)
     if whole.gflop() > LONG:
-        rate = costs.rates(device, 1)['convolution']*core.world().size
-        if first.parts: print(f'the teacher will take {first}')
-        for n, e in plans.items(): print(f'{n} will take {e}' + (f', {times} times' if times > 1 else ''))
-        print(f'at least {_time(whole.gflop()/rate)} on this device, whose convolutions make {rate:,.0f} GFLOP/s (what was done before is not done again)')
+        rate = costs.rates(device, 1)['convolution'] * core.world().size
+        if first.parts:
+            print(f'the teacher will take {first}')
+        for n, e in plans.items():
+            print(f'{n} will take {e}' + (f', {times} times' if times > 1 else ''))
+        print(
+            f'at least {_time(whole.gflop() / rate)} on this device, whose convolutions make {rate:,.0f} GFLOP/s (what was done before is not done again)'
+        )
     disk = whole.disk_gib
-    if disk < 1 or yes: return
-    if not sys.stdin.isatty() or core.world().size > 1: raise BadInput(f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
-    if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'): raise KeyboardInterrupt('nothing was done')
+    if disk < 1 or yes:
+        return
+    if not sys.stdin.isatty() or core.world().size > 1:
+        raise BadInput(f'this takes {disk:.1f} GiB on disk; say --yes if that is all right')
+    if input(f'{disk:.1f} GiB on disk: go on? [y/N] ').strip().lower() not in ('y', 'yes'):
+        raise KeyboardInterrupt('nothing was done')
 
 # %% ../nbs/50_cli.ipynb #d6a2589d
 @dataclass
 class JudgingFlags:
     "Settings of the protocols."
-    tuning:str='short' # finetune: short (200 steps at .01), or KRR-ST's: krrst, krrst-fine, krrst-arxiv
-    tuning_steps:int=None # finetune: steps, if not the recipe's
-    kd_steps:int=200 # kd: steps of AdamW
 
-    def get(self, protocol:str, labels:str # with commas between
-           ) -> 'cmp.Judging':
+    tuning: str = 'short'  # finetune: short (200 steps at .01), or KRR-ST's: krrst, krrst-fine, krrst-arxiv
+    tuning_steps: int = None  # finetune: steps, if not the recipe's
+    kd_steps: int = 200  # kd: steps of AdamW
+
+    def get(
+        self,
+        protocol: str,
+        labels: str,  # with commas between
+    ) -> 'cmp.Judging':
         "What the functions take; raises `BadInput`."
-        for name, v in {'tuning-steps': self.tuning_steps, 'kd-steps': self.kd_steps}.items(): need(v is None or v >= 1, name, v, 'at least 1')
-        tuning = protocols.FineTune() if known(self.tuning, ('short', 'krrst', 'krrst-fine', 'krrst-arxiv'), 'tuning') == 'short' else protocols.paper_finetune(self.tuning)
-        return cmp.Judging(tuple(_names(protocol, cmp.PROTOCOLS, 'protocol')), fractions(labels), tuning=changed(tuning, steps=self.tuning_steps), kd_steps=self.kd_steps)
+        for name, v in {'tuning-steps': self.tuning_steps, 'kd-steps': self.kd_steps}.items():
+            need(v is None or v >= 1, name, v, 'at least 1')
+        tuning = (
+            protocols.FineTune()
+            if known(self.tuning, ('short', 'krrst', 'krrst-fine', 'krrst-arxiv'), 'tuning') == 'short'
+            else protocols.paper_finetune(self.tuning)
+        )
+        return cmp.Judging(
+            tuple(_names(protocol, cmp.PROTOCOLS, 'protocol')),
+            fractions(labels),
+            tuning=changed(tuning, steps=self.tuning_steps),
+            kd_steps=self.kd_steps,
+        )
 
+# %% ../nbs/50_cli.ipynb #4e3275c7
 def _names(text, known_names, what='methods'):
     "Names with commas between, each a known one; or all of them."
-    names = list(known_names) if text.strip().lower() == 'all' else [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
+    names = (
+        list(known_names)
+        if text.strip().lower() == 'all'
+        else [known(n.strip(), known_names, what.removesuffix('s')) for n in text.split(',') if n.strip()]
+    )
     need(names, what, text, f"name at least one of {', '.join(known_names)}")
     return list(dict.fromkeys(names))
 
 # %% ../nbs/50_cli.ipynb #4ad47181
 @command
-def eval(path:str, # a distilled.safetensors or its folder, or the name of a set that ships with the library
-         src:Source=Source(), # see there
-         protocol:str='probe', # probe, knn, finetune, kd: one, or several with commas between
-         labels:str='0.01,0.05,0.1', # fractions of the labels for the linear probe
-         seeds:int=3, # students and draws of labelled images
-         judging:JudgingFlags=JudgingFlags(), # see there
-         recipe:str='same', # pre-training: same (200 steps at .1), or a paper's: krrst, mkdt (20 epochs, the set's own step size)
-         student:str='convnet', # what is trained: a network of the library
-         precision:str='float32', # of training: float32, tf32 or bf16
-         teacher:str=None, # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
-         post_steps:int=None, # of a set with labels: steps of the students' training, if not the preset's
-         out:str=None # folder for eval.json
-        ):
+def eval(
+    path: str,  # a distilled.safetensors or its folder, or the name of a set that ships with the library
+    src: Source = Source(),  # see there
+    protocol: str = 'probe',  # probe, knn, finetune, kd: one, or several with commas between
+    labels: str = '0.01,0.05,0.1',  # fractions of the labels for the linear probe
+    seeds: int = 3,  # students and draws of labelled images
+    judging: JudgingFlags = JudgingFlags(),  # see there
+    recipe: str = 'same',  # pre-training: same (200 steps at .1), or a paper's: krrst, mkdt (20 epochs, the set's own step size)
+    student: str = 'convnet',  # what is trained: a network of the library
+    precision: str = 'float32',  # of training: float32, tf32 or bf16
+    teacher: str = None,  # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or ships with the library)
+    post_steps: int = None,  # of a set with labels: steps of the students' training, if not the preset's
+    out: str = None,  # folder for eval.json
+):
     "Pre-train students on a distilled set and judge them, beside no pre-training and random images; on a set with labels, train classifiers."
     how, pretraining, who = judging.get(protocol, labels), _recipe(recipe), _students(student)
     known(precision, core.PRECISIONS, 'precision')
     need(len(who) == 1, 'student', student, 'name one; ssdd-compare takes several')
-    for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items(): need(v >= 1, name, v, 'at least 1')
-    path = Path(path)/'distilled.safetensors' if Path(path).is_dir() else path
+    for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items():
+        need(v >= 1, name, v, 'at least 1')
+    path = Path(path) / 'distilled.safetensors' if Path(path).is_dir() else path
     d = distilled.load(path)
-    if out: core.writable(out)
+    if out:
+        core.writable(out)
     train, test = src.load()
     _testable(test, train, how)
-    need(d.x.shape[1:] == train.x.shape[1:], 'path', path, f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match")
-    if d.manifest['source'].get('hash') != train.hash: print(f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from")
+    need(
+        d.x.shape[1:] == train.x.shape[1:],
+        'path',
+        path,
+        f"its images are {'×'.join(map(str, d.x.shape[1:]))}, those of {train.name} {'×'.join(map(str, train.x.shape[1:]))}; use --source and --size to match",
+    )
+    if d.manifest['source'].get('hash') != train.hash:
+        print(
+            f"note: the set was made from {d.manifest['source'].get('name')}, not from this training split; test images may be among those it was made from"
+        )
     if d.y.ndim == 1:
-        print('a set with labels: students are trained on it as classifiers, and --protocol, --labels, --recipe and --student do not apply')
+        print(
+            'a set with labels: students are trained on it as classifiers, and --protocol, --labels, --recipe and --student do not apply'
+        )
         return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
     t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     _seen(t, train)
     result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(cmp.table(result))
-    if t is None: print('no teacher, so no distance to it and no random subset: name one with --teacher')
+    if t is None:
+        print('no teacher, so no distance to it and no random subset: name one with --teacher')
     else:
         print(cmp.gains(result))
-        by = lambda name: tuple(r['target_mse'] for r in {r['seed']: r for r in result['rows'] if r['method'] == name}.values())
+        by = lambda name: tuple(
+            r['target_mse'] for r in {r['seed']: r for r in result['rows'] if r['method'] == name}.values()
+        )
         mine = by(d.manifest['method'] if d.manifest['method'] != 'random' else 'this set')
         if None not in mine:
-            result['verdict'] = evaluation.Verdict(len(d), len(test), f'{len(test):,} held-out images', mine, by('random')).about()
+            result['verdict'] = evaluation.Verdict(
+                len(d), len(test), f'{len(test):,} held-out images', mine, by('random')
+            ).about()
             print(f"verdict: {result['verdict']['said']}")
     print('\n' + cmp.how_text(result))
-    if out: core.write_json(Path(out)/'eval.json', result)
+    if out:
+        core.write_json(Path(out) / 'eval.json', result)
 
 # %% ../nbs/50_cli.ipynb #49457d32
 def _testable(test, train, how, told=True):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
-    if not told: return
-    need(train.y is not None or how.protocols == ('probe',), 'protocol', ','.join(how.protocols), f'needs labels, and {train.name} has none')
+    if not told:
+        return
+    need(
+        train.y is not None or how.protocols == ('probe',),
+        'protocol',
+        ','.join(how.protocols),
+        f'needs labels, and {train.name} has none',
+    )
     fractions = how.labels
-    if train.y is None: return print('no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)')
+    if train.y is None:
+        return print(
+            'no labels, so no accuracy: what is left is the distance to the teacher on held-out images (lower is better)'
+        )
     counts = [len(data.labelled(train.y, f, 0)) for f in fractions] if 'probe' in how.protocols else []
-    if len(set(counts)) < len(counts): print('note: of so few images ' + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts)) + ' (at least one of each class)')
+    if len(set(counts)) < len(counts):
+        print(
+            'note: of so few images '
+            + ', '.join(f'{f:.0%} are {c}' for f, c in zip(fractions, counts))
+            + ' (at least one of each class)'
+        )
 
+# %% ../nbs/50_cli.ipynb #7adc9b72
 def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
     "Students that are trained on a set with labels, beside as many random images; with soft labels if the network lies beside the set."
     need(train.y is not None, 'source', train.name, 'has no labels, and the set has')
-    ipc, method, file = len(d)//len(train.classes), d.manifest['method'], folder/'classifier.safetensors'
+    ipc, method, file = len(d) // len(train.classes), d.manifest['method'], folder / 'classifier.safetensors'
     net = teachers.load_teacher(file) if file.exists() else None
-    need(net is None or net.hash() == (d.manifest.get('teacher') or {}).get('hash'), 'path', file, 'is not the network that this set was recovered from; remove it, and labels will be hard')
-    stored = posttrain.load_labels(folder/'labels') if net and (folder/'labels'/'labels.json').exists() else None
+    need(
+        net is None or net.hash() == (d.manifest.get('teacher') or {}).get('hash'),
+        'path',
+        file,
+        'is not the network that this set was recovered from; remove it, and labels will be hard',
+    )
+    stored = posttrain.load_labels(folder / 'labels') if net and (folder / 'labels' / 'labels.json').exists() else None
     kinds = ['hard', 'soft'] if net else ['hard']
     student = lab.same_net(net) if net else evaluation.Student('resnet_tiny', (16, 32, 64), 'batch')
     supervised = method in lab.LABELLED and lab.LABELLED[method].net == 'sl'
-    beside, rows, recipe = 'random-sl' if supervised else 'random', [], lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
+    beside, rows, recipe = (
+        'random-sl' if supervised else 'random',
+        [],
+        lab.post_recipe('tiny', 'soft', train.x.shape[1], post_steps),
+    )
     mine = method if method != beside else 'this set'
-    for n, k, s in core.progress_bar([(n, k, s) for n in (beside, mine) for k in kinds for s in range(seeds)], desc='training students'):
+    for n, k, s in core.progress_bar(
+        [(n, k, s) for n in (beside, mine) for k in kinds for s in range(seeds)], desc='training students'
+    ):
         its_own = stored if n == mine and k == 'soft' else None
-        acc = lab.post_scores(posttrain.random_set(train, ipc, s) if n == beside else d, train, test, net, replace(recipe, kind=k), student, 1, s, its_own)
+        acc = lab.post_scores(
+            posttrain.random_set(train, ipc, s) if n == beside else d,
+            train,
+            test,
+            net,
+            replace(recipe, kind=k),
+            student,
+            1,
+            s,
+            its_own,
+        )
         rows.append(dict(method=n, ipc=ipc, label_kind=k, seed=s, m=len(d), accuracy=acc[0]))
-    result = dict(protocol='posttrain', rows=rows, settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash))
+    result = dict(
+        protocol='posttrain',
+        rows=rows,
+        settings=dict(ipc=[ipc], label_kinds=kinds, seeds=seeds, students=1, set=d.hash, test=test.hash),
+    )
     print(lab.labelled_table(result))
-    print(f'(test accuracy in %, one {student.net} for each of {seeds} seed{"s" if seeds > 1 else ""}, {recipe.total(len(d))} steps; chance {100/len(train.classes):.0f} %' + (f', the network itself {lab.accuracy_of(net, test):.1f} %' if net else f'; no soft labels: {file} is not there') + (f'; its soft labels from {folder}/labels' if stored else '') + ')')
-    if out: core.write_json(Path(out)/'eval.json', result)
+    print(
+        f'(test accuracy in %, one {student.net} for each of {seeds} seed{"s" if seeds > 1 else ""}, {recipe.total(len(d))} steps; chance {100 / len(train.classes):.0f} %'
+        + (
+            f', the network itself {lab.accuracy_of(net, test):.1f} %'
+            if net
+            else f'; no soft labels: {file} is not there'
+        )
+        + (f'; its soft labels from {folder}/labels' if stored else '')
+        + ')'
+    )
+    if out:
+        core.write_json(Path(out) / 'eval.json', result)
 
+# %% ../nbs/50_cli.ipynb #284da3b5
 def _seen(t, train):
     "Say so if a teacher was trained on other images than these: some of them may be test images now."
     of = (t.manifest.get('trained_on') or {}) if t else {}
-    if of.get('hash') not in (None, train.hash): print(f"note: the teacher was trained on other images ({of.get('name')}, {of.get('n'):,}) than this training split; if they overlap with the test images, everything that learns from it has seen these")
+    if of.get('hash') not in (None, train.hash):
+        print(
+            f"note: the teacher was trained on other images ({of.get('name')}, {of.get('n'):,}) than this training split; if they overlap with the test images, everything that learns from it has seen these"
+        )
 
+# %% ../nbs/50_cli.ipynb #5701f227
 def _teacher_of(d, folder):
     "The teacher that the set was made with, if it is at hand."
     want = (d.manifest.get('teacher') or {}).get('hash')
     for path in [*sorted(folder.glob('teacher*/teacher.safetensors')), 'digits']:
         t = teachers.load_teacher(path)
-        if t.hash() == want: return t
+        if t.hash() == want:
+            return t
 
+# %% ../nbs/50_cli.ipynb #320e4770
 def _evaluate(d, train, test, t, how, seeds, recipe, student, out, precision):
     "The set's rows, beside those of no pre-training and of random images."
-    on, rows, own = cmp.Target(train, test, _classifier(train, out, precision) if 'kd' in how.protocols else None), [], d.manifest['method']
+    on, rows, own = (
+        cmp.Target(train, test, _classifier(train, out, precision) if 'kd' in how.protocols else None),
+        [],
+        d.manifest['method'],
+    )
     random = lambda s: cmp.make_set('random', train, t, min(len(d), len(train)), s, show=False)
-    entries = dict(none=lambda s: None, **({'random': random} if t else {}), **{own if own != 'random' else 'this set': lambda s: d})
+    entries = dict(
+        none=lambda s: None,
+        **({'random': random} if t else {}),
+        **{own if own != 'random' else 'this set': lambda s: d},
+    )
     for s in range(seeds):
         for n, made in entries.items():
-            net, mse, seconds = evaluation.pretrained(x := made(s), train, test, t, recipe, student, s, precision=precision)
-            rows += [dict(method=n, m=len(x) if x else 0, protocol=p, labels=l, seed=s, accuracy=a, target_mse=mse, seconds=seconds) for p in how.protocols for l, a in cmp.judge(net, x, on, p, how, s, precision=precision).items()]
-    settings = dict(labels=list(how.labels), protocols=list(how.protocols), seeds=seeds, draws=how.draws, n_train=len(train), tuning=dataclasses.asdict(how.tuning), kd_steps=how.kd_steps,
-                    set=d.hash, test=test.hash, recipe=dataclasses.asdict(recipe), students=[dataclasses.asdict(student)])
+            net, mse, seconds = evaluation.pretrained(
+                x := made(s), train, test, t, recipe, student, s, precision=precision
+            )
+            rows += [
+                dict(
+                    method=n,
+                    m=len(x) if x else 0,
+                    protocol=p,
+                    labels=l,
+                    seed=s,
+                    accuracy=a,
+                    target_mse=mse,
+                    seconds=seconds,
+                )
+                for p in how.protocols
+                for l, a in cmp.judge(net, x, on, p, how, s, precision=precision).items()
+            ]
+    settings = dict(
+        labels=list(how.labels),
+        protocols=list(how.protocols),
+        seeds=seeds,
+        draws=how.draws,
+        n_train=len(train),
+        tuning=dataclasses.asdict(how.tuning),
+        kd_steps=how.kd_steps,
+        set=d.hash,
+        test=test.hash,
+        recipe=dataclasses.asdict(recipe),
+        students=[dataclasses.asdict(student)],
+    )
     return dict(rows=rows, references=[], settings=settings, **core.describe(train.x.device))
 
+# %% ../nbs/50_cli.ipynb #1dab8161
 def _classifier(train, out, precision='float32'):
     "T_ψ for the protocol kd: a supervised network of the target, kept with the results if there is a place."
     cfg = teacher_config(train, 'tiny-supervised')
-    return posttrain.align(teachers.train_teacher(train, cfg, 0, out and Path(out)/f'classifier-{cmp.digest(train.hash, train.label_hash, dataclasses.asdict(cfg))}', precision=precision), train)
+    return posttrain.align(
+        teachers.train_teacher(
+            train,
+            cfg,
+            0,
+            out and Path(out) / f'classifier-{cmp.digest(train.hash, train.label_hash, dataclasses.asdict(cfg))}',
+            precision=precision,
+        ),
+        train,
+    )
 
 # %% ../nbs/50_cli.ipynb #90cf0ee8
 @command
-def compare(src:Source=Source(), # see there
-            teaching:Teaching=Teaching(), # see there
-            protocol:str='probe', # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
-            methods:str=None, # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
-            m:str=None, # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
-            views:str='off', # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones, unlimited, or several with commas between
-            targets:str=None, # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
-            labels:str='0.01,0.05,0.1', # probe: fractions of the labels for the linear probe
-            judging:JudgingFlags=JudgingFlags(), # see there
-            ipc:str='1,5,10', # posttrain: images per class
-            label_kinds:str='hard,soft', # posttrain: of labels
-            seeds:int=3, # sets, students and draws of labelled images
-            students:int=3, # posttrain: students for each set
-            preset:str='tiny', # of methods that have presets
-            steps:int=None, # of methods that have steps, if not the preset's
-            post_steps:int=None, # posttrain: steps of the students' training, if not the preset's
-            recipe:str='same', # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
-            student:str=None, # what is trained: networks of the library with commas between (default: convnet; for posttrain one, by default the network that sets are recovered from)
-            precision:str='float32', # float32, tf32 or bf16
-            yes:bool=False, # do not ask before a run that takes much disk
-            out:str='ssdd-compare' # folder for compare.json, picture.png, the sets and the teacher
-           ):
+def compare(
+    src: Source = Source(),  # see there
+    teaching: Teaching = Teaching(),  # see there
+    protocol: str = 'probe',  # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain: train classifiers on sets with labels
+    methods: str = None,  # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
+    m: str = None,  # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+    views: str = 'off',  # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones, unlimited, or several with commas between
+    targets: str = None,  # data sets to judge on, sources with commas between; their images are made like the source's (default: the source itself)
+    labels: str = '0.01,0.05,0.1',  # probe: fractions of the labels for the linear probe
+    judging: JudgingFlags = JudgingFlags(),  # see there
+    ipc: str = '1,5,10',  # posttrain: images per class
+    label_kinds: str = 'hard,soft',  # posttrain: of labels
+    seeds: int = 3,  # sets, students and draws of labelled images
+    students: int = 3,  # posttrain: students for each set
+    preset: str = 'tiny',  # of methods that have presets
+    steps: int = None,  # of methods that have steps, if not the preset's
+    post_steps: int = None,  # posttrain: steps of the students' training, if not the preset's
+    recipe: str = 'same',  # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their own step size)
+    student: str = None,  # what is trained: networks of the library with commas between (default: convnet; for posttrain one, by default the network that sets are recovered from)
+    precision: str = 'float32',  # float32, tf32 or bf16
+    yes: bool = False,  # do not ask before a run that takes much disk
+    out: str = 'ssdd-compare',  # folder for compare.json, picture.png, the sets and the teacher
+):
     "Compare methods on equal terms: one table. The same command again resumes; with other methods or seeds it computes only what is new."
     known(precision, core.PRECISIONS, 'precision')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
@@ -539,71 +877,156 @@ def compare(src:Source=Source(), # see there
     if protocol.strip().lower() == 'posttrain':
         need(seen == ['off'], 'views', views, 'posttrain has views of its own; leave it out')
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
-        need(len(who) <= 1 and not targets, 'student, targets', (student, targets), 'the protocol posttrain takes one student, and the source itself')
-        return _compare_labelled(_names(methods or 'random,sre2l,scdd,full', lab.LABELLED), _numbers(ipc), _names(label_kinds, ('hard', 'soft'), 'label-kinds'), students, post_steps, who[0] if who else None, **both)
-    need('posttrain' not in protocol.lower(), 'protocol', protocol, 'posttrain stands alone: it makes other sets and trains other networks')
+        need(
+            len(who) <= 1 and not targets,
+            'student, targets',
+            (student, targets),
+            'the protocol posttrain takes one student, and the source itself',
+        )
+        return _compare_labelled(
+            _names(methods or 'random,sre2l,scdd,full', lab.LABELLED),
+            _numbers(ipc),
+            _names(label_kinds, ('hard', 'soft'), 'label-kinds'),
+            students,
+            post_steps,
+            who[0] if who else None,
+            **both,
+        )
+    need(
+        'posttrain' not in protocol.lower(),
+        'protocol',
+        protocol,
+        'posttrain stands alone: it makes other sets and trains other networks',
+    )
     known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
-    _compare_students(_names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS), list(budgets), judging.get(protocol, labels), targets, _recipe(recipe), who or [evaluation.Student()], yes, (methods or '').strip().lower() == 'all', seen, **both)
+    _compare_students(
+        _names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS),
+        list(budgets),
+        judging.get(protocol, labels),
+        targets,
+        _recipe(recipe),
+        who or [evaluation.Student()],
+        yes,
+        (methods or '').strip().lower() == 'all',
+        seen,
+        **both,
+    )
 
 # %% ../nbs/50_cli.ipynb #e96d7da9
 def _students(text):
     "Networks by name: the ConvNet with instance norms, as MKDT's experts have them, all others with batch norms."
     return [protocols.student_named(n) for n in _names(text, (*protocols.STUDENTS, *nets.NETS), 'student')]
 
-def _recipe(name): return evaluation.Recipe() if known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same' else evaluation.paper_recipe(name)
 
+def _recipe(name):
+    return (
+        evaluation.Recipe()
+        if known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same'
+        else evaluation.paper_recipe(name)
+    )
+
+# %% ../nbs/50_cli.ipynb #5e3ad2d5
 def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
     "Positive whole numbers with commas between."
-    try: got = tuple(int(n) for n in str(text).split(',') if n.strip())
-    except ValueError: got = ()
+    try:
+        got = tuple(int(n) for n in str(text).split(',') if n.strip())
+    except ValueError:
+        got = ()
     need(got and min(got) >= 1, what, text, right)
     return tuple(dict.fromkeys(got))
 
 # %% ../nbs/50_cli.ipynb #2269e6dd
-def _compare_students(names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out):
+def _compare_students(
+    names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out
+):
     "Pre-training on sets, and protocols for what was learnt."
-    if every: names = [n for n in names if cmp.METHODS[n].teaching == 'tiny']      # those for sets with labels have a protocol of their own
+    if every:
+        names = [
+            n for n in names if cmp.METHODS[n].teaching == 'tiny'
+        ]  # those for sets with labels have a protocol of their own
     alone = [n for n in names if cmp.METHODS[n].teaching == 'tiny-supervised']
-    need(not alone or teaching.teacher or teaching.teacher_preset, 'methods', ','.join(alone), 'needs a supervised network, and here all methods share one teacher; use --protocol posttrain')
+    need(
+        not alone or teaching.teacher or teaching.teacher_preset,
+        'methods',
+        ','.join(alone),
+        'needs a supervised network, and here all methods share one teacher; use --protocol posttrain',
+    )
     for n in names:
-        if 'self-supervised teacher' in cmp.METHODS[n].needs: print(f'note: {n} makes sets with labels; --protocol posttrain trains classifiers on them')
+        if 'self-supervised teacher' in cmp.METHODS[n].needs:
+            print(f'note: {n} makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
     _testable(test, train, how, told=not targets)
-    if every: names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
+    if every:
+        names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
     on = _targets(targets, src, train, test, how)
     cmp.check_grid(train, test, names, m, students, on, how, preset, steps, views)
     _agreed(names, train, max(m), preset, steps, out, yes, teaching, seeds)
     t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
     _seen(t, train)
-    if 'kd' in how.protocols: on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
-    _report(cmp.compare(train, test, t, names, m, how.labels, seeds, Path(out), preset, steps, recipe, students, targets=on, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, views=views, precision=precision), Path(out))
+    if 'kd' in how.protocols:
+        on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
+    _report(
+        cmp.compare(
+            train,
+            test,
+            t,
+            names,
+            m,
+            how.labels,
+            seeds,
+            Path(out),
+            preset,
+            steps,
+            recipe,
+            students,
+            targets=on,
+            protocols=how.protocols,
+            tuning=how.tuning,
+            kd_steps=how.kd_steps,
+            views=views,
+            precision=precision,
+        ),
+        Path(out),
+    )
 
+# %% ../nbs/50_cli.ipynb #dd916ca8
 def _targets(names, src, train, test, how):
     "The data sets to judge on."
     on = []
     for n in [n.strip() for n in (names or '').split(',') if n.strip()] or [src.source]:
-        if n == src.source: on.append(cmp.Target(train, test)); continue
-        fixed = n in ('digits', 'letters') or n.startswith('npz:')             # made or stored in one size, and then resized
-        got = replace(src, source=n, size=None, split=None, classes=None).load(size=None if fixed else tuple(train.x.shape[2:]))
+        if n == src.source:
+            on.append(cmp.Target(train, test))
+            continue
+        fixed = n in ('digits', 'letters') or n.startswith('npz:')  # made or stored in one size, and then resized
+        got = replace(src, source=n, size=None, split=None, classes=None).load(
+            size=None if fixed else tuple(train.x.shape[2:])
+        )
         need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
         a, b = data.alike(got, train.x.shape[1:])
         _testable(b, a, how)
         on.append(cmp.Target(a, b))
     return on
 
+# %% ../nbs/50_cli.ipynb #d945804f
 def _possible(name, train, m, preset, steps):
     "Whether a method can work here; says why if not."
-    try: return bool(cmp.check(name, train, m, preset, steps))
-    except BadInput as e: print(f'without {name}: {e}')
+    try:
+        return bool(cmp.check(name, train, m, preset, steps))
+    except BadInput as e:
+        print(f'without {name}: {e}')
+
 
 def _teacher_in(out, train, teaching, preset, precision):
     "The teacher that was asked for, or one of its own folder."
     teaching = replace(teaching, teacher_preset=teaching.teacher_preset or preset)
     cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
-    return teaching.get(train, out/f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
+    return teaching.get(train, out / f'teacher-{cmp.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision)
 
-def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, teaching, seeds, preset, steps, precision, out):
+# %% ../nbs/50_cli.ipynb #b8fbd287
+def _compare_labelled(
+    names, ipc, kinds, students, post_steps, student, src, teaching, seeds, preset, steps, precision, out
+):
     "Training of classifiers on sets with labels."
     need(students >= 1, 'students', students, 'at least 1')
     need(post_steps is None or post_steps >= 1, 'post-steps', post_steps, 'at least 1')
@@ -612,143 +1035,250 @@ def _compare_labelled(names, ipc, kinds, students, post_steps, student, src, tea
     lab.check_labelled(train, names, ipc, preset, steps)
     kw = dict(out=Path(out), train=train, precision=precision)
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
-    if 'ssl' in wanted: nets['ssl'] = posttrain.align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
-    if 'sl' in wanted: nets['sl'] = posttrain.align(_teacher_in(teaching=Teaching(teacher_steps=teaching.teacher_steps), preset='supervised' if teaching.teacher_preset == 'moco' else 'tiny-supervised', **kw), train)
+    if 'ssl' in wanted:
+        nets['ssl'] = posttrain.align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
+    if 'sl' in wanted:
+        nets['sl'] = posttrain.align(
+            _teacher_in(
+                teaching=Teaching(teacher_steps=teaching.teacher_steps),
+                preset='supervised' if teaching.teacher_preset == 'moco' else 'tiny-supervised',
+                **kw,
+            ),
+            train,
+        )
     for k in (lab.LABELLED[n] for n in names):
-        if k.recovered: k.method.suits(nets[k.net])
-    result = lab.compare_labelled(train, test, nets, names, ipc, kinds, seeds, students, Path(out), preset, steps, post_steps, student, precision=precision)
+        if k.recovered:
+            k.method.suits(nets[k.net])
+    result = lab.compare_labelled(
+        train,
+        test,
+        nets,
+        names,
+        ipc,
+        kinds,
+        seeds,
+        students,
+        Path(out),
+        preset,
+        steps,
+        post_steps,
+        student,
+        precision=precision,
+    )
     _report_labelled(result, Path(out))
 
 # %% ../nbs/50_cli.ipynb #59b8821e
 def _how(s):
     "What the numbers of a table of labelled sets are."
-    over = f"mean ± std over {s['seeds']} seeds, differences paired by seed" if s['seeds'] > 1 else 'one seed, so no spread'
+    over = (
+        f"mean ± std over {s['seeds']} seeds, differences paired by seed"
+        if s['seeds'] > 1
+        else 'one seed, so no spread'
+    )
     return f"(test accuracy in %; {over}; {s['students']} student{'s' if s['students'] > 1 else ''} for each set, {s['student']['net']}, {s['recipe']['steps']} steps)"
 
+# %% ../nbs/50_cli.ipynb #c30ac7dc
 def _report_labelled(result, out):
     "Print the table, draw the picture, say where everything is."
-    largest = {r['method']: r['set'] for r in result['rows'] if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])}
-    sets = {n: distilled.load(out/p) for n, p in largest.items()}
-    _draw(out/'picture.png', lambda: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}))
+    largest = {
+        r['method']: r['set']
+        for r in result['rows']
+        if r['set'] and r['seed'] == 0 and r['ipc'] == max(result['settings']['ipc'])
+    }
+    sets = {n: distilled.load(out / p) for n, p in largest.items()}
+    _draw(
+        out / 'picture.png',
+        lambda: lab.labelled_picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)}),
+    )
     print('\n' + lab.labelled_table(result) + f"\n\n{lab.labelled_gains(result)}\n{_how(result['settings'])}")
-    print('the networks: ' + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items()))
-    print(f"\nthe numbers   {out/'compare.json'}\nthe picture   {out/'picture.png'}" + ''.join(f"\nthe set       {out/p} ({n}, seed 0)" for n, p in largest.items()))
+    print(
+        'the networks: '
+        + ', '.join(f"{lab.LABELLERS[k]} {n['accuracy']:.1f} %" for k, n in result['settings']['networks'].items())
+    )
+    print(
+        f"\nthe numbers   {out / 'compare.json'}\nthe picture   {out / 'picture.png'}"
+        + ''.join(f"\nthe set       {out / p} ({n}, seed 0)" for n, p in largest.items())
+    )
 
 # %% ../nbs/50_cli.ipynb #84bc7ff7
 def _draw(path, make):
     "A picture; one that fails is a note, and the numbers are printed all the same."
     import matplotlib
+
     matplotlib.use('agg')
     try:
-        with core.atomic(path) as p: make().savefig(p, dpi=130, format='png')
-    except Exception as e: core.remark(f'{path} was not drawn ({e})')
+        with core.atomic(path) as p:
+            make().savefig(p, dpi=130, format='png')
+    except Exception as e:
+        core.remark(f'{path} was not drawn ({e})')
 
+# %% ../nbs/50_cli.ipynb #61ec32e9
 def _report(result, out):
     "Print the tables, draw the pictures, say where everything is."
     some = any(r['accuracy'] is not None for r in result['rows'])
     rows = {r['method']: r['set'] for r in reversed(cmp.block(result)['rows']) if r['set']}
-    sets = {n: distilled.load(out/rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
+    sets = {n: distilled.load(out / rows[n]) for n in ('random', 'krrst', 'views', 'mkdt') if n in rows}
     figures = {'picture': lambda: cmp.picture(result, {n: d for n, d in sets.items() if d.x.shape[1] in (1, 3)})}
-    if some: figures['curves'] = lambda: cmp.curves(result)
+    if some:
+        figures['curves'] = lambda: cmp.curves(result)
     across = [k for k, v in cmp.axes(result).items() if len(v) > 1 and some and 'random' in rows]
     figures |= {f'across-{k}': functools.partial(cmp.across, result, k) for k in across}
-    for n, make in figures.items(): _draw(out/f'{n}.png', make)
+    for n, make in figures.items():
+        _draw(out / f'{n}.png', make)
     print('\n' + cmp.table(result))
-    if cmp.gains(result): print('\n' + cmp.gains(result))
-    print('\n' + cmp.how_text(result) + ('\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test' if result['settings']['seeds'] > 1 else ''))
-    best, first = next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)), cmp.axes(result)['budget'][0]
-    if best: sets.get(best, distilled.load(out/rows[best])).save(out/'distilled.safetensors')
-    print(f"\nthe numbers   {out/'compare.json'}\nthe pictures  {', '.join(str(out/f'{n}.png') for n in figures)}" + (f"\nthe set       {out/'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else ''))
+    if cmp.gains(result):
+        print('\n' + cmp.gains(result))
+    print(
+        '\n'
+        + cmp.how_text(result)
+        + (
+            '\nmean ± std over seeds; differences are paired by seed, p is that of a paired t-test'
+            if result['settings']['seeds'] > 1
+            else ''
+        )
+    )
+    best, first = (
+        next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)),
+        cmp.axes(result)['budget'][0],
+    )
+    if best:
+        sets.get(best, distilled.load(out / rows[best])).save(out / 'distilled.safetensors')
+    print(
+        f"\nthe numbers   {out / 'compare.json'}\nthe pictures  {', '.join(str(out / f'{n}.png') for n in figures)}"
+        + (f"\nthe set       {out / 'distilled.safetensors'} ({best}, m = {first}, seed 0)" if best else '')
+    )
 
+# %% ../nbs/50_cli.ipynb #3c1996e3
 @command
-def demo(out:str='ssdd-demo', # folder for results
-         seeds:int=3, # sets, students and draws of labelled images
-         steps:int=None # distillation steps, if not the preset's: fewer are quicker and worse
-        ):
+def demo(
+    out: str = 'ssdd-demo',  # folder for results
+    seeds: int = 3,  # sets, students and draws of labelled images
+    steps: int = None,  # distillation steps, if not the preset's: fewer are quicker and worse
+):
     "Distil 1,258 handwritten digits into 20 synthetic ones, and compare with real ones: a few minutes, nothing to download."
     compare.__wrapped__(out=out, seeds=seeds, steps=steps)
     print(f"\nload it       from ssdd_nb.distilled import load; load('{out}/distilled.safetensors').normalised()")
 
 # %% ../nbs/50_cli.ipynb #a84a25aa
 @command
-def bench(names:list=(), # which: krrst, mkdt, scdd, teacher, experts (default: all)
-          reps:int=5, # timed steps of each variant
-          device:str='auto', # auto, cpu, cuda, …
-          out:str='ssdd-bench' # folder for bench.json
-         ):
+def bench(
+    names: list = (),  # which: krrst, mkdt, scdd, teacher, experts (default: all)
+    reps: int = 5,  # timed steps of each variant
+    device: str = 'auto',  # auto, cpu, cuda, …
+    out: str = 'ssdd-bench',  # folder for bench.json
+):
     "Measure the library's hot paths beside plain implementations."
-    for n in names: known(n, benches.BENCHES, 'benchmark')
+    for n in names:
+        known(n, benches.BENCHES, 'benchmark')
     core.writable(out)
     print(benches.bench_table(benches.bench(names, Path(out), reps, core.get_device(device))))
     print(f'the numbers  {out}/bench.json')
 
 # %% ../nbs/50_cli.ipynb #e78dee11
 @command
-def study(name:str, # which: figure1 (MKDT); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
-          src:Source=Source(), # see there
-          teaching:Teaching=Teaching(), # see there
-          seeds:int=3, # how often
-          out:str='ssdd-study' # folder for NAME.json
-         ):
+def study(
+    name: str,  # which: figure1 (MKDT); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
+    src: Source = Source(),  # see there
+    teaching: Teaching = Teaching(),  # see there
+    seeds: int = 3,  # how often
+    out: str = 'ssdd-study',  # folder for NAME.json
+):
     "Measure what a figure or table of a paper shows, and record it. The same command again resumes SC-DD's."
     name = known(name, [*studies.STUDIES, *scdd_studies.SCDD_STUDIES], 'name')
     need(seeds >= 1, 'seeds', seeds, 'at least 1')
     train, test = _start(src, out)
-    if name in studies.STUDIES: studies.STUDIES[name](train, teaching.get(train, Path(out)/'teacher'), seeds=seeds, out=Path(out))
+    if name in studies.STUDIES:
+        studies.STUDIES[name](train, teaching.get(train, Path(out) / 'teacher'), seeds=seeds, out=Path(out))
     else:
         need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
         need(train.y is not None, 'source', train.name, 'has no labels')
-        need(not (teaching.teacher or teaching.teacher_preset), 'teacher', teaching.teacher or teaching.teacher_preset, f'{name} trains its own networks; leave it out')
-        need(name != 'compression' or not teaching.teacher_steps, 'teacher-steps', teaching.teacher_steps, 'compression varies them; leave it out')
-        scdd_studies.SCDD_STUDIES[name](train, test, seeds=seeds, out=Path(out), **({'teacher_steps': teaching.teacher_steps} if teaching.teacher_steps else {}))
+        need(
+            not (teaching.teacher or teaching.teacher_preset),
+            'teacher',
+            teaching.teacher or teaching.teacher_preset,
+            f'{name} trains its own networks; leave it out',
+        )
+        need(
+            name != 'compression' or not teaching.teacher_steps,
+            'teacher-steps',
+            teaching.teacher_steps,
+            'compression varies them; leave it out',
+        )
+        scdd_studies.SCDD_STUDIES[name](
+            train,
+            test,
+            seeds=seeds,
+            out=Path(out),
+            **({'teacher_steps': teaching.teacher_steps} if teaching.teacher_steps else {}),
+        )
     print(f'the numbers  {out}/{name}.json')
 
 # %% ../nbs/50_cli.ipynb #b069c241
 @command
-def reproduce(names:list=(), # tables and figures: krrst-table1, mkdt-table2, scdd-table4, … (default: all are listed)
-              scale:str=None, # small: the same grid with small sets, networks and data; paper: the paper's (default: small; of a dry run paper)
-              dry_run:bool=False, # resolve everything without data, and say what it takes
-              show_only:bool=False, # show the table as it stands, and run nothing
-              only:str=None, # lines or methods of the table, with commas between
-              seeds:int=None, # how often (default: 1 if small, 3 otherwise)
-              source:str=None, # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for several
-              data_root:str=None, # folder where data sets lie (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
-              network:str=None, # NAME=FILE,… for networks that need not be trained: moco_v3-resnet50-300=torchvision:resnet50@FILE, barlow_twins=FILE, inception=torchvision:inception_v3@FILE
-              device:str='auto', # auto, cpu, cuda, cuda:1, …
-              precision:str='float32', # float32, tf32 or bf16
-              out:str='ssdd-reproduce' # folder for NAME-SCALE.json, its picture, the sets and the networks
-             ):
+def reproduce(
+    names: list = (),  # tables and figures: krrst-table1, mkdt-table2, scdd-table4, … (default: all are listed)
+    scale: str = None,  # small: the same grid with small sets, networks and data; paper: the paper's (default: small; of a dry run paper)
+    dry_run: bool = False,  # resolve everything without data, and say what it takes
+    show_only: bool = False,  # show the table as it stands, and run nothing
+    only: str = None,  # lines or methods of the table, with commas between
+    seeds: int = None,  # how often (default: 1 if small, 3 otherwise)
+    source: str = None,  # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for several
+    data_root: str = None,  # folder where data sets lie (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
+    network: str = None,  # NAME=FILE,… for networks that need not be trained: moco_v3-resnet50-300=torchvision:resnet50@FILE, barlow_twins=FILE, inception=torchvision:inception_v3@FILE
+    device: str = 'auto',  # auto, cpu, cuda, cuda:1, …
+    precision: str = 'float32',  # float32, tf32 or bf16
+    out: str = 'ssdd-reproduce',  # folder for NAME-SCALE.json, its picture, the sets and the networks
+):
     "The papers' tables and figures: list them, say what one takes, run it, show it beside the paper's numbers. The same command again resumes."
     scale = known(scale or ('paper' if dry_run else 'small'), ('small', 'paper'), 'scale')
     known(precision, core.PRECISIONS, 'precision')
     names = [known(n, tables.TABLES, 'table') for n in names]
-    if not names: return print(tables.listing())
+    if not names:
+        return print(tables.listing())
     chosen = [o.strip() for o in only.split(',')] if only else None
     for n in names:
         t = tables.TABLES[n]
-        if dry_run: print(f'{t.number}: {t.title}\n{_dry(t, scale, chosen, seeds or 3)}')
-        else: _reproduced(t, chosen, scale, show_only, seeds, _pairs(source), data_root, _pairs(network) or {}, device, precision, Path(out))
+        if dry_run:
+            print(f'{t.number}: {t.title}\n{_dry(t, scale, chosen, seeds or 3)}')
+        else:
+            _reproduced(
+                t,
+                chosen,
+                scale,
+                show_only,
+                seeds,
+                _pairs(source),
+                data_root,
+                _pairs(network) or {},
+                device,
+                precision,
+                Path(out),
+            )
 
+# %% ../nbs/50_cli.ipynb #a7baa5c2
 def _dry(t, scale, only, seeds):
     "What a table takes, in words."
     d = tables.dry_run(t, scale, only, seeds)
     missing = f"; not counted: {', '.join(d['unknown'])}" if d['unknown'] else ''
-    return f"{d['says']}\n{costs.operations(d['gflop'])} for {seeds} seeds, {d['hours']:,.1f} hours at {tables.CARD/1000:g} TFLOP/s; {d['mib']/1024:.1f} GiB of memory, {d['disk']:.0f} GiB of disk; data: {', '.join(tables.needs(t)) or 'none'}{missing}"
+    return f"{d['says']}\n{costs.operations(d['gflop'])} for {seeds} seeds, {d['hours']:,.1f} hours at {tables.CARD / 1000:g} TFLOP/s; {d['mib'] / 1024:.1f} GiB of memory, {d['disk']:.0f} GiB of disk; data: {', '.join(tables.needs(t)) or 'none'}{missing}"
+
 
 def _pairs(text):
     "NAME=VALUE,… as a dict; a value alone as it is."
-    if text is None or '=' not in text: return text
+    if text is None or '=' not in text:
+        return text
     return dict(p.strip().split('=', 1) for p in text.split(','))
 
+# %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
     "Run a table, print it, draw it."
     need(seeds is None or seeds >= 1, 'seeds', seeds, 'at least 1')
-    path = out/f'{t.name}-{scale}.json'
+    path = out / f'{t.name}-{scale}.json'
     if not show_only:
         core.writable(out)
         tables.run(t, scale, only, seeds, source, root, networks, out, core.get_device(device), precision=precision)
     result = json.loads(path.read_text()) if path.exists() else None
     print(tables.show(t, result))
     if result and t.columns and t.kind != 'pictures':
-        tables.picture(t, result).savefig(out/f'{t.name}-{scale}.png')
+        tables.picture(t, result).savefig(out / f'{t.name}-{scale}.png')
         print(f'the numbers  {path}\nthe picture  {path.with_suffix(".png")}')

@@ -20,7 +20,19 @@ from matplotlib.ticker import LogLocator, NullLocator
 import torch
 from torch import nn
 from . import __version__
-from .core import BadInput, Run, describe, digest, generator, known, need, progress_bar, read_json, write_json, write_sealed
+from ssdd_nb.core import (
+    BadInput,
+    Run,
+    describe,
+    digest,
+    generator,
+    known,
+    need,
+    progress_bar,
+    read_json,
+    write_json,
+    write_sealed,
+)
 from .data import Images, denormalise
 from .distilled import Distilled, Method, distil, method_named
 from .evaluation import Recipe, Student, embed, knn, pretrained, probe, probe_scores
@@ -34,328 +46,660 @@ from .views import how_many, with_views
 from .viz import colour, label, show_images
 
 # %% ../nbs/40_compare.ipynb #3fb05e24
-def own_name(method # a name, settings, or a set
-            ) -> str: # its name
+def own_name(
+    method,  # a name, settings, or a set
+) -> str:  # its name
     "What a method is called in a table; raises `BadInput`."
-    if isinstance(method, str): return known(method, METHODS, 'method')
-    if isinstance(method, Distilled): return method.manifest.get('method', 'set')
+    if isinstance(method, str):
+        return known(method, METHODS, 'method')
+    if isinstance(method, Distilled):
+        return method.manifest.get('method', 'set')
     need(isinstance(method, Method), 'method', method, "a method's name, settings of one, or a distilled set")
     return method.name
 
-def is_sized(method # a name, settings, or a set
-            ) -> bool:
+# %% ../nbs/40_compare.ipynb #8a92bc21
+def is_sized(
+    method,  # a name, settings, or a set
+) -> bool:
     "Whether it has as many images as it is told."
     return isinstance(method, str) and METHODS[own_name(method)].sized
 
-def has_views(method # a name, settings, or a set
-             ) -> bool:
+
+def has_views(
+    method,  # a name, settings, or a set
+) -> bool:
     "Whether there are images to see views of."
     return isinstance(method, Distilled) or (METHODS[method] if isinstance(method, str) else method).makes
 
+# %% ../nbs/40_compare.ipynb #f9bf540e
 def _teacher_targets(method):
     "Whether its targets are a teacher's features, or it has none."
-    if isinstance(method, Distilled): return method.y.ndim == 2 and bool(method.manifest.get('teacher'))
+    if isinstance(method, Distilled):
+        return method.y.ndim == 2 and bool(method.manifest.get('teacher'))
     how = METHODS[own_name(method)] if isinstance(method, str) else method
     return how.asks_teacher() and not how.of_classes
 
-def settings_of(method:str|Method, images:Images, m:int|None=None, preset:str='tiny', steps:int|None=None # as for `make_set`
-               ) -> Method:
+# %% ../nbs/40_compare.ipynb #74a8ba7b
+def settings_of(
+    method: str | Method,
+    images: Images,
+    m: int | None = None,
+    preset: str = 'tiny',
+    steps: int | None = None,  # as for `make_set`
+) -> Method:
     "The settings that a name means for given images; settings are what they are."
     return method_named(method).settings(images, preset, m, steps) if isinstance(method, str) else method
 
-def make_set(method:str|Method|Distilled, # one of `METHODS`, settings, or a set, which is handed back
-             images:Images, # the training images
-             teacher:Teacher|None, # g_φ; None for a method that asks none
-             m:int|None=20, # how many synthetic images; None: the preset's, or 20
-             seed:int=0, # of everything random
-             out:Path|None=None, # folder to save to
-             preset:str='tiny', # for methods that have presets
-             steps:int|None=None, # if not the preset's
-             shared:Path|None=None, # folder for what sets of other sizes and methods can use too, such as MKDT's experts
-             **kwargs # for `run`: `show`, `precision`, …
-            ) -> Distilled|None: # None for `none`
+# %% ../nbs/40_compare.ipynb #79eb98e2
+def make_set(
+    method: str | Method | Distilled,  # one of `METHODS`, settings, or a set, which is handed back
+    images: Images,  # the training images
+    teacher: Teacher | None,  # g_φ; None for a method that asks none
+    m: int | None = 20,  # how many synthetic images; None: the preset's, or 20
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder to save to
+    preset: str = 'tiny',  # for methods that have presets
+    steps: int | None = None,  # if not the preset's
+    shared: Path | None = None,  # folder for what sets of other sizes and methods can use too, such as MKDT's experts
+    **kwargs,  # for `run`: `show`, `precision`, …
+) -> Distilled | None:  # None for `none`
     "Distil with a method by name; raises `BadInput`."
-    if isinstance(method, Distilled): return method
+    if isinstance(method, Distilled):
+        return method
     how = settings_of(method, images, m, preset, steps)
     return distil(images, how, teacher, seed, out, shared, **kwargs) if how.makes else None
 
-def check(method:str|Method|Distilled, # as for `make_set`
-          images:Images, # the training images
-          m:int|None=20, # how many synthetic images
-          preset:str='tiny', # for methods that have presets
-          steps:int|None=None # if not the preset's
-         ) -> str: # the method's name
+# %% ../nbs/40_compare.ipynb #89e695e9
+def check(
+    method: str | Method | Distilled,  # as for `make_set`
+    images: Images,  # the training images
+    m: int | None = 20,  # how many synthetic images
+    preset: str = 'tiny',  # for methods that have presets
+    steps: int | None = None,  # if not the preset's
+) -> str:  # the method's name
     "Raise `BadInput`, before anything is computed, for what cannot work."
     name = own_name(method)
-    if not isinstance(method, Distilled): settings_of(method, images, m, preset, steps).check(images)
-    else: need(method.x.shape[1:] == images.x.shape[1:], 'method', name, f"a set of images of {'×'.join(map(str, images.x.shape[1:]))}, as the training images are")
+    if not isinstance(method, Distilled):
+        settings_of(method, images, m, preset, steps).check(images)
+    else:
+        need(
+            method.x.shape[1:] == images.x.shape[1:],
+            'method',
+            name,
+            f"a set of images of {'×'.join(map(str, images.x.shape[1:]))}, as the training images are",
+        )
     return name
 
 # %% ../nbs/40_compare.ipynb #c2e81952
 @dataclass(frozen=True, eq=False)
 class Target:
     "A data set that students are judged on."
-    train:Images # whose labels are used
-    test:Images # held out
-    teacher:teachers.Classifier|None=None # T_ψ, for the protocol `kd`
 
-    def about(self) -> dict: # JSON
+    train: Images  # whose labels are used
+    test: Images  # held out
+    teacher: teachers.Classifier | None = None  # T_ψ, for the protocol `kd`
+
+    def about(self) -> dict:  # JSON
         "What results on it depend on."
         return dict(train=self.train.hash, test=self.test.hash, classes=[self.train.label_hash, self.test.label_hash])
 
+# %% ../nbs/40_compare.ipynb #ba19be7c
 @dataclass(frozen=True)
 class Judging:
     "By which protocols students are judged, and how."
-    protocols:tuple = ('probe',) # of `PROTOCOLS`
-    labels:tuple = (.01, .05, .1) # probe: fractions of the labels
-    draws:int = 5 # probe: see `probe_scores`
-    neighbours:int = 5 # knn: how many vote
-    tuning:FineTune = FineTune() # finetune: how
-    kd_steps:int = 200 # kd: steps of AdamW
 
-def _probe(net, d, on, how, seed, **kwargs): return probe(net, on.train, on.test, how.labels, seed, how.draws)
-def _knn(net, d, on, how, seed, **kwargs): return {1.: knn(embed(net, on.train), on.train.y, embed(net, on.test), on.test.y, how.neighbours)}
-def _finetune(net, d, on, how, seed, **kwargs): return {1.: test_accuracy(finetune(net, on.train, how.tuning, seed=seed, **kwargs), on.test)}
-def _kd(net, d, on, how, seed, **kwargs): return {1.: by_batch_accuracy(distil_without_data(net, on.teacher, d, on.train, how.kd_steps, seed=seed, **kwargs), on.test)}
+    protocols: tuple = ('probe',)  # of `PROTOCOLS`
+    labels: tuple = (0.01, 0.05, 0.1)  # probe: fractions of the labels
+    draws: int = 5  # probe: see `probe_scores`
+    neighbours: int = 5  # knn: how many vote
+    tuning: FineTune = FineTune()  # finetune: how
+    kd_steps: int = 200  # kd: steps of AdamW
 
-PROTOCOLS = dict(probe=(_probe, ('labels', 'draws')), knn=(_knn, ('neighbours',)), finetune=(_finetune, ('tuning',)), kd=(_kd, ('kd_steps',))) # name: what to do, and the settings it reads
 
-def judge(net:nn.Module, # a pre-trained student
-          d:Distilled|None, # the set it was pre-trained on
-          on:Target, # where
-          protocol:str, # one of `PROTOCOLS`
-          how:Judging=Judging(), # its settings
-          seed:int=0, # of labelled images, heads and batches
-          **kwargs # for `run`
-         ) -> dict: # fraction of labels: accuracy in percent
+def _probe(net, d, on, how, seed, **kwargs):
+    return probe(net, on.train, on.test, how.labels, seed, how.draws)
+
+# %% ../nbs/40_compare.ipynb #0685f1a6
+def _knn(net, d, on, how, seed, **kwargs):
+    return {1.0: knn(embed(net, on.train), on.train.y, embed(net, on.test), on.test.y, how.neighbours)}
+
+
+def _finetune(net, d, on, how, seed, **kwargs):
+    return {1.0: test_accuracy(finetune(net, on.train, how.tuning, seed=seed, **kwargs), on.test)}
+
+
+def _kd(net, d, on, how, seed, **kwargs):
+    return {
+        1.0: by_batch_accuracy(
+            distil_without_data(net, on.teacher, d, on.train, how.kd_steps, seed=seed, **kwargs), on.test
+        )
+    }
+
+# %% ../nbs/40_compare.ipynb #9830d02a
+PROTOCOLS = dict(
+    probe=(_probe, ('labels', 'draws')),
+    knn=(_knn, ('neighbours',)),
+    finetune=(_finetune, ('tuning',)),
+    kd=(_kd, ('kd_steps',)),
+)  # name: what to do, and the settings it reads
+
+
+def judge(
+    net: nn.Module,  # a pre-trained student
+    d: Distilled | None,  # the set it was pre-trained on
+    on: Target,  # where
+    protocol: str,  # one of `PROTOCOLS`
+    how: Judging = Judging(),  # its settings
+    seed: int = 0,  # of labelled images, heads and batches
+    **kwargs,  # for `run`
+) -> dict:  # fraction of labels: accuracy in percent
     "One protocol on one target; raises `BadInput`."
     protocol = known(protocol, PROTOCOLS, 'protocol')
-    need(on.train.y is not None or protocol == 'probe', 'protocol', protocol, f'needs labels, and {on.train.name} has none')
-    need(on.teacher is not None or protocol != 'kd', 'protocol', protocol, 'needs a classifier of the target: Target(train, test, teacher)')
+    need(
+        on.train.y is not None or protocol == 'probe',
+        'protocol',
+        protocol,
+        f'needs labels, and {on.train.name} has none',
+    )
+    need(
+        on.teacher is not None or protocol != 'kd',
+        'protocol',
+        protocol,
+        'needs a classifier of the target: Target(train, test, teacher)',
+    )
     return PROTOCOLS[protocol][0](net, d, on, how, seed, **kwargs)
 
 # %% ../nbs/40_compare.ipynb #11a97f47
-def once(folder:Path|None, # where results are kept; None keeps nothing
-         name:str, # of the file, for the reader
-         ask:dict, # everything the result depends on
-         compute # a function that returns something JSON can hold
-        ) -> dict:
+def once(
+    folder: Path | None,  # where results are kept; None keeps nothing
+    name: str,  # of the file, for the reader
+    ask: dict,  # everything the result depends on
+    compute,  # a function that returns something JSON can hold
+) -> dict:
     "The result of `compute()`, or of an earlier one that was asked the same."
-    path = folder and Path(folder)/f'{name}-{digest(ask)}.json'
+    path = folder and Path(folder) / f'{name}-{digest(ask)}.json'
     if path and path.exists():
         got = read_json(path, 'a result of this library')
-        need(got.get('ask') == json.loads(json.dumps(ask)) and 'result' in got, 'path', path, 'not a result of this library; remove it')
+        need(
+            got.get('ask') == json.loads(json.dumps(ask)) and 'result' in got,
+            'path',
+            path,
+            'not a result of this library; remove it',
+        )
         return got['result']
     result = json.loads(json.dumps(compute()))
-    if path: write_sealed(path, dict(ask=ask, result=result, made=describe()))
+    if path:
+        write_sealed(path, dict(ask=ask, result=result, made=describe()))
     return result
 
 # %% ../nbs/40_compare.ipynb #5550627e
-def set_of(method:str|Method|Distilled, train:Images, teacher:Teacher, m:int|None, seed:int, preset:str='tiny', steps:int|None=None, precision:str='float32' # as for `make_set`
-          ) -> dict: # JSON
+def set_of(
+    method: str | Method | Distilled,
+    train: Images,
+    teacher: Teacher,
+    m: int | None,
+    seed: int,
+    preset: str = 'tiny',
+    steps: int | None = None,
+    precision: str = 'float32',  # as for `make_set`
+) -> dict:  # JSON
     "Everything a set depends on."
     about = dict(method=own_name(method), m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=precision)
-    if isinstance(method, Distilled): return dict(**about, set=method.hash)
+    if isinstance(method, Distilled):
+        return dict(**about, set=method.hash)
     how = METHODS[own_name(method)] if isinstance(method, str) else method
-    if not isinstance(method, str): about['settings'] = json.loads(json.dumps(asdict(how)))
-    elif how.tunable: about |= dict(preset=preset, steps=steps)
-    if how.reads_labels(): about['label_hash'] = train.label_hash
+    if not isinstance(method, str):
+        about['settings'] = json.loads(json.dumps(asdict(how)))
+    elif how.tunable:
+        about |= dict(preset=preset, steps=steps)
+    if how.reads_labels():
+        about['label_hash'] = train.label_hash
     return dict(**about, **_code(how if isinstance(how, type) else type(how)))
 
+# %% ../nbs/40_compare.ipynb #42e179e3
 def _code(kind):
     "What a method is made of: the library's version, or the source of one that is not its own. What was measured before it changed is of no use."
-    if kind.__module__.startswith('ssdd_nb.'): return dict(version=__version__)
+    if kind.__module__.startswith('ssdd_nb.'):
+        return dict(version=__version__)
     return dict(code=digest(sorted(_sources(kind, {}).values())))
 
+# %% ../nbs/40_compare.ipynb #8ac6400e
 def _sources(thing, found):
     "The source of a function or class, and of all those of its module that it mentions."
-    if thing.__qualname__ in found: return found
-    try: text = inspect.getsource(thing)
-    except (OSError, TypeError): text = None               # then what it was compiled to
+    if thing.__qualname__ in found:
+        return found
+    try:
+        text = inspect.getsource(thing)
+    except (OSError, TypeError):
+        text = None  # then what it was compiled to
     found[thing.__qualname__] = text or ''
-    functions = [f for f in (getattr(f, '__func__', f) for f in (vars(thing).values() if inspect.isclass(thing) else [thing])) if inspect.isfunction(f)]
+    functions = [
+        f
+        for f in (getattr(f, '__func__', f) for f in (vars(thing).values() if inspect.isclass(thing) else [thing]))
+        if inspect.isfunction(f)
+    ]
     codes, known_here = [f.__code__ for f in functions], functions[0].__globals__ if functions else {}
-    for c in codes:                                        # grows on the way, by functions within functions
+    for c in codes:  # grows on the way, by functions within functions
         codes += [k for k in c.co_consts if inspect.iscode(k)]
-        if text is None: found[thing.__qualname__] += c.co_code.hex() + repr([k for k in c.co_consts if not inspect.iscode(k)])
+        if text is None:
+            found[thing.__qualname__] += c.co_code.hex() + repr([k for k in c.co_consts if not inspect.iscode(k)])
         for v in map(known_here.get, c.co_names):
-            if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == thing.__module__: _sources(v, found)
+            if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == thing.__module__:
+                _sources(v, found)
     return found
 
 # %% ../nbs/40_compare.ipynb #01549ae1
-def measure(name:str, method, train:Images, test:Images, teacher:Teacher, m:int|None, seed:int, # what is measured, and its name in the table
-            targets:list, how:Judging, out:Path|None, # where, by which protocols, folder for sets and results
-            preset:str, steps:int|None, recipe:Recipe, student:Student, # of the set, of the pre-training
-            views:int|str='off', # see `with_views`; `off`: the set as it is
-            **kwargs # for `run`
-           ) -> list: # a row for each target, protocol and fraction of labels
+def measure(
+    name: str,
+    method,
+    train: Images,
+    test: Images,
+    teacher: Teacher,
+    m: int | None,
+    seed: int,  # what is measured, and its name in the table
+    targets: list,
+    how: Judging,
+    out: Path | None,  # where, by which protocols, folder for sets and results
+    preset: str,
+    steps: int | None,
+    recipe: Recipe,
+    student: Student,  # of the set, of the pre-training
+    views: int | str = 'off',  # see `with_views`; `off`: the set as it is
+    **kwargs,  # for `run`
+) -> list:  # a row for each target, protocol and fraction of labels
     "One cell of the grid: make a set, pre-train a student on it, judge it; only what is not there yet."
     setting, rows = set_of(method, train, teacher, m, seed, preset, steps, kwargs.get('precision', 'float32')), []
     made_by = name if m is None else f'{name}-m{m}'
-    folder = out and (m is not None or isinstance(method, Method) and method.sized) and Path(out)/'sets'/f'{made_by}-seed{seed}-{digest(setting)}'
-    ask = dict(**setting, recipe=asdict(recipe), student=asdict(student), **(dict(views=views) if views != 'off' else {}))
+    folder = (
+        out
+        and (m is not None or isinstance(method, Method) and method.sized)
+        and Path(out) / 'sets' / f'{made_by}-seed{seed}-{digest(setting)}'
+    )
+    ask = dict(
+        **setting, recipe=asdict(recipe), student=asdict(student), **(dict(views=views) if views != 'off' else {})
+    )
     file = f'{made_by}-{student.net}-seed{seed}'
+
     @cache
-    def ready(): # the set, and the pre-trained student with its distance and its time
-        d = make_set(method, train, teacher, m, seed, folder or None, preset, steps, out and Path(out)/'shared', **kwargs)
+    def ready():  # the set, and the pre-trained student with its distance and its time
+        d = make_set(
+            method, train, teacher, m, seed, folder or None, preset, steps, out and Path(out) / 'shared', **kwargs
+        )
         d, asking = _with_views(d, teacher, views, seed)
         return d, *pretrained(d, train, test, teacher, recipe, student, seed, **kwargs), asking
+
     def cell():
         d, net, mse, seconds, asking = ready()
-        return dict(target_mse=mse, seconds_set=(d.run.seconds if hasattr(d, 'run') else 0.) + asking, seconds_pretrain=seconds, size=len(d) if d else 0, set=str(folder.relative_to(out)/'distilled.safetensors') if d and folder else None)
+        return dict(
+            target_mse=mse,
+            seconds_set=(d.run.seconds if hasattr(d, 'run') else 0.0) + asking,
+            seconds_pretrain=seconds,
+            size=len(d) if d else 0,
+            set=str(folder.relative_to(out) / 'distilled.safetensors') if d and folder else None,
+        )
+
     def judged(on, protocol):
         d, net, *_ = ready()
         t = time.monotonic()
         return dict(scores=list(judge(net, d, on, protocol, how, seed, **kwargs).items()), seconds=time.monotonic() - t)
-    keep = partial(once, out and Path(out)/'rows')
+
+    keep = partial(once, out and Path(out) / 'rows')
     r = keep(file, dict(**ask, test=test.hash), cell)
     for on in targets:
         for p in how.protocols:
-            own = {k: asdict(v) if k == 'tuning' else v for k in PROTOCOLS[p][1] for v in [getattr(how, k)]} | (dict(classifier=on.teacher.hash()) if p == 'kd' else {})
+            own = {k: asdict(v) if k == 'tuning' else v for k in PROTOCOLS[p][1] for v in [getattr(how, k)]} | (
+                dict(classifier=on.teacher.hash()) if p == 'kd' else {}
+            )
             s = keep(f'{file}-{p}', dict(**ask, on=on.about(), protocol=p, **own), lambda: judged(on, p))
-            rows += [dict(method=name, m=r['size'], budget=m, student=student.net, target=on.train.name, protocol=p, labels=l, seed=seed, accuracy=a, target_mse=r['target_mse'], seconds=r['seconds_set'] + r['seconds_pretrain'],
-                          seconds_set=r['seconds_set'], seconds_pretrain=r['seconds_pretrain'], seconds_judging=s['seconds'], set=r['set']) for l, a in s['scores']]
+            rows += [
+                dict(
+                    method=name,
+                    m=r['size'],
+                    budget=m,
+                    student=student.net,
+                    target=on.train.name,
+                    protocol=p,
+                    labels=l,
+                    seed=seed,
+                    accuracy=a,
+                    target_mse=r['target_mse'],
+                    seconds=r['seconds_set'] + r['seconds_pretrain'],
+                    seconds_set=r['seconds_set'],
+                    seconds_pretrain=r['seconds_pretrain'],
+                    seconds_judging=s['seconds'],
+                    set=r['set'],
+                )
+                for l, a in s['scores']
+            ]
     return rows
 
+# %% ../nbs/40_compare.ipynb #345889a9
 def _with_views(d, teacher, views, seed):
     "The set with views, and the seconds that the teacher's answers took."
-    if d is None or views == 'off': return d, 0.
+    if d is None or views == 'off':
+        return d, 0.0
     start = time.monotonic()
     return with_views(d, teacher, views, seed=seed), time.monotonic() - start
 
 # %% ../nbs/40_compare.ipynb #7fa299b4
-def time_left(took:list, # of (kind, seconds): cells that are done
-              rest:list # of kinds: cells to come
-             ) -> float|None: # seconds; None if nothing is known
+def time_left(
+    took: list,  # of (kind, seconds): cells that are done
+    rest: list,  # of kinds: cells to come
+) -> float | None:  # seconds; None if nothing is known
     "How long the cells to come will take, if they take as long as others of their kind."
-    if not took: return None
+    if not took:
+        return None
     kinds = {k: np.mean([s for j, s in took if j == k]) for k, _ in took}
     return float(sum(kinds.get(k, np.mean([s for _, s in took])) for k in rest))
 
-def in_words(seconds:float) -> str: # any number
+# %% ../nbs/40_compare.ipynb #9a61e30d
+def in_words(seconds: float) -> str:  # any number
     "A duration for people."
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+    return (
+        f'{seconds:.0f} s'
+        if seconds < 90
+        else f'{seconds / 60:.0f} min'
+        if seconds < 5400
+        else f'{seconds / 3600:.1f} h'
+    )
 
 # %% ../nbs/40_compare.ipynb #de388602
-def as_list(v) -> list: # a list or tuple, or one thing
+def as_list(v) -> list:  # a list or tuple, or one thing
     "A list of it, or of all of them."
     return list(v) if isinstance(v, (list, tuple)) else [v]
 
-def compare(train:Images, # what is distilled; its labels are used for judging only
-            test:Images, # held out
-            teacher:Teacher, # g_φ, the same for all
-            methods=('none', 'random', 'kmeans', 'krrst', 'full'), # names of `METHODS`, settings (`KRRST(m=20, lr=.02)`), or sets
-            m=20, # numbers of synthetic images, one or more, the same for all but `none` and `full`
-            labels=(.01, .05, .1), # fractions of the labels for the probe
-            seeds:int=3, # seeds 0, 1, …: each a new set, a new student, new labelled images
-            out:Path|None=None, # folder for sets, rows and compare.json
-            preset:str='tiny', steps:int|None=None, # for methods that have them
-            recipe:Recipe=Recipe(), # of the pre-training, the same for all
-            student:Student|list=Student(), draws:int=5, # one or more networks; see `probe_scores`
-            targets:list|None=None, # of `Target`; the source itself if None
-            protocols=('probe',), # of `PROTOCOLS`
-            tuning:FineTune=FineTune(), kd_steps:int=200, # of these
-            views='off', # of each set, one or more: `off` (the set as it is), a number of stored ones, `unlimited`
-            **kwargs # for `run`: `show`, `precision`
-           ) -> dict: # `rows`, `references`, `settings`; see `block`
+# %% ../nbs/40_compare.ipynb #abb671d4
+def compare(
+    train: Images,  # what is distilled; its labels are used for judging only
+    test: Images,  # held out
+    teacher: Teacher,  # g_φ, the same for all
+    methods=(
+        'none',
+        'random',
+        'kmeans',
+        'krrst',
+        'full',
+    ),  # names of `METHODS`, settings (`KRRST(m=20, lr=.02)`), or sets
+    m=20,  # numbers of synthetic images, one or more, the same for all but `none` and `full`
+    labels=(0.01, 0.05, 0.1),  # fractions of the labels for the probe
+    seeds: int = 3,  # seeds 0, 1, …: each a new set, a new student, new labelled images
+    out: Path | None = None,  # folder for sets, rows and compare.json
+    preset: str = 'tiny',
+    steps: int | None = None,  # for methods that have them
+    recipe: Recipe = Recipe(),  # of the pre-training, the same for all
+    student: Student | list = Student(),
+    draws: int = 5,  # one or more networks; see `probe_scores`
+    targets: list | None = None,  # of `Target`; the source itself if None
+    protocols=('probe',),  # of `PROTOCOLS`
+    tuning: FineTune = FineTune(),
+    kd_steps: int = 200,  # of these
+    views='off',  # of each set, one or more: `off` (the set as it is), a number of stored ones, `unlimited`
+    **kwargs,  # for `run`: `show`, `precision`
+) -> dict:  # `rows`, `references`, `settings`; see `block`
     "Methods × numbers of images × views × networks × targets × protocols × seeds; resumes, and reuses what was measured before."
     need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
     m, students, targets = as_list(m), as_list(student), targets or [Target(train, test)]
     views = [how_many(v) for v in as_list(views)]
-    in_view = views != ['off']                             # or records are as they always were
-    how = Judging(tuple(known(p, PROTOCOLS, 'protocol') for p in as_list(protocols)), tuple(labels), draws, tuning=tuning, kd_steps=kd_steps)
+    in_view = views != ['off']  # or records are as they always were
+    how = Judging(
+        tuple(known(p, PROTOCOLS, 'protocol') for p in as_list(protocols)),
+        tuple(labels),
+        draws,
+        tuning=tuning,
+        kd_steps=kd_steps,
+    )
     methods = check_grid(train, test, methods, m, students, targets, how, preset, steps, views)
     for n in methods.values():
-        if not isinstance(n, Distilled): (METHODS[own_name(n)] if isinstance(n, str) else n).suits(teacher)
-    for t in targets: need(t.teacher is not None or 'kd' not in how.protocols, 'target', t.train.name, 'needs a classifier for the protocol kd: Target(train, test, teacher)')
-    for i in (train, test): teacher.targets(i)             # now, so that no method pays for them
-    cells = [(n, i, who, s, v) for s in range(seeds) for who in students for i in m for v in views for n in methods
-             if (is_sized(methods[n]) or i == m[0]) and (has_views(methods[n]) or v == views[0])]
+        if not isinstance(n, Distilled):
+            (METHODS[own_name(n)] if isinstance(n, str) else n).suits(teacher)
+    for t in targets:
+        need(
+            t.teacher is not None or 'kd' not in how.protocols,
+            'target',
+            t.train.name,
+            'needs a classifier for the protocol kd: Target(train, test, teacher)',
+        )
+    for i in (train, test):
+        teacher.targets(i)  # now, so that no method pays for them
+    cells = [
+        (n, i, who, s, v)
+        for s in range(seeds)
+        for who in students
+        for i in m
+        for v in views
+        for n in methods
+        if (is_sized(methods[n]) or i == m[0]) and (has_views(methods[n]) or v == views[0])
+    ]
     rows, took, bar = [], [], progress_bar(cells, show=kwargs.get('show', True), desc='comparing')
     for at, (n, i, who, s, v) in enumerate(bar):
         shown = v if has_views(methods[n]) else 'off'
-        got = measure(n, methods[n], train, test, teacher, i if is_sized(methods[n]) else None, s, targets, how, out, preset, steps, recipe, who, shown, **kwargs)
-        if in_view: got = [dict(r, views=str(v) if has_views(methods[n]) else None) for r in got]
+        got = measure(
+            n,
+            methods[n],
+            train,
+            test,
+            teacher,
+            i if is_sized(methods[n]) else None,
+            s,
+            targets,
+            how,
+            out,
+            preset,
+            steps,
+            recipe,
+            who,
+            shown,
+            **kwargs,
+        )
+        if in_view:
+            got = [dict(r, views=str(v) if has_views(methods[n]) else None) for r in got]
         rows += got
-        took.append(((n, i, who, v), got[0]['seconds'] + sum({(r['target'], r['protocol']): r['seconds_judging'] for r in got}.values())))
-        bar.set_postfix_str(f'about {in_words(time_left(took, [(*c[:3], c[4]) for c in cells[at + 1:]]))} left')
-    settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), m=m, labels=list(labels), protocols=list(how.protocols),
-                    seeds=seeds, preset=preset, steps=steps, recipe=asdict(recipe), students=[asdict(w) for w in students], draws=draws, tuning=asdict(tuning), kd_steps=kd_steps, teacher=teacher.about(),
-                    targets=[dict(name=t.train.name, n_train=len(t.train), n_test=len(t.test), n_classes=len(t.train.classes), split=t.train.about.get('split'), **t.about()) for t in targets])
-    if in_view: settings['views'] = [str(v) for v in views]
-    kept = lambda t: once(out and Path(out)/'rows', 'references', dict(teacher=teacher.hash(), on=t.about(), own=t.train.hash != train.hash, labels=list(labels), seeds=seeds, draws=draws),
-                          lambda: references(t.train, t.test, teacher, labels, seeds, draws, t.train.hash != train.hash))
+        took.append(
+            (
+                (n, i, who, v),
+                got[0]['seconds'] + sum({(r['target'], r['protocol']): r['seconds_judging'] for r in got}.values()),
+            )
+        )
+        bar.set_postfix_str(f'about {in_words(time_left(took, [(*c[:3], c[4]) for c in cells[at + 1 :]]))} left')
+    settings = dict(
+        source=train.name,
+        train=train.hash,
+        test=test.hash,
+        n_train=len(train),
+        n_test=len(test),
+        split=train.about.get('split'),
+        m=m,
+        labels=list(labels),
+        protocols=list(how.protocols),
+        seeds=seeds,
+        preset=preset,
+        steps=steps,
+        recipe=asdict(recipe),
+        students=[asdict(w) for w in students],
+        draws=draws,
+        tuning=asdict(tuning),
+        kd_steps=kd_steps,
+        teacher=teacher.about(),
+        targets=[
+            dict(
+                name=t.train.name,
+                n_train=len(t.train),
+                n_test=len(t.test),
+                n_classes=len(t.train.classes),
+                split=t.train.about.get('split'),
+                **t.about(),
+            )
+            for t in targets
+        ],
+    )
+    if in_view:
+        settings['views'] = [str(v) for v in views]
+    kept = lambda t: once(
+        out and Path(out) / 'rows',
+        'references',
+        dict(
+            teacher=teacher.hash(),
+            on=t.about(),
+            own=t.train.hash != train.hash,
+            labels=list(labels),
+            seeds=seeds,
+            draws=draws,
+        ),
+        lambda: references(t.train, t.test, teacher, labels, seeds, draws, t.train.hash != train.hash),
+    )
     refs = [dict(r, target=t.train.name) for t in targets for r in (kept(t) if 'probe' in how.protocols else [])]
     result = dict(rows=rows, references=refs, settings=settings, **describe(train.x.device))
-    if out: write_json(Path(out)/'compare.json', result)
+    if out:
+        write_json(Path(out) / 'compare.json', result)
     return result
 
 # %% ../nbs/40_compare.ipynb #cd5c5ca9
-def check_grid(train:Images, test:Images, methods, m:list, students:list, targets:list, how:Judging, preset:str='tiny', steps:int|None=None, views:list=('off',) # as for `compare`
-              ) -> dict: # name in the table: name of the method, settings, or set
+def check_grid(
+    train: Images,
+    test: Images,
+    methods,
+    m: list,
+    students: list,
+    targets: list,
+    how: Judging,
+    preset: str = 'tiny',
+    steps: int | None = None,
+    views: list = ('off',),  # as for `compare`
+) -> dict:  # name in the table: name of the method, settings, or set
     "Raise `BadInput`, before anything is computed, for what cannot work."
     for n in methods:
-        for i in m[:None if is_sized(n) else 1]: check(n, train, i, preset, steps)
+        for i in m[: None if is_sized(n) else 1]:
+            check(n, train, i, preset, steps)
     for n in methods:
         right = "makes labels or targets of its own, and views are for a teacher's features; leave one of the two out"
         need(set(views) == {'off'} or _teacher_targets(n), 'views', f'{views[-1]}, of {own_name(n)}', right)
-    for name, given in dict(m=m, views=views, student=[w.net for w in students], target=[t.train.name for t in targets]).items():
-        need(len(set(given)) == len(given), name, ','.join(map(str, given)), 'each only once, because rows are told apart by these names; compare the others in a run of their own')
-    for w in students: make_net(w.net, train.x.shape[1], tuple(train.x.shape[2:]), 2, widths=w.widths, norm=w.norm, stem_stride=w.stem_stride)
+    for name, given in dict(
+        m=m, views=views, student=[w.net for w in students], target=[t.train.name for t in targets]
+    ).items():
+        need(
+            len(set(given)) == len(given),
+            name,
+            ','.join(map(str, given)),
+            'each only once, because rows are told apart by these names; compare the others in a run of their own',
+        )
+    for w in students:
+        make_net(
+            w.net,
+            train.x.shape[1],
+            tuple(train.x.shape[2:]),
+            2,
+            widths=w.widths,
+            norm=w.norm,
+            stem_stride=w.stem_stride,
+        )
     for t in targets:
-        need(t.train.x.shape[1:] == train.x.shape[1:], 'target', t.train.name, f"its images are {'×'.join(map(str, t.train.x.shape[1:]))}, the source's {'×'.join(map(str, train.x.shape[1:]))}; `alike` makes them so")
-        need(t.train.y is not None or set(how.protocols) == {'probe'}, 'target', t.train.name, f"has no labels, which {', '.join(how.protocols)} need")
-        need(t.test.x.shape[1:] == t.train.x.shape[1:] and t.test.classes == t.train.classes and (t.test.y is None) == (t.train.y is None), 'target', t.test.name, 'its test images must be of the same size and classes as its training images, and both labelled or neither')
-    need(test.x.shape[1:] == train.x.shape[1:], 'test', '×'.join(map(str, test.x.shape[1:])), f"images of {'×'.join(map(str, train.x.shape[1:]))}, as the training images are")
+        need(
+            t.train.x.shape[1:] == train.x.shape[1:],
+            'target',
+            t.train.name,
+            f"its images are {'×'.join(map(str, t.train.x.shape[1:]))}, the source's {'×'.join(map(str, train.x.shape[1:]))}; `alike` makes them so",
+        )
+        need(
+            t.train.y is not None or set(how.protocols) == {'probe'},
+            'target',
+            t.train.name,
+            f"has no labels, which {', '.join(how.protocols)} need",
+        )
+        need(
+            t.test.x.shape[1:] == t.train.x.shape[1:]
+            and t.test.classes == t.train.classes
+            and (t.test.y is None) == (t.train.y is None),
+            'target',
+            t.test.name,
+            'its test images must be of the same size and classes as its training images, and both labelled or neither',
+        )
+    need(
+        test.x.shape[1:] == train.x.shape[1:],
+        'test',
+        '×'.join(map(str, test.x.shape[1:])),
+        f"images of {'×'.join(map(str, train.x.shape[1:]))}, as the training images are",
+    )
     return in_table(methods)
 
-def in_table(methods # names, settings, sets
-            ) -> dict: # name in the table: which of them
+# %% ../nbs/40_compare.ipynb #493e3cd0
+def in_table(
+    methods,  # names, settings, sets
+) -> dict:  # name in the table: which of them
     "Rows are told apart by names, so of settings and sets that have the same one all but the first get a number."
     found, taken = {}, {own_name(n) for n in methods if isinstance(n, str)}
     for n in methods:
         name, first, i = own_name(n), own_name(n), 2
-        while name in taken and not isinstance(n, str): name, i = f'{first} {i}', i + 1
+        while name in taken and not isinstance(n, str):
+            name, i = f'{first} {i}', i + 1
         taken.add(name)
         found[name] = name if isinstance(n, str) else n
     return found
 
 # %% ../nbs/40_compare.ipynb #09d3255b
-def references(train:Images, test:Images, teacher:Teacher, labels=(.01, .05, .1), seeds:int=3, draws:int=5, # as in `compare`
-               own:bool=False # let the teacher see images through their own statistics, as students do, not through its
-              ) -> list: # of rows
+def references(
+    train: Images,
+    test: Images,
+    teacher: Teacher,
+    labels=(0.01, 0.05, 0.1),
+    seeds: int = 3,
+    draws: int = 5,  # as in `compare`
+    own: bool = False,  # let the teacher see images through their own statistics, as students do, not through its
+) -> list:  # of rows
     "Probe accuracy on raw pixels and on the teacher's features."
+
     def seen(images):
-        if not own: return teacher.targets(images)
+        if not own:
+            return teacher.targets(images)
         mean, std = (s.to(images.x.device) for s in (teacher.mean, teacher.std))
         return torch.cat([teacher(denormalise(z, mean, std)) for z in images.batches()])
-    def pixels(images): return lambda i: images.normalised(i).flatten(1)       # of as many as are asked for
+
+    def pixels(images):
+        return lambda i: images.normalised(i).flatten(1)  # of as many as are asked for
+
     features = dict(pixels=(pixels(train), pixels(test)), teacher=(seen(train), seen(test)))
-    return [dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a) for n, (f, g) in features.items() for s in range(seeds)
-            for l, a in probe_scores(f, g, train, test, labels, s, draws).items()]
+    return [
+        dict(method=n, protocol='probe', labels=l, seed=s, accuracy=a)
+        for n, (f, g) in features.items()
+        for s in range(seeds)
+        for l, a in probe_scores(f, g, train, test, labels, s, draws).items()
+    ]
 
 # %% ../nbs/40_compare.ipynb #d9c3728b
-def axes(result:dict # from `compare`
-        ) -> dict: # `budget`, `views`, `student`, `target`: the values of each
+def axes(
+    result: dict,  # from `compare`
+) -> dict:  # `budget`, `views`, `student`, `target`: the values of each
     "What a comparison varies beside methods, protocols and seeds."
     s = result['settings']
     students = [w['net'] for w in s.get('students', [s['student']] if 'student' in s else [])]
-    return dict(budget=as_list(s.get('m', [])) or [None], views=s.get('views', [None]), student=students or [None], target=[t['name'] for t in s.get('targets', [])] or [None])
+    return dict(
+        budget=as_list(s.get('m', [])) or [None],
+        views=s.get('views', [None]),
+        student=students or [None],
+        target=[t['name'] for t in s.get('targets', [])] or [None],
+    )
 
-def block(result:dict, # from `compare`
-          **which # `budget=…`, `views=…`, `student=…`, `target=…`; where nothing is said a block's own, or else the first
-         ) -> dict: # a comparison of one of each
+# %% ../nbs/40_compare.ipynb #18ad7477
+def block(
+    result: dict,  # from `compare`
+    **which,  # `budget=…`, `views=…`, `student=…`, `target=…`; where nothing is said a block's own, or else the first
+) -> dict:  # a comparison of one of each
     "The rows of one number of images, one network and one target; raises `BadInput`."
     a = axes(result)
-    for k in which: known(k, a, 'axis')
-    for k, v in which.items(): need(v in a[k], k, v, f"one of {', '.join(map(str, a[k]))}")
+    for k in which:
+        known(k, a, 'axis')
+    for k, v in which.items():
+        need(v in a[k], k, v, f"one of {', '.join(map(str, a[k]))}")
     one = {k: v[0] for k, v in a.items()} | result.get('block', {}) | which
-    order = {n: i for i, n in enumerate(dict.fromkeys(r['method'] for r in result['rows']))}              # the same in every block
-    of = lambda rows: sorted((r for r in rows if all(r.get(k) in (None, v) for k, v in one.items())), key=lambda r: order.get(r['method'], 0))
+    order = {n: i for i, n in enumerate(dict.fromkeys(r['method'] for r in result['rows']))}  # the same in every block
+    of = lambda rows: sorted(
+        (r for r in rows if all(r.get(k) in (None, v) for k, v in one.items())), key=lambda r: order.get(r['method'], 0)
+    )
     return dict(result, rows=of(result['rows']), references=of(result.get('references', [])), block=one)
 
-def blocks(result:dict # from `compare`
-          ): # yields (title, block)
+# %% ../nbs/40_compare.ipynb #d360bca8
+def blocks(
+    result: dict,  # from `compare`
+):  # yields (title, block)
     "Every block, with a title that says what is not the same in all."
     a = axes(result)
     say = dict(budget='m = {}'.format, views='views {}'.format, student='student {}'.format, target='on {}'.format)
@@ -363,121 +707,202 @@ def blocks(result:dict # from `compare`
         one = dict(budget=i, views=v, student=w, target=t)
         yield ', '.join(say[k](v) for k, v in one.items() if len(a[k]) > 1), block(result, **one)
 
-ALONE = dict(knn='k-NN', finetune='fine-tuned', kd='data-free KD') # headings of protocols that give one number
-def columns(result:dict # from `compare`
-           ) -> list: # of (protocol, fraction of labels, heading)
+# %% ../nbs/40_compare.ipynb #d0e0dd7a
+ALONE = dict(knn='k-NN', finetune='fine-tuned', kd='data-free KD')  # headings of protocols that give one number
+
+
+def columns(
+    result: dict,  # from `compare`
+) -> list:  # of (protocol, fraction of labels, heading)
     "The columns of numbers in percent."
     s = result['settings']
-    probes = [('probe', l, f'{l:.3g} labels' if l > 1 else f'{100*l:.3g}% labels') for l in s['labels']]
-    return [c for p in s.get('protocols', ['probe']) for c in (probes if p == 'probe' else [(p, 1., ALONE[p])])]
+    probes = [('probe', l, f'{l:.3g} labels' if l > 1 else f'{100 * l:.3g}% labels') for l in s['labels']]
+    return [c for p in s.get('protocols', ['probe']) for c in (probes if p == 'probe' else [(p, 1.0, ALONE[p])])]
 
 # %% ../nbs/40_compare.ipynb #787f4513
-def mean_std(values, # numbers, one for each seed
-             digits:int=1 # after the point
-            ) -> str:
+def mean_std(
+    values,  # numbers, one for each seed
+    digits: int = 1,  # after the point
+) -> str:
     "`mean ± std`; only the mean if there is one value, a dash if there is none."
     v = [x for x in values if x is not None]
-    if not v: return '–'
-    return f'{round(float(np.mean(v)), digits) + 0.:.{digits}f}' + (f' ± {np.std(v, ddof=1):.{digits}f}' if len(v) > 1 else '')      # + 0.: no minus before a zero
+    if not v:
+        return '–'
+    return f'{round(float(np.mean(v)), digits) + 0.0:.{digits}f}' + (
+        f' ± {np.std(v, ddof=1):.{digits}f}' if len(v) > 1 else ''
+    )  # + 0.: no minus before a zero
 
-def pick(rows:list, # of a comparison
-         key:str, # `accuracy`, `target_mse`, …
-         **which # `method=…`, `labels=…`, `protocol=…`
-        ) -> list: # the values, by seed
+# %% ../nbs/40_compare.ipynb #51e50478
+def pick(
+    rows: list,  # of a comparison
+    key: str,  # `accuracy`, `target_mse`, …
+    **which,  # `method=…`, `labels=…`, `protocol=…`
+) -> list:  # the values, by seed
     "One quantity of the rows that match."
-    return [r[key] for r in sorted(rows, key=lambda r: r['seed']) if all(r.get(k, v) == v for k, v in which.items())]      # old records lack protocols
+    return [
+        r[key] for r in sorted(rows, key=lambda r: r['seed']) if all(r.get(k, v) == v for k, v in which.items())
+    ]  # old records lack protocols
 
-def gain(result:dict, # from `compare`: a block, or the first one
-         method:str, labels:float, # which
-         over:str='random', # the baseline
-         protocol:str='probe' # which
-        ) -> list: # differences, by seed; empty if either is missing
+# %% ../nbs/40_compare.ipynb #13021508
+def gain(
+    result: dict,  # from `compare`: a block, or the first one
+    method: str,
+    labels: float,  # which
+    over: str = 'random',  # the baseline
+    protocol: str = 'probe',  # which
+) -> list:  # differences, by seed; empty if either is missing
     "Accuracy minus the baseline's, seed by seed; of a grid, in its first block."
     result = block(result)
     a, b = (pick(result['rows'], 'accuracy', method=n, labels=labels, protocol=protocol) for n in (method, over))
     return [] if len(a) != len(b) or None in a + b else [x - y for x, y in zip(a, b)]
 
-def leader(values:dict # method: its numbers, one for each seed
-          ): # the method's key, or None
+# %% ../nbs/40_compare.ipynb #0c33561a
+def leader(
+    values: dict,  # method: its numbers, one for each seed
+):  # the method's key, or None
     "The method with the highest mean, if that is above the next one's by more than the next one's std."
     v = {n: x for n, x in values.items() if len(x) > 1 and None not in x}
     first, second = (sorted(v, key=lambda n: -np.mean(v[n])) + [None, None])[:2]
     return first if second and np.mean(v[first]) > np.mean(v[second]) + np.std(v[second], ddof=1) else None
 
-def p_value(differences:list # paired, one for each seed
-           ) -> str: # ' (p = …)', or nothing where there is nothing to test
+# %% ../nbs/40_compare.ipynb #0e2a554b
+def p_value(
+    differences: list,  # paired, one for each seed
+) -> str:  # ' (p = …)', or nothing where there is nothing to test
     "The two-sided p of a paired t-test, in words."
     from scipy.stats import ttest_1samp
-    if len(differences) < 2 or np.std(differences) < 1e-9: return ''
+
+    if len(differences) < 2 or np.std(differences) < 1e-9:
+        return ''
     p = ttest_1samp(differences, 0).pvalue
-    return f' (p = {p:.2f})' if p >= .005 else ' (p < 0.005)'
+    return f' (p = {p:.2f})' if p >= 0.005 else ' (p < 0.005)'
 
 # %% ../nbs/40_compare.ipynb #0ab763fb
-def table(result:dict, # from `compare`: of one block, or of all, one after the other
-          markdown:bool=False # for a README, or else for a terminal
-         ) -> str:
+def table(
+    result: dict,  # from `compare`: of one block, or of all, one after the other
+    markdown: bool = False,  # for a README, or else for a terminal
+) -> str:
     "Mean ± std over seeds, a method a row; in Markdown the best of a column is bold, if there is one (see `leader`)."
-    if 'block' not in result: return '\n\n'.join((f'**{title}**\n\n' if markdown else f'{title}\n') + one if title else one for title, one in ((title, table(b, markdown)) for title, b in blocks(result)))
+    if 'block' not in result:
+        return '\n\n'.join(
+            (f'**{title}**\n\n' if markdown else f'{title}\n') + one if title else one
+            for title, one in ((title, table(b, markdown)) for title, b in blocks(result))
+        )
     rows = result['rows']
-    refs, cols = (result['references'], columns(result)) if any(r['accuracy'] is not None for r in rows) else ([], [])     # nothing to say about accuracy without labels
+    refs, cols = (
+        (result['references'], columns(result)) if any(r['accuracy'] is not None for r in rows) else ([], [])
+    )  # nothing to say about accuracy without labels
     names = list(dict.fromkeys(r['method'] for r in rows))
     of = lambda rs, n, c: pick(rs, 'accuracy', method=n, protocol=c[0], labels=c[1])
-    best = {c: leader({n: of(rows, n, c) for n in names if n not in ('none', 'full')}) if markdown else None for c in cols}
+    best = {
+        c: leader({n: of(rows, n, c) for n in names if n not in ('none', 'full')}) if markdown else None for c in cols
+    }
     bold = lambda n, c: f'**{mean_std(of(rows, n, c))}**' if best[c] == n else mean_std(of(rows, n, c))
     head, body = ['method', 'm', *[c[2] for c in cols], 'test MSE to teacher', 'seconds'], []
     for n in names:
         first = dict(method=n, protocol=columns(result)[0][0], labels=columns(result)[0][1])
-        body.append([label(n), f"{pick(rows, 'm', **first)[0]}", *[bold(n, c) for c in cols], mean_std(pick(rows, 'target_mse', **first), 3), mean_std(pick(rows, 'seconds', **first))])
+        body.append(
+            [
+                label(n),
+                f"{pick(rows, 'm', **first)[0]}",
+                *[bold(n, c) for c in cols],
+                mean_std(pick(rows, 'target_mse', **first), 3),
+                mean_std(pick(rows, 'seconds', **first)),
+            ]
+        )
     for n in dict.fromkeys(r['method'] for r in refs):
         body.append([f'({n}, no student)', '', *[mean_std(of(refs, n, c)) for c in cols], '', ''])
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-def markdown_table(head:list, body:list) -> str: # names of the columns, rows of strings
+# %% ../nbs/40_compare.ipynb #7b539124
+def markdown_table(head: list, body: list) -> str:  # names of the columns, rows of strings
     "A table in Markdown; all columns but the first to the right."
-    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:']*(len(head) - 1), *body])
+    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:'] * (len(head) - 1), *body])
 
-def aligned_text(head:list, body:list) -> str: # likewise
+
+def aligned_text(head: list, body: list) -> str:  # likewise
     "A table for a terminal."
     w = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
-    return '\n'.join('  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r)) for r in [head, ['─'*n for n in w], *body])
+    return '\n'.join(
+        '  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r))
+        for r in [head, ['─' * n for n in w], *body]
+    )
 
-def gains(result:dict # from `compare`: of one block, or of all
-         ) -> str: # a line for each method that is neither an end nor the baseline
+# %% ../nbs/40_compare.ipynb #ac713ca6
+def gains(
+    result: dict,  # from `compare`: of one block, or of all
+) -> str:  # a line for each method that is neither an end nor the baseline
     "The gain over the random subset in points, paired by seed, with the p of a paired t-test."
-    if 'block' not in result: return '\n\n'.join(f'{title}\n{one}' if title else one for title, one in ((title, gains(b)) for title, b in blocks(result)) if one)
+    if 'block' not in result:
+        return '\n\n'.join(
+            f'{title}\n{one}' if title else one
+            for title, one in ((title, gains(b)) for title, b in blocks(result))
+            if one
+        )
     names, cols = dict.fromkeys(r['method'] for r in result['rows']), columns(result)
-    said = lambda n, c: f"{mean_std(g := gain(result, n, c[1], protocol=c[0]))}{p_value(g)} {'at ' + c[2].removesuffix(' labels' if c[1] <= 1 else '') if c[0] == 'probe' else c[2]}"
-    return '\n'.join(f'{label(n)} − random subset: ' + ', '.join(said(n, c) for c in cols)
-                     for n in names if n not in ('none', 'random', 'full') and gain(result, n, cols[0][1], protocol=cols[0][0]))
+    said = lambda n, c: (
+        f"{mean_std(g := gain(result, n, c[1], protocol=c[0]))}{p_value(g)} {'at ' + c[2].removesuffix(' labels' if c[1] <= 1 else '') if c[0] == 'probe' else c[2]}"
+    )
+    return '\n'.join(
+        f'{label(n)} − random subset: ' + ', '.join(said(n, c) for c in cols)
+        for n in names
+        if n not in ('none', 'random', 'full') and gain(result, n, cols[0][1], protocol=cols[0][0])
+    )
 
-def how_text(result:dict # from `compare`
-            ) -> str: # a few lines
+# %% ../nbs/40_compare.ipynb #dbce746e
+def how_text(
+    result: dict,  # from `compare`
+) -> str:  # a few lines
     "How all this was measured, in words: what the methods share."
     s, r = result['settings'], result['settings']['recipe']
     students = s.get('students', [s['student']] if 'student' in s else [])
-    own = 'its own learning rate for each set that has one (else .1)' if r['lr'] is None else f"learning rate {r['lr']:.3g}"
+    own = (
+        'its own learning rate for each set that has one (else .1)'
+        if r['lr'] is None
+        else f"learning rate {r['lr']:.3g}"
+    )
     length = f"{r['steps']} steps" if r['steps'] else f"{r['epochs']} epochs"
-    lines = [f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
-             f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}"]
+    lines = [
+        f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
+        f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}",
+    ]
     if 'views' in s:
-        lines.append(f"views of each image that students see, with the teacher's answer for each: {', '.join(s['views'])} "
-                     '(a number: stored with the set; unlimited: new ones in each step; off: the set as it is)')
+        lines.append(
+            f"views of each image that students see, with the teacher's answer for each: {', '.join(s['views'])} "
+            '(a number: stored with the set; unlimited: new ones in each step; off: the set as it is)'
+        )
     for p in s.get('protocols', ['probe']):
-        lines.append(dict(probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class {'one draw of them' if s['draws'] == 1 else 'the mean of ' + str(s['draws']) + ' draws of them'}", knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
-                          finetune='fine-tuned: all labels, ' + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None), kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise")[p])
-    return '\n'.join(textwrap.fill(l, 95, subsequent_indent='  ', break_on_hyphens=False) for l in lines + [f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"])
+        lines.append(
+            dict(
+                probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class {'one draw of them' if s['draws'] == 1 else 'the mean of ' + str(s['draws']) + ' draws of them'}",
+                knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
+                finetune='fine-tuned: all labels, '
+                + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None),
+                kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise",
+            )[p]
+        )
+    return '\n'.join(
+        textwrap.fill(l, 95, subsequent_indent='  ', break_on_hyphens=False)
+        for l in lines
+        + [
+            f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"
+        ]
+    )
 
 # %% ../nbs/40_compare.ipynb #9cedf135
-def break_even(make:float, # seconds to make the set
-               use:float, # seconds to pre-train one network on it
-               full:float # seconds to pre-train one on everything
-              ) -> float: # how many networks; infinity if none is saved
+def break_even(
+    make: float,  # seconds to make the set
+    use: float,  # seconds to pre-train one network on it
+    full: float,  # seconds to pre-train one on everything
+) -> float:  # how many networks; infinity if none is saved
     "After how many networks a set has cost less time than it has saved."
-    return make/(full - use) if full > use else float('inf')
+    return make / (full - use) if full > use else float('inf')
 
-def costs(result:dict, # from `compare`, with the method `full`: a block, or the first one
-          markdown:bool=False # for a page, or else for a terminal
-         ) -> str:
+# %% ../nbs/40_compare.ipynb #ec018dd7
+def costs(
+    result: dict,  # from `compare`, with the method `full`: a block, or the first one
+    markdown: bool = False,  # for a page, or else for a terminal
+) -> str:
     "Seconds to make each set and to pre-train on it, and the number of uses after which it pays (mean over seeds)."
     result = block(result)
     rows, (protocol, first, _) = result['rows'], columns(result)[0]
@@ -487,55 +912,89 @@ def costs(result:dict, # from `compare`, with the method `full`: a block, or the
     body = []
     for n in names:
         uses = break_even(mean(n, 'seconds_set'), mean(n, 'seconds_pretrain'), mean('full', 'seconds_pretrain'))
-        body.append([label(n), f"{mean(n, 'seconds_set'):.1f}", f"{mean(n, 'seconds_pretrain'):.1f}", '–' if n == 'full' else 'never' if uses == float('inf') else f'{uses:,.1f}'])
+        body.append(
+            [
+                label(n),
+                f"{mean(n, 'seconds_set'):.1f}",
+                f"{mean(n, 'seconds_pretrain'):.1f}",
+                '–' if n == 'full' else 'never' if uses == float('inf') else f'{uses:,.1f}',
+            ]
+        )
     head = ['method', 'seconds to make', 'seconds to pre-train', 'uses to break even']
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 # %% ../nbs/40_compare.ipynb #80dea2d1
-def picture(result:dict, # from `compare`: a block, or the first one
-            sets:dict|None=None # method: Distilled, to show their images above
-           ): # the figure
+def picture(
+    result: dict,  # from `compare`: a block, or the first one
+    sets: dict | None = None,  # method: Distilled, to show their images above
+):  # the figure
     "Accuracy in the first column of the table, and distance to the teacher; above them, images."
     result = block(result)
     methods, (protocol, first, head) = list(dict.fromkeys(r['method'] for r in result['rows'])), columns(result)[0]
     sets, of = sets or {}, partial(pick, result['rows'], labels=first, protocol=protocol)
-    high = .8 + len(methods)*(.44 if len(methods) <= 8 else .3)
-    fig = plt.figure(figsize=(8.6, high + .75*len(sets)), layout='constrained', dpi=80)
-    parts = fig.subfigures(2, 1, height_ratios=[.75*len(sets), high]) if sets else [None, fig]
+    high = 0.8 + len(methods) * (0.44 if len(methods) <= 8 else 0.3)
+    fig = plt.figure(figsize=(8.6, high + 0.75 * len(sets)), layout='constrained', dpi=80)
+    parts = fig.subfigures(2, 1, height_ratios=[0.75 * len(sets), high]) if sets else [None, fig]
     if sets:
-        axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1]*10])
+        axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1] * 10])
         for row, (n, d) in zip(axs, sets.items()):
-            row[0].text(1, .5, label(n), ha='right', va='center', fontsize=9)
+            row[0].text(1, 0.5, label(n), ha='right', va='center', fontsize=9)
             show_images(d.pixels()[:10], axs=row[1:])
-            for ax in row: ax.axis('off')
+            for ax in row:
+                ax.axis('off')
     some = {n: of('accuracy', method=n) for n in methods if None not in of('accuracy', method=n)}
     far = {n: of('target_mse', method=n) for n in methods if n != 'none' and None not in of('target_mse', method=n)}
-    panels = [(some, f'accuracy, {head}, %', 1)]*bool(some) + [(far, 'test MSE to the teacher', 3)]
+    panels = [(some, f'accuracy, {head}, %', 1)] * bool(some) + [(far, 'test MSE to the teacher', 3)]
     axs = parts[1].subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, p in zip(axs, panels): _dots(ax, methods, *p)
-    if len(methods) > 6 and max(map(max, far.values())) > 4*min(map(min, far.values())):         # one outlier would press all others together
+    for ax, p in zip(axs, panels):
+        _dots(ax, methods, *p)
+    if len(methods) > 6 and max(map(max, far.values())) > 4 * min(
+        map(min, far.values())
+    ):  # one outlier would press all others together
         axs[-1].set_xscale('log')
         axs[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axs[-1].xaxis.set_major_formatter('{x:g}')
         axs[-1].xaxis.set_minor_locator(NullLocator())
     return fig
 
+# %% ../nbs/40_compare.ipynb #946eb07f
 def _dots(ax, methods, scores, xlabel, digits):
     "A line for each method: mean ± std over seeds, every seed as a small circle, and the mean in figures where there are few."
     for i, n in enumerate(methods):
-        if not (v := scores.get(n)): continue
-        ax.errorbar(np.mean(v), i, xerr=np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=7, color=colour(n), capsize=3, lw=1.8)
-        ax.plot(v, np.full(len(v), i + .3), 'o', ms=3, color=colour(n), mfc='none')
-        if len(methods) <= 8: ax.annotate(f'{np.mean(v):.{digits}f}', (np.mean(v), i), xytext=(0, 5), textcoords='offset points', ha='center', va='bottom', fontsize=8)
+        if not (v := scores.get(n)):
+            continue
+        ax.errorbar(
+            np.mean(v),
+            i,
+            xerr=np.std(v, ddof=1) if len(v) > 1 else 0,
+            fmt='o',
+            ms=7,
+            color=colour(n),
+            capsize=3,
+            lw=1.8,
+        )
+        ax.plot(v, np.full(len(v), i + 0.3), 'o', ms=3, color=colour(n), mfc='none')
+        if len(methods) <= 8:
+            ax.annotate(
+                f'{np.mean(v):.{digits}f}',
+                (np.mean(v), i),
+                xytext=(0, 5),
+                textcoords='offset points',
+                ha='center',
+                va='bottom',
+                fontsize=8,
+            )
     ax.set_yticks(range(len(methods)), [label(n) for n in methods], fontsize=9)
-    ax.set(xlabel=xlabel, ylim=(len(methods) - .4, -.75))
-    ax.margins(x=.1)                                       # room for the numbers
-    ax.grid(axis='x', alpha=.3)
+    ax.set(xlabel=xlabel, ylim=(len(methods) - 0.4, -0.75))
+    ax.margins(x=0.1)  # room for the numbers
+    ax.grid(axis='x', alpha=0.3)
 
 # %% ../nbs/40_compare.ipynb #67dced95
-def curves(result:dict, # from `compare`
-           student:str|None=None, target:str|None=None # which; the first if None
-          ): # the figure
+def curves(
+    result: dict,  # from `compare`
+    student: str | None = None,
+    target: str | None = None,  # which; the first if None
+):  # the figure
     "Accuracy against the number of images, against labels (at the most images), and against the time to make the set."
     a = axes(result)
     one = dict(student=student or a['student'][0], target=target or a['target'][0])
@@ -545,48 +1004,101 @@ def curves(result:dict, # from `compare`
     of = lambda b, n, c=cols[0], key='accuracy': pick(b['rows'], key, method=n, protocol=c[0], labels=c[1])
     names = [n for n in dict.fromkeys(r['method'] for r in last['rows']) if None not in of(last, n)]
     fig, axs = plt.subplots(1, 3, figsize=(8.6, 3.3), layout='constrained', dpi=80)
-    bars = lambda ax, x, v, n, fmt='o-': ax.errorbar(x, [np.mean(u) for u in v], [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v], fmt=fmt, ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n))
+    bars = lambda ax, x, v, n, fmt='o-': ax.errorbar(
+        x,
+        [np.mean(u) for u in v],
+        [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v],
+        fmt=fmt,
+        ms=4,
+        lw=1.3,
+        capsize=2,
+        color=colour(n),
+        label=label(n),
+    )
     for n in names:
         if any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n):
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
-            took, got = [max(np.mean(of(b, n, key='seconds_set')), .01) for b in parts.values()], [of(b, n) for b in parts.values()]
-            bars(axs[2], took, got, n, 'o')                # no lines: short times are noise, and lines would run back and forth
-            axs[2].scatter(took, [np.mean(u) for u in got], s=[16 + 16*i for i in range(len(took))], color=colour(n))
+            took, got = (
+                [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()],
+                [of(b, n) for b in parts.values()],
+            )
+            bars(axs[2], took, got, n, 'o')  # no lines: short times are noise, and lines would run back and forth
+            axs[2].scatter(took, [np.mean(u) for u in got], s=[16 + 16 * i for i in range(len(took))], color=colour(n))
         else:
-            for ax in (axs[0], axs[2]): ax.axhline(np.mean(of(last, n)), color=colour(n), ls='--', lw=1.3, label=label(n))
-        if probes: bars(axs[1], [c[1] for c in probes], [of(last, n, c) for c in probes], n)
-    for ax, text in zip(axs, ('synthetic images m', f"fraction of labels (m = {a['budget'][-1]})", 'seconds to make the set, at least 0.01' + ('\n(larger dots: more images)' if len(parts) > 1 else ''))):
+            for ax in (axs[0], axs[2]):
+                ax.axhline(np.mean(of(last, n)), color=colour(n), ls='--', lw=1.3, label=label(n))
+        if probes:
+            bars(axs[1], [c[1] for c in probes], [of(last, n, c) for c in probes], n)
+    for ax, text in zip(
+        axs,
+        (
+            'synthetic images m',
+            f"fraction of labels (m = {a['budget'][-1]})",
+            'seconds to make the set, at least 0.01' + ('\n(larger dots: more images)' if len(parts) > 1 else ''),
+        ),
+    ):
         ax.set(xscale='log', ylabel='probe accuracy, %' if ax is axs[1] else f'accuracy, {head}, %')
         ax.set_xlabel(text, fontsize=9)
-        ax.grid(alpha=.3)
-    for ax, ticks, names in ((axs[0], a['budget'], a['budget']), (axs[1], [c[1] for c in probes], [f'{100*c[1]:.3g}%' for c in probes])):
+        ax.grid(alpha=0.3)
+    for ax, ticks, names in (
+        (axs[0], a['budget'], a['budget']),
+        (axs[1], [c[1] for c in probes], [f'{100 * c[1]:.3g}%' for c in probes]),
+    ):
         ax.minorticks_off()
         ax.set_xticks(ticks, names)
     fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncol=7, frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/40_compare.ipynb #a1e028d7
-def across(result:dict, # from `compare`, with the method `random`
-           over:str='student', # `student`, `target`, `budget` or `views`: a panel's groups
-           methods=None # which; all but the ends and the baseline if None
-          ): # the figure
+def across(
+    result: dict,  # from `compare`, with the method `random`
+    over: str = 'student',  # `student`, `target`, `budget` or `views`: a panel's groups
+    methods=None,  # which; all but the ends and the baseline if None
+):  # the figure
     "The gain over the random subset for every network, target or number of images, a panel for each protocol."
     a, cols = axes(result), columns(result)
-    cols = [c for i, c in enumerate(cols) if c[0] != 'probe' or i == 0 or cols[i - 1][0] != 'probe']      # of the probe, the fewest labels
+    cols = [
+        c for i, c in enumerate(cols) if c[0] != 'probe' or i == 0 or cols[i - 1][0] != 'probe'
+    ]  # of the probe, the fewest labels
     groups = {v: block(result, **{over: v}) for v in a[known(over, a, 'over')]}
-    names = methods or [n for n in dict.fromkeys(r['method'] for r in result['rows']) if n not in ('none', 'random', 'full')]
-    fig, axs = plt.subplots(1, len(cols), figsize=(min(8.6, 1.4 + max(2., .22*len(groups)*len(names))*len(cols)), 3), layout='constrained', dpi=80, squeeze=False)
+    names = methods or [
+        n for n in dict.fromkeys(r['method'] for r in result['rows']) if n not in ('none', 'random', 'full')
+    ]
+    fig, axs = plt.subplots(
+        1,
+        len(cols),
+        figsize=(min(8.6, 1.4 + max(2.0, 0.22 * len(groups) * len(names)) * len(cols)), 3),
+        layout='constrained',
+        dpi=80,
+        squeeze=False,
+    )
     for ax, c in zip(axs[0], cols):
         for j, n in enumerate(names):
             for i, (v, b) in enumerate(groups.items()):
-                if not (g := gain(b, n, c[1], protocol=c[0])): continue
-                ax.errorbar(i + .7*((j + .5)/len(names) - .5), np.mean(g), np.std(g, ddof=1) if len(g) > 1 else 0, fmt='o', ms=5, capsize=2, color=colour(n), label=label(n) if i == 0 else None)
-        ax.axhline(0, color='k', lw=.8)
+                if not (g := gain(b, n, c[1], protocol=c[0])):
+                    continue
+                ax.errorbar(
+                    i + 0.7 * ((j + 0.5) / len(names) - 0.5),
+                    np.mean(g),
+                    np.std(g, ddof=1) if len(g) > 1 else 0,
+                    fmt='o',
+                    ms=5,
+                    capsize=2,
+                    color=colour(n),
+                    label=label(n) if i == 0 else None,
+                )
+        ax.axhline(0, color='k', lw=0.8)
         ax.set_xticks(range(len(groups)), [str(v) for v in groups], fontsize=8)
-        if max(len(str(v)) for v in groups) > 3: plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
-        ax.set(xlim=(-.6, len(groups) - .4), xlabel=dict(budget='synthetic images m', views='views of each image', student='student', target='judged on')[over])
+        if max(len(str(v)) for v in groups) > 3:
+            plt.setp(ax.get_xticklabels(), rotation=25, ha='right')
+        ax.set(
+            xlim=(-0.6, len(groups) - 0.4),
+            xlabel=dict(
+                budget='synthetic images m', views='views of each image', student='student', target='judged on'
+            )[over],
+        )
         ax.set_title(c[2], fontsize=9)
-        ax.grid(axis='y', alpha=.3)
+        ax.grid(axis='y', alpha=0.3)
     axs[0, 0].set(ylabel='gain over random, points')
     axs[0, -1].legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return fig

@@ -26,56 +26,65 @@ from tqdm import tqdm
 from .errors import BadInput, Diverged, Lost, SIGNALS, Stopped, changed, known, need, safe
 
 # %% ../nbs/00_core.ipynb #02401dbd
-def cosine(t:float, # steps done
-           steps:float # of how many
-          ) -> float: # from 1 to 0
+def cosine(
+    t: float,  # steps done
+    steps: float,  # of how many
+) -> float:  # from 1 to 0
     "½(1 + cos πt/steps): what is left of a learning rate."
-    return .5*(1 + math.cos(math.pi*t/steps))
+    return 0.5 * (1 + math.cos(math.pi * t / steps))
 
 # %% ../nbs/00_core.ipynb #3536f916
-def seed_of(seed:int, # the experiment's seed
-            *names # the names of the stream: strings or integers
-           ) -> int: # 63 bits
+def seed_of(
+    seed: int,  # the experiment's seed
+    *names,  # the names of the stream: strings or integers
+) -> int:  # 63 bits
     "A seed for the named stream, by hashing."
     return int.from_bytes(hashlib.sha256(repr((int(seed), *names)).encode()).digest()[:8], 'little') >> 1
 
-def generator(seed:int, # the experiment's seed
-              *names # the names of the stream
-             ) -> torch.Generator: # on the CPU
+
+def generator(
+    seed: int,  # the experiment's seed
+    *names,  # the names of the stream
+) -> torch.Generator:  # on the CPU
     "A random generator for the named stream."
     return torch.Generator().manual_seed(seed_of(seed, *names))
 
 # %% ../nbs/00_core.ipynb #6cc2f587
 @contextmanager
-def seeded(seed:int, # the experiment's seed
-           *names # the names of the stream
-          ):
+def seeded(
+    seed: int,  # the experiment's seed
+    *names,  # the names of the stream
+):
     "Inside, torch's own CPU generator (network initialisation uses it) is the named stream; after, it is as before."
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed_of(seed, *names))
-    try: yield
-    finally: torch.default_generator.set_state(before)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
 
 # %% ../nbs/00_core.ipynb #8b8f2421
 class Batches:
     "Endless mini-batches of indices, without replacement within an epoch; the ragged end of an epoch is dropped."
-    def __init__(self,
-                 n:int, # how many things there are
-                 size:int, # how many at a time; `n` if that is less
-                 seed:int, # the experiment's seed
-                 *names # the names of the stream
-                ):
+
+    def __init__(
+        self,
+        n: int,  # how many things there are
+        size: int,  # how many at a time; `n` if that is less
+        seed: int,  # the experiment's seed
+        *names,  # the names of the stream
+    ):
         self.n, self.size, self.gen = n, min(size, n), generator(seed, *names)
         self.order, self.at = torch.empty(0, dtype=torch.long), 0
 
-    def next(self) -> Tensor: # int64 (size,) on the CPU
+    def next(self) -> Tensor:  # int64 (size,) on the CPU
         "The next mini-batch."
         if self.at + self.size > len(self.order):
             self.order, self.at = torch.randperm(self.n, generator=self.gen), 0
         self.at += self.size
-        return self.order[self.at - self.size:self.at]
+        return self.order[self.at - self.size : self.at]
 
-    def peek(self) -> Tensor: # int64 (size,) on the CPU
+    def peek(self) -> Tensor:  # int64 (size,) on the CPU
         "What `next` will give, without moving on: for whoever reads ahead."
         here = self.state_dict()
         i = self.next()
@@ -86,108 +95,147 @@ class Batches:
         "Where it stands: the permutation, the place in it, and the generator."
         return dict(order=self.order, at=self.at, gen=self.gen.get_state())
 
-    def load_state_dict(self, s:dict): # from `state_dict`
+    def load_state_dict(self, s: dict):  # from `state_dict`
         "Stand there again."
         self.order, self.at = s['order'], s['at']
         self.gen.set_state(s['gen'])
 
 # %% ../nbs/00_core.ipynb #91def85b
-def get_device(name:str='auto' # `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`
-              ) -> torch.device:
+def get_device(
+    name: str = 'auto',  # `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`
+) -> torch.device:
     "The device by that name; raises `BadInput` if this machine lacks it."
-    if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name == 'cuda' and int(os.environ.get('WORLD_SIZE', 1)) > 1: name = f"cuda:{os.environ['LOCAL_RANK']}"       # a card for each process
-    try: torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as e: raise BadInput(f"device={name}: not available here ({str(e).splitlines()[0]}); use auto or cpu") from None
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name == 'cuda' and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # a card for each process
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise BadInput(f"device={name}: not available here ({str(e).splitlines()[0]}); use auto or cpu") from None
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #9c7bc36e
 PRECISIONS = 'float32', 'tf32', 'bf16'
 
+
 class precision(ContextDecorator):
     "Inside: products in this precision, and convolutions that repeat from run to run. `@precision()` on a function: all of it."
-    def __init__(self,
-                 name:str='float32', # one of `PRECISIONS`
-                 device=None # where the computation runs; None: the CPU, and a graphics card if there is one
-                ):
+
+    def __init__(
+        self,
+        name: str = 'float32',  # one of `PRECISIONS`
+        device=None,  # where the computation runs; None: the CPU, and a graphics card if there is one
+    ):
         self.name, self.device = known(name, PRECISIONS, 'precision'), device
 
-    def _recreate_cm(self): return precision(self.name, self.device)       # a decorated function may call itself
+    def _recreate_cm(self):
+        return precision(self.name, self.device)  # a decorated function may call itself
 
     def __enter__(self):
         cudnn, low = torch.backends.cudnn, self.name == 'bf16'
-        kinds = [torch.device(self.device).type] if self.device is not None else ['cpu', *['cuda']*torch.cuda.is_available()]
+        kinds = (
+            [torch.device(self.device).type]
+            if self.device is not None
+            else ['cpu', *['cuda'] * torch.cuda.is_available()]
+        )
         self.before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
         torch.set_float32_matmul_precision('high' if self.name == 'tf32' else 'highest')
         cudnn.allow_tf32, cudnn.deterministic = self.name == 'tf32', True
         self.casts = [torch.autocast(kind, torch.bfloat16, enabled=low) for kind in kinds]
-        for cast in self.casts: cast.__enter__()
+        for cast in self.casts:
+            cast.__enter__()
 
     def __exit__(self, *error):
-        for cast in reversed(self.casts): cast.__exit__(*error)
+        for cast in reversed(self.casts):
+            cast.__exit__(*error)
         torch.set_float32_matmul_precision(self.before[0])
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self.before[1:]
 
 # %% ../nbs/00_core.ipynb #3f6dc7f5
-def compiled(what # a function, or a network whose `body` does the work; differentiated once, not twice
-            ): # the same, or a function that does the same
+def compiled(
+    what,  # a function, or a network whose `body` does the work; differentiated once, not twice
+):  # the same, or a function that does the same
     "Through `torch.compile` inside `compiling`; as it is otherwise."
-    if not _compiling[-1]: return what
-    if not isinstance(what, torch.nn.Module): return torch.compile(what)
+    if not _compiling[-1]:
+        return what
+    if not isinstance(what, torch.nn.Module):
+        return torch.compile(what)
     getattr(what, 'body', what).compile()
     return what
 
+# %% ../nbs/00_core.ipynb #b1eef983
 _compiling = [os.environ.get('SSDD_COMPILE') == '1']
 
+
 @contextmanager
-def compiling(on:bool=True # whether to
-             ):
+def compiling(
+    on: bool = True,  # whether to
+):
     "Inside, what is built goes through `torch.compile`: slow to begin, then faster, and equal but for rounding (`--compile`, SSDD_COMPILE=1)."
     _compiling.append(on or _compiling[-1])
-    try: yield
-    finally: _compiling.pop()
+    try:
+        yield
+    finally:
+        _compiling.pop()
 
-def place(net:torch.nn.Module, # any module
-          device='cpu' # where to
-         ) -> torch.nn.Module: # the same module
+# %% ../nbs/00_core.ipynb #25671bcb
+def place(
+    net: torch.nn.Module,  # any module
+    device='cpu',  # where to
+) -> torch.nn.Module:  # the same module
     "Move a network to a device; its convolution weights channels-last, unless it has group norms or very narrow layers."
-    usual = any(isinstance(m, torch.nn.GroupNorm) or isinstance(m, torch.nn.Conv2d) and m.out_channels < 8 for m in net.modules())
+    usual = any(
+        isinstance(m, torch.nn.GroupNorm) or isinstance(m, torch.nn.Conv2d) and m.out_channels < 8
+        for m in net.modules()
+    )
     return net.to(device=device, memory_format=torch.contiguous_format if usual else torch.channels_last)
 
-def meeting_place(net:torch.nn.Module, # any module
-                  device # where the images are
-                 ) -> torch.device:
+# %% ../nbs/00_core.ipynb #7f6c2f5a
+def meeting_place(
+    net: torch.nn.Module,  # any module
+    device,  # where the images are
+) -> torch.device:
     "Where a network meets images: on a graphics card if either of them is there, so that nothing leaves one to compute."
     own, device = next((p.device for p in net.parameters()), torch.device('cpu')), torch.device(device)
     return own if device.type == 'cpu' else device
 
 # %% ../nbs/00_core.ipynb #a1c0de02
-def to_device(t:Tensor, # on the CPU, or there already
-              device # where to
-             ) -> Tensor:
+def to_device(
+    t: Tensor,  # on the CPU, or there already
+    device,  # where to
+) -> Tensor:
     "A tensor on a device; to a graphics card without waiting for it."
-    if torch.device(device).type != 'cuda' or t.device.type != 'cpu': return t.to(device)
+    if torch.device(device).type != 'cuda' or t.device.type != 'cpu':
+        return t.to(device)
     return t.pin_memory().to(device, non_blocking=True)
 
-def together_to_device(parts:dict, # name: a float32 tensor with rows for the same n things, on the CPU
-                       device # where to
-                      ) -> dict: # the same names and shapes
+# %% ../nbs/00_core.ipynb #47192e37
+def together_to_device(
+    parts: dict,  # name: a float32 tensor with rows for the same n things, on the CPU
+    device,  # where to
+) -> dict:  # the same names and shapes
     "Several tensors in one copy."
-    if torch.device(device).type == 'cpu': return parts
+    if torch.device(device).type == 'cpu':
+        return parts
     rows = [t.reshape(len(t), -1) for t in parts.values()]
     there = to_device(torch.cat(rows, 1), device).split([r.shape[1] for r in rows], 1)
     return {k: r.reshape(t.shape) for (k, t), r in zip(parts.items(), there)}
 
+# %% ../nbs/00_core.ipynb #059ac464
 @functools.lru_cache(256)
-def constant(values:tuple, # of numbers, or of tuples of numbers
-             device, # where they are wanted
-             dtype=torch.float32 # their type
-            ) -> Tensor: # not to be changed
+def constant(
+    values: tuple,  # of numbers, or of tuples of numbers
+    device,  # where they are wanted
+    dtype=torch.float32,  # their type
+) -> Tensor:  # not to be changed
     "A small tensor of fixed numbers, which a device gets once."
     return torch.tensor(values, dtype=dtype, device=device)
 
-def fetch(values # numbers or 0-d tensors
-         ) -> list: # of floats
+# %% ../nbs/00_core.ipynb #1aa0cb08
+def fetch(
+    values,  # numbers or 0-d tensors
+) -> list:  # of floats
     "What they are; those on a card come in one copy."
     there = [v for v in values if isinstance(v, Tensor) and v.device.type == 'cuda']
     got = iter(torch.stack([v.detach().double() for v in there]).tolist() if there else [])
@@ -197,203 +245,311 @@ def fetch(values # numbers or 0-d tensors
 @dataclass(frozen=True)
 class World:
     "Which process this is, of how many."
-    rank:int = 0 # 0 is the one that writes and prints
-    size:int = 1
 
-    def share(self, items): # a tensor or sequence, the same in all processes
+    rank: int = 0  # 0 is the one that writes and prints
+    size: int = 1
+
+    def share(self, items):  # a tensor or sequence, the same in all processes
         "This process's part of it."
-        return items[self.rank::self.size]
+        return items[self.rank :: self.size]
 
+# %% ../nbs/00_core.ipynb #a0833ac4
 def world() -> World:
     "This process's place; alone if nobody started others."
     dist = torch.distributed
     together = dist.is_available() and dist.is_initialized() and not _alone
     return World(dist.get_rank(), dist.get_world_size()) if together else World()
 
+# %% ../nbs/00_core.ipynb #bb84c136
 _alone = []
+
 
 @contextmanager
 def alone():
     "Inside, this process does not know of the others, and nothing is shared or added up."
     _alone.append(True)
-    try: yield
-    finally: _alone.pop()
+    try:
+        yield
+    finally:
+        _alone.pop()
 
-def join(device:str='auto' # see `get_device`
-        ) -> World:
+# %% ../nbs/00_core.ipynb #7b59f698
+def join(
+    device: str = 'auto',  # see `get_device`
+) -> World:
     "Connect with the other processes that `torchrun` started; does nothing without it."
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and world().size == 1:
-        cuda, mine = torch.cuda.is_available() if device == 'auto' else str(device).startswith('cuda'), int(os.environ['LOCAL_RANK'])
-        need(not cuda or str(device) in ('auto', 'cuda'), 'device', device, 'each process takes a card of its own; use auto or cpu')
-        need(not cuda or mine < torch.cuda.device_count(), 'nproc_per_node', f'at least {mine + 1}', f'this machine has {torch.cuda.device_count()} graphics cards; start as many processes, or use --device cpu')
-        if cuda: torch.cuda.set_device(mine)
+        cuda, mine = (
+            torch.cuda.is_available() if device == 'auto' else str(device).startswith('cuda'),
+            int(os.environ['LOCAL_RANK']),
+        )
+        need(
+            not cuda or str(device) in ('auto', 'cuda'),
+            'device',
+            device,
+            'each process takes a card of its own; use auto or cpu',
+        )
+        need(
+            not cuda or mine < torch.cuda.device_count(),
+            'nproc_per_node',
+            f'at least {mine + 1}',
+            f'this machine has {torch.cuda.device_count()} graphics cards; start as many processes, or use --device cpu',
+        )
+        if cuda:
+            torch.cuda.set_device(mine)
         # gloo notices the dead at once, and can wait for the busy as long as it takes; NCCL notices nobody, and may not wait for ever
-        how = dict(timeout=datetime.timedelta(hours=2), device_id=torch.device('cuda', mine)) if cuda else dict(timeout=datetime.timedelta(days=1))
+        how = (
+            dict(timeout=datetime.timedelta(hours=2), device_id=torch.device('cuda', mine))
+            if cuda
+            else dict(timeout=datetime.timedelta(days=1))
+        )
         torch.distributed.init_process_group('nccl' if cuda else 'gloo', **how)
     return world()
 
-def enough(n:int, # images to be divided
-           arg:str='batch' # the argument that says how many
-          ) -> None:
+# %% ../nbs/00_core.ipynb #3ce99440
+def enough(
+    n: int,  # images to be divided
+    arg: str = 'batch',  # the argument that says how many
+) -> None:
     "Raise `BadInput` unless there is one for each process."
     need(n >= world().size, arg, n, f'at least one image for each of the {world().size} processes')
 
 # %% ../nbs/00_core.ipynb #9a44d045
-def all_sum(*tensors # the same shapes in all processes
-           ) -> None:
+def all_sum(
+    *tensors,  # the same shapes in all processes
+) -> None:
     "Replace each tensor by its sum over all processes; raises `Lost` if one of them is gone."
-    if world().size == 1: return
+    if world().size == 1:
+        return
     for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
         alike = [t for t in tensors if (t.dtype, t.device) == kind]
-        whole = torch.cat([t.detach().reshape(-1) for t in alike])                # one message for all
-        with _connected(): torch.distributed.all_reduce(whole)
+        whole = torch.cat([t.detach().reshape(-1) for t in alike])  # one message for all
+        with _connected():
+            torch.distributed.all_reduce(whole)
         with torch.no_grad():
-            for t, part in zip(alike, whole.split([t.numel() for t in alike])): t.copy_(part.view_as(t))
+            for t, part in zip(alike, whole.split([t.numel() for t in alike])):
+                t.copy_(part.view_as(t))
 
+# %% ../nbs/00_core.ipynb #4e4b9cf0
 class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, t): return _sum_of(t)
+    def forward(ctx, t):
+        return _sum_of(t)
+
     @staticmethod
-    def backward(ctx, g): return _sum_of(g)
+    def backward(ctx, g):
+        return _sum_of(g)
+
 
 def _sum_of(t):
     t = t.clone(memory_format=torch.contiguous_format)
     all_sum(t)
     return t
 
-def summed(t:Tensor # the same shape in all processes
-          ) -> Tensor: # the same in all of them
+# %% ../nbs/00_core.ipynb #485b428b
+def summed(
+    t: Tensor,  # the same shape in all processes
+) -> Tensor:  # the same in all of them
     "The sum over all processes, differentiable."
     return _Summed.apply(t) if world().size > 1 else t
 
-def gathered(part:Tensor, # this process's `share` of some rows (…, d)
-             n:int # how many rows there are in all
-            ) -> Tensor: # (n, d), the same in all processes
+# %% ../nbs/00_core.ipynb #0f247627
+def gathered(
+    part: Tensor,  # this process's `share` of some rows (…, d)
+    n: int,  # how many rows there are in all
+) -> Tensor:  # (n, d), the same in all processes
     "All rows in their order, differentiable."
-    if world().size == 1: return part
+    if world().size == 1:
+        return part
     rows = world().share(torch.arange(n, device=part.device))
     return summed(part.new_zeros(n, *part.shape[1:]).index_copy(0, rows, part))
 
-def exchanged(mine # what `torch.save` can hold
-             ) -> list: # what each process gave, in their order, on the CPU
+# %% ../nbs/00_core.ipynb #be88fe08
+def exchanged(
+    mine,  # what `torch.save` can hold
+) -> list:  # what each process gave, in their order, on the CPU
     "Everybody's part, for everybody."
-    if world().size == 1: return [mine]
-    packed, got = io.BytesIO(), [None]*world().size
+    if world().size == 1:
+        return [mine]
+    packed, got = io.BytesIO(), [None] * world().size
     torch.save(mine, packed)
-    with _connected(): torch.distributed.all_gather_object(got, packed.getvalue())
+    with _connected():
+        torch.distributed.all_gather_object(got, packed.getvalue())
     return [torch.load(io.BytesIO(b), map_location='cpu', weights_only=True) for b in got]
 
-def anywhere(device, # where the processes meet
-             *flags:bool # of this process
-            ) -> tuple: # of bool, the same in all processes
+# %% ../nbs/00_core.ipynb #45ce42bf
+def anywhere(
+    device,  # where the processes meet
+    *flags: bool,  # of this process
+) -> tuple:  # of bool, the same in all processes
     "Whether each of the flags is set in any process."
-    if world().size == 1: return flags
+    if world().size == 1:
+        return flags
     t = to_device(torch.tensor([float(f) for f in flags]), device)
     all_sum(t)
     return tuple(v > 0 for v in t.tolist())
 
+# %% ../nbs/00_core.ipynb #4010e2fb
 def barrier() -> None:
     "Wait for the others; raises `Lost` if one of them is gone."
-    if world().size == 1: return
-    with _connected(): torch.distributed.barrier()
+    if world().size == 1:
+        return
+    with _connected():
+        torch.distributed.barrier()
 
+# %% ../nbs/00_core.ipynb #21db0573
 @contextmanager
 def _connected():
     "Inside, a message that fails means that somebody is gone."
-    try: yield
-    except RuntimeError as e: raise Lost(f'another process of this run is gone; the same again goes on from the last checkpoint, with any number of processes ({str(e).splitlines()[0][-120:]})') from e
-
+    try:
+        yield
+    except RuntimeError as e:
+        raise Lost(
+            f'another process of this run is gone; the same again goes on from the last checkpoint, with any number of processes ({str(e).splitlines()[0][-120:]})'
+        ) from e
 
 # %% ../nbs/00_core.ipynb #4705c33a
-def forked(fn, # without arguments
-           n:int=2 # how many processes
-          ) -> list: # what each returned
+def forked(
+    fn,  # without arguments
+    n: int = 2,  # how many processes
+) -> list:  # what each returned
     "Call a function in several connected processes of their own, on the CPU: to try things out. They get what the function uses, but no graphics card. Not for Windows."
     import cloudpickle
+
     with tempfile.TemporaryDirectory() as d:
+
         def child(rank):
             torch.set_num_threads(1)
             try:
-                torch.distributed.init_process_group('gloo', init_method=f'file://{d}/meet', rank=rank, world_size=n, timeout=datetime.timedelta(minutes=2))
-                barrier()                                  # all are connected before one of them can fail
+                torch.distributed.init_process_group(
+                    'gloo',
+                    init_method=f'file://{d}/meet',
+                    rank=rank,
+                    world_size=n,
+                    timeout=datetime.timedelta(minutes=2),
+                )
+                barrier()  # all are connected before one of them can fail
                 Path(d, str(rank)).write_bytes(cloudpickle.dumps(fn()))
             except Exception as e:
                 Path(d, 'failed').write_text(f'process {rank}: {e!r}')
                 os._exit(1)
             torch.distributed.destroy_process_group()
+
         them = _processes(child, n)
-        for p in them: p.join()
-        if any(p.exitcode for p in them): raise RuntimeError(Path(d, 'failed').read_text() if Path(d, 'failed').exists() else f'exit codes {[p.exitcode for p in them]}')
+        for p in them:
+            p.join()
+        if any(p.exitcode for p in them):
+            raise RuntimeError(
+                Path(d, 'failed').read_text()
+                if Path(d, 'failed').exists()
+                else f'exit codes {[p.exitcode for p in them]}'
+            )
         return [cloudpickle.loads(Path(d, str(r)).read_bytes()) for r in range(n)]
 
+# %% ../nbs/00_core.ipynb #3a8b9ebf
 class _ByValue:
     "A function that another process gets whole, wherever it was defined."
-    def __init__(self, fn): self.fn = fn
+
+    def __init__(self, fn):
+        self.fn = fn
 
     def __reduce__(self):
         import cloudpickle
+
         class Pickler(cloudpickle.Pickler):
             def reducer_override(self, obj):
-                if isinstance(obj, types.ModuleType) and obj.__name__ in sys.modules: return importlib.import_module, (obj.__name__,)      # some of torch's are of classes of their own
-                if isinstance(obj, functools._lru_cache_wrapper): return functools.cache, (obj.__wrapped__,)
-                if isinstance(obj, type) and obj.__module__ == 'builtins' and obj not in (*vars(builtins).values(), *vars(types).values()):     # compiled, and silent about where it lives
-                    home = next((m for m in list(sys.modules.values()) if getattr(m, obj.__name__, None) is obj and m.__name__ != '__main__'), None)
-                    if home: return getattr, (home, obj.__name__)
+                if isinstance(obj, types.ModuleType) and obj.__name__ in sys.modules:
+                    return importlib.import_module, (obj.__name__,)  # some of torch's are of classes of their own
+                if isinstance(obj, functools._lru_cache_wrapper):
+                    return functools.cache, (obj.__wrapped__,)
+                if (
+                    isinstance(obj, type)
+                    and obj.__module__ == 'builtins'
+                    and obj not in (*vars(builtins).values(), *vars(types).values())
+                ):  # compiled, and silent about where it lives
+                    home = next(
+                        (
+                            m
+                            for m in list(sys.modules.values())
+                            if getattr(m, obj.__name__, None) is obj and m.__name__ != '__main__'
+                        ),
+                        None,
+                    )
+                    if home:
+                        return getattr, (home, obj.__name__)
                 return super().reducer_override(obj)
+
         file = io.BytesIO()
         Pickler(file).dump(self.fn)
         return cloudpickle.loads, (file.getvalue(),)
 
+# %% ../nbs/00_core.ipynb #e09490f0
 def _processes(fn, n):
     "Started processes, which call `fn(rank)`. They come from a server that never used autograd: a copy of the present process could not, once a card was seen."
     start = multiprocessing.get_context('forkserver')
-    start.set_forkserver_preload([m for m in sys.modules if m in ('torch', 'torch._dynamo', 'torchvision') or m.startswith('ssdd_nb.')])
+    start.set_forkserver_preload(
+        [m for m in sys.modules if m in ('torch', 'torch._dynamo', 'torchvision') or m.startswith('ssdd_nb.')]
+    )
     them = [start.Process(target=_ByValue(fn), args=(r,)) for r in range(n)]
     main, cards = sys.modules['__main__'], os.environ.get('CUDA_VISIBLE_DEVICES')
-    sys.modules['__main__'], os.environ['CUDA_VISIBLE_DEVICES'] = types.ModuleType('__main__'), ''     # a notebook's or a script's main is not to be run again
+    sys.modules['__main__'], os.environ['CUDA_VISIBLE_DEVICES'] = (
+        types.ModuleType('__main__'),
+        '',
+    )  # a notebook's or a script's main is not to be run again
     try:
-        for p in them: p.start()
+        for p in them:
+            p.start()
     finally:
         sys.modules['__main__'] = main
-        if cards is None: del os.environ['CUDA_VISIBLE_DEVICES']
-        else: os.environ['CUDA_VISIBLE_DEVICES'] = cards
+        if cards is None:
+            del os.environ['CUDA_VISIBLE_DEVICES']
+        else:
+            os.environ['CUDA_VISIBLE_DEVICES'] = cards
     return them
 
-
 # %% ../nbs/00_core.ipynb #f83cab77
-def as_path(path, # what somebody passed: a string or a `Path`
-            arg:str='path' # the argument's name
-           ) -> Path: # with `~` replaced
+def as_path(
+    path,  # what somebody passed: a string or a `Path`
+    arg: str = 'path',  # the argument's name
+) -> Path:  # with `~` replaced
     "A path, read alike everywhere; raises `BadInput` if it is none, empty, or of a user who is not there."
     right = 'must be the path of a folder or a file'
     need(isinstance(path, (str, os.PathLike)), arg, type(path).__name__, right)
     text = os.fsdecode(path)
     need(text.strip() and '\0' not in text, arg, repr(text), f'is empty or holds a zero byte; {right}')
-    try: return Path(text).expanduser()
-    except RuntimeError: raise BadInput(f'{arg}={text}: there is no such home directory; write the path out') from None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadInput(f'{arg}={text}: there is no such home directory; write the path out') from None
 
-def need_file(path, # what somebody passed
-              arg:str='path', # the argument's name
-              right:str='there is no such file' # what to say if nothing is there
-             ) -> Path:
+# %% ../nbs/00_core.ipynb #53829b87
+def need_file(
+    path,  # what somebody passed
+    arg: str = 'path',  # the argument's name
+    right: str = 'there is no such file',  # what to say if nothing is there
+) -> Path:
     "A regular file that is there; raises `BadInput` for anything else: a folder, a pipe, a device."
     path = as_path(path, arg)
-    try: mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
     except OSError as e:
         missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
         raise BadInput(f'{arg}={path}: {right if missing else e.strerror}') from None
     need(stat.S_ISREG(mode), arg, path, 'is a folder' if stat.S_ISDIR(mode) else 'is no regular file')
     return path
 
-def read_json(path, # a file
-              what:str, # what it should be, for messages: `a record of a run`
-              most:int=2**27 # bytes; a larger file is refused unread
-             ) -> dict:
+# %% ../nbs/00_core.ipynb #727ce330
+def read_json(
+    path,  # a file
+    what: str,  # what it should be, for messages: `a record of a run`
+    most: int = 2**27,  # bytes; a larger file is refused unread
+) -> dict:
     "A JSON object from a file; raises `BadInput` that names it. What `write_sealed` wrote is checked against its seal."
     path = need_file(path)
     mend = 'put back the right one, or remove it'
     need(path.stat().st_size <= most, 'path', path, f'is too large for {what}; {mend}')
-    try: got = json.loads(path.read_text(encoding='utf8'))
+    try:
+        got = json.loads(path.read_text(encoding='utf8'))
     except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f'{path}: not {what} ({safe(e, most=80) or type(e).__name__}); {mend}') from None
     need(isinstance(got, dict), 'path', path, f'not {what} (no JSON object); {mend}')
@@ -403,12 +559,14 @@ def read_json(path, # a file
 
 # %% ../nbs/00_core.ipynb #6aabad90
 @contextmanager
-def atomic(path:Path # where the file shall be
-          ): # yields the path to write to
+def atomic(
+    path: Path,  # where the file shall be
+):  # yields the path to write to
     "Write to the yielded path; it takes `path`'s place when the block ends well and vanishes when it does not."
     path = Path(path)
-    if world().rank:                                       # the first process writes for all
-        with tempfile.TemporaryDirectory() as nowhere: yield Path(nowhere)/path.name
+    if world().rank:  # the first process writes for all
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere) / path.name
         return
     part = path.with_name(f'.{path.name}.part')
     _remove(part)
@@ -416,54 +574,75 @@ def atomic(path:Path # where the file shall be
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if part.is_file():
-            with open(part, 'rb+') as f: os.fsync(f.fileno())
-            part.chmod(0o666 & ~_umask())                  # some writers make files that only their owner may read
+            with open(part, 'rb+') as f:
+                os.fsync(f.fileno())
+            part.chmod(0o666 & ~_umask())  # some writers make files that only their owner may read
         os.replace(part, path)
-    except OSError as e: raise BadInput(f'{path}: cannot be written ({e.strerror or e})') from e
-    finally: _remove(part)
+    except OSError as e:
+        raise BadInput(f'{path}: cannot be written ({e.strerror or e})') from e
+    finally:
+        _remove(part)
 
+# %% ../nbs/00_core.ipynb #36e77af5
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
+
 def _remove(path):
-    if path.is_dir(): shutil.rmtree(path)
-    elif path.exists(): path.unlink()
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
 
 # %% ../nbs/00_core.ipynb #9529ffae
-def as_json(obj, # anything JSON can hold
-            **kwargs # for `json.dumps`
-           ) -> str: # letters as they are, control characters and odd bytes of names by their number
+def as_json(
+    obj,  # anything JSON can hold
+    **kwargs,  # for `json.dumps`
+) -> str:  # letters as they are, control characters and odd bytes of names by their number
     "JSON that can be written and shown anywhere."
     text = json.dumps(obj, ensure_ascii=False, **kwargs)
-    return re.sub(r'[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]', lambda c: f'\\u{ord(c[0]):04x}', text)
+    return re.sub(
+        r'[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]',
+        lambda c: f'\\u{ord(c[0]):04x}',
+        text,
+    )
 
-def write_json(path:Path, # the file
-               obj # anything JSON can hold
-              ) -> None:
+# %% ../nbs/00_core.ipynb #fcb2a3bc
+def write_json(
+    path: Path,  # the file
+    obj,  # anything JSON can hold
+) -> None:
     "Write JSON, whole or not at all."
-    with atomic(path) as p: p.write_text(as_json(obj, indent=1) + '\n', encoding='utf8')
+    with atomic(path) as p:
+        p.write_text(as_json(obj, indent=1) + '\n', encoding='utf8')
 
-def write_sealed(path:Path, # the file
-                 obj:dict # what JSON can hold
-                ) -> None:
+# %% ../nbs/00_core.ipynb #33780b85
+def write_sealed(
+    path: Path,  # the file
+    obj: dict,  # what JSON can hold
+) -> None:
     "Write JSON with a hash of its content, which `read_json` checks."
     obj = json.loads(json.dumps(obj))
     write_json(path, dict(obj, seal=digest(obj)))
 
 # %% ../nbs/00_core.ipynb #40e795b2
-def writable(out:Path # the folder results shall go to; it need not exist
-            ) -> Path: # the same, as a `Path`
+def writable(
+    out: Path,  # the folder results shall go to; it need not exist
+) -> Path:  # the same, as a `Path`
     "Check that files can be made in `out`, and leave no trace of checking; raises `BadInput`."
     out = as_path(out, 'out')
-    if world().rank: return out
+    if world().rank:
+        return out
     try:
-        with _made(out): (out/'.writable').write_bytes(b'x')
+        with _made(out):
+            (out / '.writable').write_bytes(b'x')
     except OSError as e:
         raise BadInput(f'out={out}: cannot write there ({e.strerror}); choose a folder you can write to') from None
     return out
 
+# %% ../nbs/00_core.ipynb #971fefce
 @contextmanager
 def _made(folder):
     "Inside, the folder is there; folders that are empty after it, and were not there before, are removed."
@@ -472,66 +651,90 @@ def _made(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        (folder/'.writable').unlink(missing_ok=True)
+        (folder / '.writable').unlink(missing_ok=True)
         for p in new:
-            try: p.rmdir()
-            except OSError: break
+            try:
+                p.rmdir()
+            except OSError:
+                break
 
 # %% ../nbs/00_core.ipynb #9a039cc3
-_locked = {} # real path of a folder: the thread that locked it
+_locked = {}  # real path of a folder: the thread that locked it
+
 
 @contextmanager
-def locked(out:Path|None # a folder, which need not exist; None locks nothing
-          ):
+def locked(
+    out: Path | None,  # a folder, which need not exist; None locks nothing
+):
     "Inside, the folder is this run's; raises `BadInput` that says who holds it otherwise."
     me, key = threading.get_ident(), out and os.path.realpath(out)
-    if not out or world().rank or _locked.get(key) == me: yield; return     # of several processes, the first one writes
+    if not out or world().rank or _locked.get(key) == me:
+        yield
+        return  # of several processes, the first one writes
     need(key not in _locked, 'out', out, 'another run of this process is at work there; choose another folder')
     with _made(writable(out)):
-        file = Path(key)/'.lock'
+        file = Path(key) / '.lock'
         handle, _locked[key] = _take(file, out), me
-        try: yield
+        try:
+            yield
         finally:
             del _locked[key]
-            file.unlink(missing_ok=True)                                  # before it is released: nobody can hold it now
+            file.unlink(missing_ok=True)  # before it is released: nobody can hold it now
             os.close(handle)
 
+# %% ../nbs/00_core.ipynb #fc318e1e
 def _take(file, out):
     "An open file that this process has locked."
-    try: import fcntl
-    except ImportError: fcntl = None                                      # Windows
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None  # Windows
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
-        try: fcntl and fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl and fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who = safe(os.pread(handle, 300, 0).decode(errors='replace')) or 'which has just begun'
             os.close(handle)
-            raise BadInput(f'out={out}: another run is at work there ({who}); wait for it, or choose another folder') from None
-        except OSError: fcntl = None
-        if not fcntl: remark(f'this file system has no locks; see that no other run writes to {out}')
-        try: same = os.path.samestat(os.fstat(handle), os.stat(file))
-        except FileNotFoundError: same = False                            # somebody removed it meanwhile
-        if same: break
+            raise BadInput(
+                f'out={out}: another run is at work there ({who}); wait for it, or choose another folder'
+            ) from None
+        except OSError:
+            fcntl = None
+        if not fcntl:
+            remark(f'this file system has no locks; see that no other run writes to {out}')
+        try:
+            same = os.path.samestat(os.fstat(handle), os.stat(file))
+        except FileNotFoundError:
+            same = False  # somebody removed it meanwhile
+        if same:
+            break
         os.close(handle)
     os.truncate(handle, 0)
     what = safe(' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     os.write(handle, f'process {os.getpid()} on {platform.node()} since {time.strftime("%H:%M")}: {what}'.encode())
     return handle
 
-def remark(text:str # what somebody may want to know, and is no error
-          ) -> None:
+# %% ../nbs/00_core.ipynb #bcf71ace
+def remark(
+    text: str,  # what somebody may want to know, and is no error
+) -> None:
     "Say it on the error output, once for all processes."
-    if not world().rank: print(f'note: {safe(text, most=1000)}', file=_Patient(sys.stderr))
+    if not world().rank:
+        print(f'note: {safe(text, most=1000)}', file=_Patient(sys.stderr))
 
 # %% ../nbs/00_core.ipynb #164bf70a
-def digest(*parts # tensors, bytes, or anything JSON can hold
-          ) -> str: # 16 hexadecimal digits
+def digest(
+    *parts,  # tensors, bytes, or anything JSON can hold
+) -> str:  # 16 hexadecimal digits
     "A short content hash; a tensor's type and shape count, its device and memory layout do not."
     h = hashlib.sha256()
     for p in parts:
-        if not hasattr(p, 'dtype'): h.update(p if isinstance(p, bytes) else json.dumps(p, sort_keys=True).encode()); continue
+        if not hasattr(p, 'dtype'):
+            h.update(p if isinstance(p, bytes) else json.dumps(p, sort_keys=True).encode())
+            continue
         h.update(f'{p.dtype}{tuple(p.shape)}'.encode())
-        for b in p.split(4096) if p.ndim > 1 else [p]:     # what stays on disk is read in parts
+        for b in p.split(4096) if p.ndim > 1 else [p]:  # what stays on disk is read in parts
             h.update(b.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()[:16]
 
@@ -539,209 +742,297 @@ def digest(*parts # tensors, bytes, or anything JSON can hold
 @dataclass
 class Run:
     "One measurement: what was asked, what came out, where and with what."
-    name:str # what was run
-    config:dict # every setting that the result depends on
-    seed:int|None = None # the seed
-    scores:dict = field(default_factory=dict) # what came out
-    steps:int = 0 # steps done
-    seconds:float = 0. # wall time, over all the sittings it took
-    peak_mib:float = 0. # peak memory in MiB: of the process, or of the GPU
-    device:str = '' # what it ran on
-    precision:str = 'float32' # how it computed
-    world_size:int = 1 # processes, in the last sitting
-    threads:list = field(default_factory=list) # of PyTorch, in each sitting that had another number of them
-    versions:dict = field(default_factory=dict) # of what made it
-    commit:str|None = None # of the library's checkout, with '+' if there were changes
-    command:str = '' # the console command, if there was one
-    date:str = '' # UTC
-    log_hash:str = '' # the hash of `log.jsonl`
-    log:list = field(default_factory=list, repr=False) # what each logged step returned; kept in `log.jsonl`, not here
 
-    def save(self, path:Path): # a JSON file
+    name: str  # what was run
+    config: dict  # every setting that the result depends on
+    seed: int | None = None  # the seed
+    scores: dict = field(default_factory=dict)  # what came out
+    steps: int = 0  # steps done
+    seconds: float = 0.0  # wall time, over all the sittings it took
+    peak_mib: float = 0.0  # peak memory in MiB: of the process, or of the GPU
+    device: str = ''  # what it ran on
+    precision: str = 'float32'  # how it computed
+    world_size: int = 1  # processes, in the last sitting
+    threads: list = field(default_factory=list)  # of PyTorch, in each sitting that had another number of them
+    versions: dict = field(default_factory=dict)  # of what made it
+    commit: str | None = None  # of the library's checkout, with '+' if there were changes
+    command: str = ''  # the console command, if there was one
+    date: str = ''  # UTC
+    log_hash: str = ''  # the hash of `log.jsonl`
+    log: list = field(default_factory=list, repr=False)  # what each logged step returned; kept in `log.jsonl`, not here
+
+    def save(self, path: Path):  # a JSON file
         "Write the record as JSON."
         write_sealed(path, {k: v for k, v in asdict(self).items() if k != 'log'})
 
     @classmethod
-    def load(cls, path:Path): # a JSON file that `save` wrote
+    def load(cls, path: Path):  # a JSON file that `save` wrote
         "Read a record back; raises `BadInput` if the file is not one."
         got, what = read_json(path, 'a Run record'), f'{path}: not a Run record'
         types = {f.name: f.type for f in dataclasses.fields(cls)}
-        wrong = [k for k, v in got.items() if k not in types or not isinstance(v, types[k]) and (types[k], type(v)) != (float, int)]
-        if wrong: raise BadInput(f'{what} (of another kind: {safe(", ".join(wrong[:3]))})')
-        try: return cls(**got)
-        except TypeError as e: raise BadInput(f'{what} ({e})') from None
+        wrong = [
+            k
+            for k, v in got.items()
+            if k not in types or not isinstance(v, types[k]) and (types[k], type(v)) != (float, int)
+        ]
+        if wrong:
+            raise BadInput(f'{what} (of another kind: {safe(", ".join(wrong[:3]))})')
+        try:
+            return cls(**got)
+        except TypeError as e:
+            raise BadInput(f'{what} ({e})') from None
 
 # %% ../nbs/00_core.ipynb #ebc31477
-def describe(device='cpu' # where it runs
-            ) -> dict: # `device`, `versions`, `commit`, `command`, `date`
+def describe(
+    device='cpu',  # where it runs
+) -> dict:  # `device`, `versions`, `commit`, `command`, `date`
     "What a `Run` says about its circumstances."
     device = torch.device(device)
-    what = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()}, {torch.get_num_threads()} threads'
+    what = (
+        torch.cuda.get_device_name(device)
+        if device.type == 'cuda'
+        else f'{platform.machine()}, {torch.get_num_threads()} threads'
+    )
     prog = Path(sys.argv[0]).name
-    return dict(device=f'{device.type} ({what})', commit=_commit(), date=f'{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}',
-                versions={'ssdd-nb': ssdd_nb.__version__, **_versions(), **({'compiled': 'yes'} if _compiling[-1] else {})},
-                command=safe(' '.join([prog, *sys.argv[1:]]), most=2000) if prog.startswith('ssdd-') else '')
+    return dict(
+        device=f'{device.type} ({what})',
+        commit=_commit(),
+        date=f'{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}',
+        versions={'ssdd-nb': ssdd_nb.__version__, **_versions(), **({'compiled': 'yes'} if _compiling[-1] else {})},
+        command=safe(' '.join([prog, *sys.argv[1:]]), most=2000) if prog.startswith('ssdd-') else '',
+    )
 
-def _versions(): return {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+# %% ../nbs/00_core.ipynb #9e10b038
+def _versions():
+    return {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
 
+# %% ../nbs/00_core.ipynb #20c2e1e2
 @functools.cache
 def _commit():
     "The library's own commit, or None when it was installed from a wheel."
     root = Path(ssdd_nb.__file__).resolve().parent.parent
     git = lambda *a: subprocess.run(['git', '-C', str(root), *a], capture_output=True, text=True)
     try:
-        if Path(git('rev-parse', '--show-toplevel').stdout.strip()).resolve() != root: return None
-        return git('rev-parse', 'HEAD').stdout.strip()[:12] + ('+' if git('status', '--porcelain', '-uno').stdout.strip() else '')
-    except OSError: return None
+        if Path(git('rev-parse', '--show-toplevel').stdout.strip()).resolve() != root:
+            return None
+        return git('rev-parse', 'HEAD').stdout.strip()[:12] + (
+            '+' if git('status', '--porcelain', '-uno').stdout.strip() else ''
+        )
+    except OSError:
+        return None
 
 # %% ../nbs/00_core.ipynb #76353d95
-def peak_mib(device='cpu' # whose memory
-            ) -> float: # MiB
+def peak_mib(
+    device='cpu',  # whose memory
+) -> float:  # MiB
     "Peak memory since `reset_peak`, or since the process began where that cannot be reset."
-    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**20
-    try: return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/2**10
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 2**10
     except (OSError, IndexError):
         import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 
-def reset_peak(device='cpu') -> None: # whose memory
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+
+# %% ../nbs/00_core.ipynb #b2772702
+def reset_peak(device='cpu') -> None:  # whose memory
     "Let the peak be measured anew from here."
-    if torch.device(device).type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
+    if torch.device(device).type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
     else:
-        try: Path('/proc/self/clear_refs').write_text('5')
-        except OSError: pass
+        try:
+            Path('/proc/self/clear_refs').write_text('5')
+        except OSError:
+            pass
 
 # %% ../nbs/00_core.ipynb #895b2cc1
 class Task(Protocol):
     "What `run` can drive. A task may also have a `device`, and a `hint` for the day its numbers diverge."
-    def step(self) -> dict: ... # one iteration in place; returns what to log: numbers or 0-d tensors
-    def state_dict(self) -> dict: ... # all that `step` depends on: tensors, optimisers, counters, generators; every process calls it
-    def load_state_dict(self, state:dict): ... # the same, put back
+
+    def step(self) -> dict: ...  # one iteration in place; returns what to log: numbers or 0-d tensors
+    def state_dict(
+        self,
+    ) -> dict: ...  # all that `step` depends on: tensors, optimisers, counters, generators; every process calls it
+    def load_state_dict(self, state: dict): ...  # the same, put back
+
 
 class Distiller(Task, Protocol):
     "A task whose result is a distilled set."
-    def distilled(self): ... # -> Distilled
+
+    def distilled(self): ...  # -> Distilled
 
 # %% ../nbs/00_core.ipynb #5bf33856
-def progress_bar(items=None, # what to go through, if anything
-                 show:bool=True, # whether to show it
-                 **kwargs # for tqdm: `desc`, `total`, `initial`, …
-                ) -> tqdm:
+def progress_bar(
+    items=None,  # what to go through, if anything
+    show: bool = True,  # whether to show it
+    **kwargs,  # for tqdm: `desc`, `total`, `initial`, …
+) -> tqdm:
     "A plain tqdm bar that only shows itself after two seconds, and is sparing where the output is a file."
-    slow = None if sys.stderr.isatty() else 10.
+    slow = None if sys.stderr.isatty() else 10.0
     quiet = not show or os.environ.get('TQDM_DISABLE') == '1' or world().rank > 0
-    return tqdm(items, disable=quiet, delay=2, dynamic_ncols=True, file=_Patient(sys.stderr), **({'mininterval': slow} if slow else {}), **kwargs)
+    return tqdm(
+        items,
+        disable=quiet,
+        delay=2,
+        dynamic_ncols=True,
+        file=_Patient(sys.stderr),
+        **({'mininterval': slow} if slow else {}),
+        **kwargs,
+    )
 
+# %% ../nbs/00_core.ipynb #ad65677c
 class _Patient:
     "An output that may be gone, as a closed terminal or pipe is: a progress bar does not end a run."
-    def __init__(self, stream): self.stream = stream
 
-    def __getattr__(self, name): return getattr(self.stream, name)
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
     def write(self, text):
-        with suppress(OSError, ValueError): self.stream.write(text)
+        with suppress(OSError, ValueError):
+            self.stream.write(text)
 
     def flush(self):
-        with suppress(OSError, ValueError): self.stream.flush()
+        with suppress(OSError, ValueError):
+            self.stream.flush()
 
 # %% ../nbs/00_core.ipynb #6e933026
 class Keeper:
     "What a run keeps in its folder, so that it can be taken up again; without a folder it keeps nothing."
-    def __init__(self,
-                 out:Path|None, # the folder
-                 ask:dict, # what is asked for; a run found in the folder must have asked the same
-                 every:int|None=None # steps between checkpoints; by the clock if None
-                ):
-        self.out, self.ask, self.every = None if out is None else as_path(out, 'out'), json.loads(json.dumps(ask)), every
+
+    def __init__(
+        self,
+        out: Path | None,  # the folder
+        ask: dict,  # what is asked for; a run found in the folder must have asked the same
+        every: int | None = None,  # steps between checkpoints; by the clock if None
+    ):
+        self.out, self.ask, self.every = (
+            None if out is None else as_path(out, 'out'),
+            json.loads(json.dumps(ask)),
+            every,
+        )
         self.writes = bool(self.out) and world().rank == 0
         self.began = self.saved = time.monotonic()
-        self.cost, self.file, self.hash = 0., None, hashlib.sha256()     # of the log, as far as it is written
+        self.cost, self.file, self.hash = 0.0, None, hashlib.sha256()  # of the log, as far as it is written
         self.threads = [torch.get_num_threads()]
 
-    def seconds(self) -> float: # wall time of all sittings together
+    def seconds(self) -> float:  # wall time of all sittings together
         "How long it has taken so far."
         return time.monotonic() - self.began
 
 # %% ../nbs/00_core.ipynb #72bcbc5d
 _HASH = re.compile('[0-9a-f]{16}')
-REMARKS = 'left_out', # of a source: what is said of it, and is no setting
+REMARKS = ('left_out',)  # of a source: what is said of it, and is no setting
+
 
 def _flat(d, name=''):
     "Settings within settings by one name: `source.n`."
     for k, v in d.items():
-        if k in REMARKS: continue
-        if isinstance(v, dict): yield from _flat(v, f'{name}{k}.')
-        else: yield f'{name}{k}'.removeprefix('config.'), v
+        if k in REMARKS:
+            continue
+        if isinstance(v, dict):
+            yield from _flat(v, f'{name}{k}.')
+        else:
+            yield f'{name}{k}'.removeprefix('config.'), v
 
+# %% ../nbs/00_core.ipynb #a83b947f
 def _differs(name, there, now):
     "In words, what two runs have otherwise."
     if any(isinstance(v, str) and _HASH.fullmatch(v) for v in (there, now)):
         return f'other {name.removesuffix(".hash")}'
     return safe(f'{name}: {there} there, {now} now', most=100)
 
+# %% ../nbs/00_core.ipynb #976effc9
 @patch
-def same(self:Keeper, other:dict): # what the folder's run asked for
+def same(self: Keeper, other: dict):  # what the folder's run asked for
     "Raise `BadInput`, naming what differs, unless the run in the folder asked the same."
     there, now = dict(_flat(other)), dict(_flat(self.ask))
     diff = [_differs(k, there.get(k), now.get(k)) for k in {**there, **now} if there.get(k) != now.get(k)]
     said = '; '.join(diff[:3]) + (f'; and {len(diff) - 3} more' if len(diff) > 3 else '')
-    need(not diff, 'out', self.out, f"holds another run of {self.ask['name']} ({said}); choose another folder, or remove this one")
+    need(
+        not diff,
+        'out',
+        self.out,
+        f"holds another run of {self.ask['name']} ({said}); choose another folder, or remove this one",
+    )
 
+# %% ../nbs/00_core.ipynb #6065a954
 @patch
-def lines(self:Keeper, upto:int, # a step
-          want:str # the hash of the log up to there, or '' for a log of an older version
-         ) -> list: # of dicts
+def lines(
+    self: Keeper,
+    upto: int,  # a step
+    want: str,  # the hash of the log up to there, or '' for a log of an older version
+) -> list:  # of dicts
     "The log up to a step; later lines, and one torn by a kill, are dropped. Raises `BadInput` if it was damaged."
-    file = self.out/'log.jsonl'
+    file = self.out / 'log.jsonl'
     kept, self.hash = [], hashlib.sha256()
     for l in _whole_lines(file) if file.exists() else []:
-        try: line = json.loads(l)
-        except (ValueError, RecursionError): break                        # seen below, if it counts
-        if not isinstance(line, dict) or not isinstance(line.get('step'), int) or line['step'] > upto: break
+        try:
+            line = json.loads(l)
+        except (ValueError, RecursionError):
+            break  # seen below, if it counts
+        if not isinstance(line, dict) or not isinstance(line.get('step'), int) or line['step'] > upto:
+            break
         kept.append(line)
         self.hash.update(l)
     bad = 'was damaged or changed, and the result would not be the same'
     need(want in ('', self.hash.hexdigest()), 'log', file, f'{bad}; put it back, or remove {self.out} to begin anew')
     return kept
 
+# %% ../nbs/00_core.ipynb #7d8bd789
 def _whole_lines(file):
     "Lines of a file, up to one that is torn or longer than any of ours."
     with open(need_file(file), 'rb') as f:
-        while (line := f.readline(2**20)).endswith(b'\n'): yield line
+        while (line := f.readline(2**20)).endswith(b'\n'):
+            yield line
 
+# %% ../nbs/00_core.ipynb #7662800a
 @patch
-def finished(self:Keeper) -> Run|None: # its record, if the run is over
+def finished(self: Keeper) -> Run | None:  # its record, if the run is over
     "The record of this run if it is over."
-    if not self.out or not (self.out/'run.json').exists(): return None
-    done = Run.load(self.out/'run.json')
+    if not self.out or not (self.out / 'run.json').exists():
+        return None
+    done = Run.load(self.out / 'run.json')
     self.same({k: getattr(done, k) for k in self.ask})
     done.log = self.lines(done.steps, done.log_hash)
     return done
 
 # %% ../nbs/00_core.ipynb #2d785919
-SEAL = b'ssdd-nb sha256 ' # stands before the hash at the end of a checkpoint
+SEAL = b'ssdd-nb sha256 '  # stands before the hash at the end of a checkpoint
+
 
 def _sha256(file, size):
     "The hash of the next `size` bytes of an open file, with what marks it."
     h = hashlib.sha256()
     while size > 0:
         part = file.read(min(size, 2**20))
-        if not part: break
+        if not part:
+            break
         h.update(part)
         size -= len(part)
     return SEAL + h.hexdigest().encode()
 
-def write_checkpoint(path:Path, # the file
-                     state:dict # tensors and plain containers
-                    ) -> None:
+# %% ../nbs/00_core.ipynb #26c9de42
+def write_checkpoint(
+    path: Path,  # the file
+    state: dict,  # tensors and plain containers
+) -> None:
     "Write a state with a hash at its end, whole or not at all."
     with atomic(path) as p:
-        try: torch.save(state, p)
-        except RuntimeError as e: raise OSError(str(e).splitlines()[0]) from e       # such as a full disk
-        with open(p, 'rb+') as f: f.write(_sha256(f, p.stat().st_size))
+        try:
+            torch.save(state, p)
+        except RuntimeError as e:
+            raise OSError(str(e).splitlines()[0]) from e  # such as a full disk
+        with open(p, 'rb+') as f:
+            f.write(_sha256(f, p.stat().st_size))
 
-def read_checkpoint(path:Path # a file of `write_checkpoint`
-                   ) -> dict:
+# %% ../nbs/00_core.ipynb #a861b146
+def read_checkpoint(
+    path: Path,  # a file of `write_checkpoint`
+) -> dict:
     "The state; raises `BadInput` if the file was damaged."
     path = need_file(path)
     mend = 'remove it to begin anew, or choose another folder'
@@ -750,187 +1041,245 @@ def read_checkpoint(path:Path # a file of `write_checkpoint`
         seal = _sha256(f, size)
         need(size > 0 and f.read() == seal, 'checkpoint', path, f'not a checkpoint of this library, or damaged; {mend}')
         f.seek(0)
-        try: return torch.load(f, map_location='cpu', weights_only=True)
-        except Exception as e: raise BadInput(f'{path}: not a checkpoint of this library ({type(e).__name__}); {mend}') from None
+        try:
+            return torch.load(f, map_location='cpu', weights_only=True)
+        except Exception as e:
+            raise BadInput(f'{path}: not a checkpoint of this library ({type(e).__name__}); {mend}') from None
 
 # %% ../nbs/00_core.ipynb #09863ce6
 @patch
-def resume(self:Keeper, task:Task, log:list) -> int: # the step to go on from
+def resume(self: Keeper, task: Task, log: list) -> int:  # the step to go on from
     "Put the task and its log back to the last checkpoint, if there is one."
-    path = self.out and self.out/'checkpoint.pt'
-    if not path or not path.exists(): return 0
+    path = self.out and self.out / 'checkpoint.pt'
+    if not path or not path.exists():
+        return 0
     s = read_checkpoint(path)
     self.same(s['ask'])
-    try: task.load_state_dict(s['task'])
+    try:
+        task.load_state_dict(s['task'])
     except (RuntimeError, ValueError, KeyError, TypeError) as e:
-        raise BadInput(f'{path}: is of another version of this library ({safe(e, most=80)}); choose another folder') from None
+        raise BadInput(
+            f'{path}: is of another version of this library ({safe(e, most=80)}); choose another folder'
+        ) from None
     log += self.lines(s['step'], s['log'])
     self.began -= s['seconds']
     if s['threads'][-1:] != self.threads:
-        remark(f"{self.out} was begun with {s['threads'][-1]} threads of PyTorch and goes on with {self.threads[0]}: the last bits may differ from those of an undisturbed run (OMP_NUM_THREADS sets them)")
+        remark(
+            f"{self.out} was begun with {s['threads'][-1]} threads of PyTorch and goes on with {self.threads[0]}: the last bits may differ from those of an undisturbed run (OMP_NUM_THREADS sets them)"
+        )
     self.threads = s['threads'] + [n for n in self.threads if n not in s['threads'][-1:]]
     return s['step']
 
+# %% ../nbs/00_core.ipynb #ede18821
 @patch
-def note(self:Keeper, log:list): # all lines so far
+def note(self: Keeper, log: list):  # all lines so far
     "Write the newest line of the log; the first time, all of them."
-    if not self.writes: return
+    if not self.writes:
+        return
     if not self.file:
         before = ''.join(json.dumps(l) + '\n' for l in log[:-1])
-        with atomic(self.out/'log.jsonl') as p: p.write_text(before)
-        self.file, self.hash = open(self.out/'log.jsonl', 'a', buffering=1), hashlib.sha256(before.encode())
+        with atomic(self.out / 'log.jsonl') as p:
+            p.write_text(before)
+        self.file, self.hash = open(self.out / 'log.jsonl', 'a', buffering=1), hashlib.sha256(before.encode())
     line = json.dumps(log[-1]) + '\n'
     self.file.write(line)
     self.hash.update(line.encode())
 
+# %% ../nbs/00_core.ipynb #d1cb146d
 @patch
-def due(self:Keeper, step:int) -> bool: # the step just done
+def due(self: Keeper, step: int) -> bool:  # the step just done
     "Whether it is time for a checkpoint."
-    if not self.writes: return False
-    return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20*self.cost)
+    if not self.writes:
+        return False
+    return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20 * self.cost)
 
 # %% ../nbs/00_core.ipynb #4f5b27bb
 @patch
-def save(self:Keeper, task:Task, step:int): # the step just done
+def save(self: Keeper, task: Task, step: int):  # the step just done
     "Write a checkpoint."
-    if not self.out: return
-    t, state = time.monotonic(), task.state_dict()         # every process: what is spread over them has to be put together
-    if not self.writes: return
-    if self.file: os.fsync(self.file.fileno())             # a checkpoint counts on its log
+    if not self.out:
+        return
+    t, state = time.monotonic(), task.state_dict()  # every process: what is spread over them has to be put together
+    if not self.writes:
+        return
+    if self.file:
+        os.fsync(self.file.fileno())  # a checkpoint counts on its log
     about = dict(ask=self.ask, step=step, seconds=self.seconds(), log=self.hash.hexdigest(), threads=self.threads)
-    write_checkpoint(self.out/'checkpoint.pt', dict(about, task=state))
+    write_checkpoint(self.out / 'checkpoint.pt', dict(about, task=state))
     self.saved = time.monotonic()
     self.cost = self.saved - t
 
+# %% ../nbs/00_core.ipynb #ed064e98
 @patch
-def close(self:Keeper, rec:Run|None=None): # the finished run's record
+def close(self: Keeper, rec: Run | None = None):  # the finished run's record
     "Close the log; if the run is over, write its record and remove the checkpoint."
-    if self.file: self.file.close()
+    if self.file:
+        self.file.close()
     if self.writes and rec:
         rec.log_hash = self.hash.hexdigest()
-        rec.save(self.out/'run.json')
-        (self.out/'checkpoint.pt').unlink(missing_ok=True)
+        rec.save(self.out / 'run.json')
+        (self.out / 'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #1a051d46
 @contextmanager
-def polite_stop(): # yields a list that is empty until a signal came
+def polite_stop():  # yields a list that is empty until a signal came
     "Turn the first SIGINT, SIGTERM or SIGHUP into a note, so that a run can save before it stops."
-    if threading.current_thread() is not threading.main_thread(): yield []; return
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     came, old = [], {s: signal.getsignal(s) for s in SIGNALS}
-    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}   # nohup means it
+    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}  # nohup means it
     _asked.append(came)
+
     def note(sig, frame):
-        if came: raise Stopped('stopped at once', sig)
+        if came:
+            raise Stopped('stopped at once', sig)
         came.append(sig)
-    for s in old: signal.signal(s, note)
-    try: yield came
+
+    for s in old:
+        signal.signal(s, note)
+    try:
+        yield came
     except KeyboardInterrupt as e:
-        if not came or isinstance(e, Stopped): raise
+        if not came or isinstance(e, Stopped):
+            raise
         raise Stopped(str(e) or 'stopped', came[0]) from None
     finally:
         _asked[:] = [c for c in _asked if c is not came]
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
 
+# %% ../nbs/00_core.ipynb #e889994d
 _asked = []
+
 
 def asked_to_stop() -> bool:
     "Whether a signal came in a run that is under way: for what takes long within one step."
     return any(_asked)
 
 # %% ../nbs/00_core.ipynb #d7d050b4
-def finite(line:dict, # what a step returned: numbers or 0-d tensors
-           name:str, # the run's name
-           step:int, # the step
-           hint:str='' # what usually helps
-          ) -> dict: # the same as floats
+def finite(
+    line: dict,  # what a step returned: numbers or 0-d tensors
+    name: str,  # the run's name
+    step: int,  # the step
+    hint: str = '',  # what usually helps
+) -> dict:  # the same as floats
     "The logged values as floats; raises `Diverged` if one is not finite."
     line = dict(zip(line, fetch(line.values())))
     bad = [f'{k} is {v}' for k, v in line.items() if not np.isfinite(v)]
-    if bad: raise Diverged(f"{name}: {', '.join(bad)} at step {step}. {hint or 'A smaller learning rate usually helps.'}")
+    if bad:
+        raise Diverged(f"{name}: {', '.join(bad)} at step {step}. {hint or 'A smaller learning rate usually helps.'}")
     return line
 
 # %% ../nbs/00_core.ipynb #edc3cb4b
 @contextmanager
-def solvable(name:str='run', # what is under way
-             step:int|None=None, # the step
-             hint:str='' # what usually helps
-            ):
+def solvable(
+    name: str = 'run',  # what is under way
+    step: int | None = None,  # the step
+    hint: str = '',  # what usually helps
+):
     "Inside, linear algebra that fails for want of finite numbers raises `Diverged`, as a loss that is NaN does."
-    try: yield
+    try:
+        yield
     except torch.linalg.LinAlgError as e:
         at = '' if step is None else f' at step {step}'
-        raise Diverged(f"{name}: a linear system has no solution{at} ({str(e).splitlines()[0][:80]}). {hint or 'A smaller learning rate usually helps.'}") from e
+        raise Diverged(
+            f"{name}: a linear system has no solution{at} ({str(e).splitlines()[0][:80]}). {hint or 'A smaller learning rate usually helps.'}"
+        ) from e
 
 # %% ../nbs/00_core.ipynb #1413177d
-def run(task:Task, # what to do
-        steps:int, # how many steps in all
-        out:Path|None=None, # folder for checkpoint, log and record; None keeps everything in memory
-        *, name:str='run', # what to call it
-        config:dict|None=None, # every setting the result depends on; a run in `out` must have the same
-        seed:int|None=None, # the seed, for the record
-        finish=None, # called with the task after the last step, before the run counts as finished: saves the result
-        precision:str='float32', # one of `PRECISIONS`
-        show:bool=True, # a progress bar, once it has taken two seconds
-        log_every:int=1, # steps between logged lines
-        checkpoint_steps:int|None=None, # steps between checkpoints; by the clock if None
-        on_step=None # called with (step, task) after each step: to look at things, not to change them
-       ) -> Run: # the record, its `log` with a dict per logged step
+def run(
+    task: Task,  # what to do
+    steps: int,  # how many steps in all
+    out: Path | None = None,  # folder for checkpoint, log and record; None keeps everything in memory
+    *,
+    name: str = 'run',  # what to call it
+    config: dict | None = None,  # every setting the result depends on; a run in `out` must have the same
+    seed: int | None = None,  # the seed, for the record
+    finish=None,  # called with the task after the last step, before the run counts as finished: saves the result
+    precision: str = 'float32',  # one of `PRECISIONS`
+    show: bool = True,  # a progress bar, once it has taken two seconds
+    log_every: int = 1,  # steps between logged lines
+    checkpoint_steps: int | None = None,  # steps between checkpoints; by the clock if None
+    on_step=None,  # called with (step, task) after each step: to look at things, not to change them
+) -> Run:  # the record, its `log` with a dict per logged step
     "Drive a task to its last step: progress, log, checkpoints, exact resume, record. Raises `Diverged`, `BadInput`."
     need(steps >= 1, 'steps', steps, 'at least 1')
-    keep = Keeper(out, dict(name=name, seed=seed, steps=steps, precision=precision, config=config or {}), checkpoint_steps)
-    if done := keep.finished(): return done
+    keep = Keeper(
+        out, dict(name=name, seed=seed, steps=steps, precision=precision, config=config or {}), checkpoint_steps
+    )
+    if done := keep.finished():
+        return done
     device = getattr(task, 'device', 'cpu')
     rec = Run(name, config or {}, seed, steps=steps, precision=precision, world_size=world().size, **describe(device))
     reset_peak(device)
     with locked(keep.out):
-        if world().size == 1 and (done := keep.finished()): return done        # by somebody else, meanwhile
+        if world().size == 1 and (done := keep.finished()):
+            return done  # by somebody else, meanwhile
         try:
             start = keep.resume(task, rec.log)
-            barrier()                                      # all have read what is there before anybody writes
+            barrier()  # all have read what is there before anybody writes
             _steps(task, start, steps, rec, keep, log_every, show, on_step)
-            if finish and world().rank == 0: finish(task)
+            if finish and world().rank == 0:
+                finish(task)
             rec.seconds, rec.peak_mib, rec.threads = round(keep.seconds(), 2), round(peak_mib(device), 1), keep.threads
             rec.scores = {k: v for k, v in (rec.log or [{}])[-1].items() if k != 'step'}
             keep.close(rec)
-            barrier()                                      # what others read next is there
-        finally: keep.close()
+            barrier()  # what others read next is there
+        finally:
+            keep.close()
     return rec
 
 # %% ../nbs/00_core.ipynb #7248ea02
-LOOK = 16 # steps between looks at what a graphics card logs
+LOOK = 16  # steps between looks at what a graphics card logs
+
 
 def _held(line):
     "What a step returned, safe from what later steps do to its tensors."
     return {k: v.detach().clone() if isinstance(v, Tensor) and v.device.type == 'cuda' else v for k, v in line.items()}
 
+# %% ../nbs/00_core.ipynb #cf9986f7
 def _look(lines, rec, keep, hint):
     "Fetch lines in one go, check them, and log those that shall be; yields these."
     values = iter(fetch([v for _, _, line in lines for v in line.values()]))
     for step, log, line in lines:
         line = finite({k: next(values) for k in line}, rec.name, step, hint)
-        if not log: continue
+        if not log:
+            continue
         rec.log.append(dict(step=step, **line))
         keep.note(rec.log)
         yield line
 
+# %% ../nbs/00_core.ipynb #9dcaadd2
 def _steps(task, start, steps, rec, keep, log_every, show, on_step):
     "Do the steps after `start`: log, save, stop when asked to."
     device = torch.device(getattr(task, 'device', 'cpu'))
     look_every = LOOK if device.type == 'cuda' and not keep.every else 1
     bar = progress_bar(show=show, total=steps, initial=start, desc=rec.name)
-    lines = []                                             # (step, whether to log it, line), not looked at yet
+    lines = []  # (step, whether to log it, line), not looked at yet
     with bar, polite_stop() as stop:
         for step in range(start + 1, steps + 1):
-            with precision(rec.precision, device), solvable(rec.name, step, getattr(task, 'hint', '')): line = task.step()     # anew each step: autocast would keep old weights
-            if on_step: on_step(step, task)
+            with precision(rec.precision, device), solvable(rec.name, step, getattr(task, 'hint', '')):
+                line = task.step()  # anew each step: autocast would keep old weights
+            if on_step:
+                on_step(step, task)
             last = step == steps
             meet = world().size == 1 or step % look_every == 0 or last
-            asked, due = anywhere(device, bool(stop), keep.due(step)) if meet else (False, False)      # all save, and stop, after the same step
+            asked, due = (
+                anywhere(device, bool(stop), keep.due(step)) if meet else (False, False)
+            )  # all save, and stop, after the same step
             log, save = step % log_every == 0 or last, due or last or asked
-            if log or save: lines.append((step, log, _held(line)))
+            if log or save:
+                lines.append((step, log, _held(line)))
             if save or step % look_every == 0:
-                for values in _look(lines, rec, keep, getattr(task, 'hint', '')): bar.set_postfix({k: f'{v:.4g}' for k, v in values.items()}, refresh=False)
+                for values in _look(lines, rec, keep, getattr(task, 'hint', '')):
+                    bar.set_postfix({k: f'{v:.4g}' for k, v in values.items()}, refresh=False)
                 lines = []
-            if save: keep.save(task, step)
+            if save:
+                keep.save(task, step)
             bar.update()
-            if asked and not last: raise Stopped(f'stopped after step {step} of {steps}' + ('; the same again resumes' if keep.out else ''), *stop[:1])
+            if asked and not last:
+                raise Stopped(
+                    f'stopped after step {step} of {steps}' + ('; the same again resumes' if keep.out else ''),
+                    *stop[:1],
+                )

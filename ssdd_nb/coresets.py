@@ -18,46 +18,72 @@ from .evaluation import Pretraining, Recipe, Student
 from .teachers import Teacher
 
 # %% ../nbs/07_coresets.ipynb #679d2b78
-def check_m(m:int, # how many are asked for
-            n:int, # how many there are
-            name:str='the data' # of what
-           ) -> None:
+def check_m(
+    m: int,  # how many are asked for
+    n: int,  # how many there are
+    name: str = 'the data',  # of what
+) -> None:
     "Raise `BadInput` unless 1 ≤ m ≤ n."
-    need(isinstance(m, int) and 1 <= m <= n, 'm', m, f'must be a whole number from 1 to {n}, the number of training images in {name}')
+    need(
+        isinstance(m, int) and 1 <= m <= n,
+        'm',
+        m,
+        f'must be a whole number from 1 to {n}, the number of training images in {name}',
+    )
 
+# %% ../nbs/07_coresets.ipynb #45fbf96f
 class CoresetTask:
     "Real images with their teacher's features, or their labels; the choice is the only step."
-    def __init__(self,
-                 name:str, # who chooses
-                 choose, # a function of (images, teacher, m, seed) that returns indices
-                 images:Images, # what from
-                 teacher:Teacher|None, # for targets, and features to choose by; None: labels
-                 m:int, # how many
-                 seed:int # which draw
-                ):
+
+    def __init__(
+        self,
+        name: str,  # who chooses
+        choose,  # a function of (images, teacher, m, seed) that returns indices
+        images: Images,  # what from
+        teacher: Teacher | None,  # for targets, and features to choose by; None: labels
+        m: int,  # how many
+        seed: int,  # which draw
+    ):
         check_m(m, len(images), images.name)
-        self.name, self.choose, self.images, self.teacher, self.m, self.seed, self.index = name, choose, images, teacher, m, seed, None
-        self.steps, self.device = 1, images.x.device           # where `run` lets processes meet
+        self.name, self.choose, self.images, self.teacher, self.m, self.seed, self.index = (
+            name,
+            choose,
+            images,
+            teacher,
+            m,
+            seed,
+            None,
+        )
+        self.steps, self.device = 1, images.x.device  # where `run` lets processes meet
 
     def step(self) -> dict:
         "Choose."
         self.index = self.choose(self.images, self.teacher, self.m, self.seed)
         return {}
 
-    def state_dict(self) -> dict: return dict(index=self.index)
-    def load_state_dict(self, s:dict): self.index = s['index']
+    def state_dict(self) -> dict:
+        return dict(index=self.index)
+
+    def load_state_dict(self, s: dict):
+        self.index = s['index']
 
     def distilled(self) -> Distilled:
         "The chosen images and their targets."
         config = dict(m=self.m, index=self.index.tolist() if self.m <= 10_000 else None)
-        y, about = (self.teacher.targets(self.images), dict(teacher=self.teacher.about())) if self.teacher else (self.images.y, dict(target_kind='labels'))
+        y, about = (
+            (self.teacher.targets(self.images), dict(teacher=self.teacher.about()))
+            if self.teacher
+            else (self.images.y, dict(target_kind='labels'))
+        )
         return real_set(self.images, self.index, y, method=self.name, config=config, seed=self.seed, **about)
 
-def real_set(images:Images, # what from
-             index:Tensor, # which of them (m,)
-             y:Tensor, # targets (n, k), or labels (n,), of all
-             **about # for `distilled_from`
-            ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #f24383ad
+def real_set(
+    images: Images,  # what from
+    index: Tensor,  # which of them (m,)
+    y: Tensor,  # targets (n, k), or labels (n,), of all
+    **about,  # for `distilled_from`
+) -> Distilled:
     "Real images as a distilled set, normalised some at a time."
     parts = [distilled_from(images.normalised(i), y[index_to(i, y.device)], images, **about) for i in index.split(4096)]
     return Distilled(torch.cat([d.x for d in parts]), torch.cat([d.y for d in parts]), parts[0].manifest)
@@ -66,34 +92,48 @@ def real_set(images:Images, # what from
 @dataclass(frozen=True)
 class Coreset(Method):
     "A way to choose real images: subclasses have a `choose`."
-    tunable = False
-    m:int = 20 # how many
 
-    def check(self, images:Images # what to choose from
-             ) -> None:
+    tunable = False
+    m: int = 20  # how many
+
+    def check(
+        self,
+        images: Images,  # what to choose from
+    ) -> None:
         "Raise `BadInput` unless there are so many images."
         check_m(self.m, len(images), images.name)
 
-    def choose(self, images:Images, # what to choose from
-               teacher:Teacher, # for features
-               seed:int, # which draw
-               **kwargs # for `run`, where something is trained
-              ) -> Tensor: # (m,) indices
+    def choose(
+        self,
+        images: Images,  # what to choose from
+        teacher: Teacher,  # for features
+        seed: int,  # which draw
+        **kwargs,  # for `run`, where something is trained
+    ) -> Tensor:  # (m,) indices
         "Which ones."
         raise NotImplementedError
 
-    def start(self, images:Images, # what to choose from
-              teacher:Teacher|None, # for targets; None: labels
-              seed:int=0, # which draw
-              **kwargs # for `choose`
-             ) -> CoresetTask:
+    def start(
+        self,
+        images: Images,  # what to choose from
+        teacher: Teacher | None,  # for targets; None: labels
+        seed: int = 0,  # which draw
+        **kwargs,  # for `choose`
+    ) -> CoresetTask:
         "The choice as a distiller of one step."
         for_run = {k: v for k, v in kwargs.items() if k in ('show', 'precision')}
-        def choose(images, teacher, m, seed): return self.choose(images, teacher, seed, **for_run)
+
+        def choose(images, teacher, m, seed):
+            return self.choose(images, teacher, seed, **for_run)
+
         return CoresetTask(self.name, choose, images, teacher, self.m, seed)
 
-    def config(self, images:Images, teacher:Teacher|None, task:CoresetTask # see `Method`
-              ) -> dict: # JSON
+    def config(
+        self,
+        images: Images,
+        teacher: Teacher | None,
+        task: CoresetTask,  # see `Method`
+    ) -> dict:  # JSON
         "What the choice depends on."
         return dict(**asdict(self), source=images.describe(), teacher=teacher and teacher.hash())
 
@@ -101,165 +141,206 @@ class Coreset(Method):
 @dataclass(frozen=True)
 class Random(Coreset):
     "A uniformly random subset."
-    name = 'random'
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
-        "The first of a random order."
-        return torch.randperm(len(images), generator=generator(seed, 'random subset'))[:self.m]
 
-def random(images:Images, # what to choose from
-           teacher:Teacher, # for the targets
-           m:int=20, # how many
-           seed:int=0, # which draw
-           out=None, # folder to save to
-           **kwargs # for `run`
-          ) -> Distilled:
+    name = 'random'
+
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
+        "The first of a random order."
+        return torch.randperm(len(images), generator=generator(seed, 'random subset'))[: self.m]
+
+# %% ../nbs/07_coresets.ipynb #fdda1b30
+def random(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # which draw
+    out=None,  # folder to save to
+    **kwargs,  # for `run`
+) -> Distilled:
     "A uniformly random subset."
     return distil(images, Random(m), teacher, seed, out, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #082294dd
-def kmeans_index(features:Tensor, # (n, k)
-                 m:int, # clusters
-                 seed:int=0 # of the initial centroids
-                ) -> Tensor: # (m,) indices, all different
+def kmeans_index(
+    features: Tensor,  # (n, k)
+    m: int,  # clusters
+    seed: int = 0,  # of the initial centroids
+) -> Tensor:  # (m,) indices, all different
     "The real point nearest to each k-means centroid; a point that is nearest to two counts for the first."
     from sklearn.cluster import KMeans
+
     f = features.detach().double().cpu()
-    centres = torch.from_numpy(KMeans(m, n_init=3, random_state=seed_of(seed, 'k-means') % 2**32).fit(f.numpy()).cluster_centers_)
-    free = torch.cdist(centres, f)                         # (m, n)
+    centres = torch.from_numpy(
+        KMeans(m, n_init=3, random_state=seed_of(seed, 'k-means') % 2**32).fit(f.numpy()).cluster_centers_
+    )
+    free = torch.cdist(centres, f)  # (m, n)
     index = torch.empty(m, dtype=torch.long)
     for j in range(m):
         index[j] = free[j].argmin()
         free[:, index[j]] = torch.inf
     return index
 
+# %% ../nbs/07_coresets.ipynb #440db814
 @dataclass(frozen=True)
 class KMeans(Coreset):
     "The real image nearest to each of m k-means centroids in the teacher's features (KRR-ST, 4.1)."
+
     name = 'kmeans'
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "The nearest to each centroid."
         return kmeans_index(teacher.targets(images), self.m, seed)
 
-def kmeans(images:Images, # what to choose from
-           teacher:Teacher, # for the targets
-           m:int=20, # how many
-           seed:int=0, # which draw
-           out=None, # folder to save to
-           **kwargs # for `run`
-          ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #63b3eaf0
+def kmeans(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # which draw
+    out=None,  # folder to save to
+    **kwargs,  # for `run`
+) -> Distilled:
     "The real image nearest to each of m k-means centroids in the teacher's features."
     return distil(images, KMeans(m), teacher, seed, out, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #e4226238
-def herding_index(features:Tensor, # (n, k)
-                  m:int # how many
-                 ) -> Tensor: # (m,) indices, all different, in the order of choice
+def herding_index(
+    features: Tensor,  # (n, k)
+    m: int,  # how many
+) -> Tensor:  # (m,) indices, all different, in the order of choice
     "Greedily, so that the mean of the chosen is nearest to the mean of all (Rebuffi et al., 2017, after Welling, 2009)."
     f = features.detach().double().cpu()
-    mean, total, index, free = f.mean(0), torch.zeros(f.shape[1], dtype=f.dtype), [], torch.ones(len(f), dtype=torch.bool)
+    mean, total, index, free = (
+        f.mean(0),
+        torch.zeros(f.shape[1], dtype=f.dtype),
+        [],
+        torch.ones(len(f), dtype=torch.bool),
+    )
     for t in range(m):
-        off = ((total + f)/(t + 1) - mean).square().sum(1).masked_fill(~free, torch.inf)
+        off = ((total + f) / (t + 1) - mean).square().sum(1).masked_fill(~free, torch.inf)
         index.append(int(off.argmin()))
         free[index[-1]], total = False, total + f[index[-1]]
     return torch.tensor(index)
 
+# %% ../nbs/07_coresets.ipynb #cce9e502
 @dataclass(frozen=True)
 class Herding(Coreset):
     "Real images whose mean feature is near that of all; nothing is drawn."
+
     name = 'herding'
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "Greedily."
         return herding_index(teacher.targets(images), self.m)
 
-def herding(images:Images, # what to choose from
-            teacher:Teacher, # for the targets
-            m:int=20, # how many
-            seed:int=0, # which draw
-            out=None, # folder to save to
-            **kwargs # for `run`
-           ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #338e8010
+def herding(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # which draw
+    out=None,  # folder to save to
+    **kwargs,  # for `run`
+) -> Distilled:
     "Real images whose mean feature is near that of all."
     return distil(images, Herding(m), teacher, seed, out, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #5fcb1b91
-def shares(sizes:Tensor, # of the groups (K,)
-           m:int # how many to hand out, at most all
-          ) -> Tensor: # (K,), which sum to m
+def shares(
+    sizes: Tensor,  # of the groups (K,)
+    m: int,  # how many to hand out, at most all
+) -> Tensor:  # (K,), which sum to m
     "Seats in proportion to size, by largest remainder."
-    exact = sizes.double()*m/sizes.sum()
+    exact = sizes.double() * m / sizes.sum()
     seats = exact.floor().long()
-    left = (exact - seats).argsort(descending=True, stable=True)[:m - int(seats.sum())]
+    left = (exact - seats).argsort(descending=True, stable=True)[: m - int(seats.sum())]
     seats[left] += 1
     return seats
 
-def most_similar(s:Tensor, # similarities within a group (n, n), symmetric
-                 m:int # how many
-                ) -> Tensor: # (m,) indices
+# %% ../nbs/07_coresets.ipynb #9fdcb52e
+def most_similar(
+    s: Tensor,  # similarities within a group (n, n), symmetric
+    m: int,  # how many
+) -> Tensor:  # (m,) indices
     "Greedy maximum of the similarity between the chosen and the others (SAS)."
     gain, chosen = s.sum(1) - s.diagonal(), torch.zeros(len(s), dtype=torch.bool)
     for _ in range(m):
         e = int(gain.masked_fill(chosen, -torch.inf).argmax())
         chosen[e] = True
-        gain = gain - 2*s[e]                               # e is no longer among the others, and now among the chosen
+        gain = gain - 2 * s[e]  # e is no longer among the others, and now among the chosen
     return chosen.nonzero().flatten()
 
-def sas_index(features:Tensor, # (n, k)
-              m:int, # how many
-              groups:int=10, # latent classes
-              seed:int=0 # of the clustering
-             ) -> Tensor: # (m,) indices
+# %% ../nbs/07_coresets.ipynb #9c0aeeb3
+def sas_index(
+    features: Tensor,  # (n, k)
+    m: int,  # how many
+    groups: int = 10,  # latent classes
+    seed: int = 0,  # of the clustering
+) -> Tensor:  # (m,) indices
     "Subsets of latent classes that are most similar to the rest of their class (SAS)."
     from sklearn.cluster import KMeans
+
     f = features.detach().double().cpu()
-    k = torch.from_numpy(KMeans(min(groups, len(f)), n_init=3, random_state=seed_of(seed, 'sas') % 2**32).fit_predict(f.numpy())).long()
+    k = torch.from_numpy(
+        KMeans(min(groups, len(f)), n_init=3, random_state=seed_of(seed, 'sas') % 2**32).fit_predict(f.numpy())
+    ).long()
     f, seats = torch.nn.functional.normalize(f, dim=1), shares(torch.bincount(k), m)
     members = [(k == c).nonzero().flatten() for c in range(len(seats))]
-    return torch.cat([i[most_similar((1 + f[i] @ f[i].T)/2, int(n))] for i, n in zip(members, seats)])
+    return torch.cat([i[most_similar((1 + f[i] @ f[i].T) / 2, int(n))] for i, n in zip(members, seats)])
 
+# %% ../nbs/07_coresets.ipynb #7af2e21a
 @dataclass(frozen=True)
 class SAS(Coreset):
     "SAS, the subset for contrastive learning (Joshi and Mirzasoleiman, 2023; MKDT, Table 1), on clusters in place of classes."
+
     name = 'sas'
-    groups:int = 10 # latent classes
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+    groups: int = 10  # latent classes
+
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "Those most similar to the rest of their latent class."
         return sas_index(teacher.targets(images), self.m, self.groups, seed)
 
-def sas(images:Images, # what to choose from
-        teacher:Teacher, # for the targets
-        m:int=20, # how many
-        seed:int=0, # which draw
-        out=None, # folder to save to
-        groups:int=10, # latent classes
-        **kwargs # for `run`
-       ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #682f9aff
+def sas(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # which draw
+    out=None,  # folder to save to
+    groups: int = 10,  # latent classes
+    **kwargs,  # for `run`
+) -> Distilled:
     "SAS, the subset for contrastive learning, on clusters in place of classes."
     return distil(images, SAS(m, groups), teacher, seed, out, **kwargs)
 
 # %% ../nbs/07_coresets.ipynb #00e1c8c5
-def forgotten(right:Tensor # whether each image was classified rightly after each epoch, bool (epochs, n)
-             ) -> Tensor: # float (n,)
+def forgotten(
+    right: Tensor,  # whether each image was classified rightly after each epoch, bool (epochs, n)
+) -> Tensor:  # float (n,)
     "How often each image was forgotten; infinity if it never was learnt (Toneva et al., 2019)."
     events = (right[:-1] & ~right[1:]).sum(0).float()
     return events.masked_fill(~right.any(0), torch.inf)
 
+# %% ../nbs/07_coresets.ipynb #21565c3c
 class Watched(Pretraining):
     "Training of a classifier that notes after each epoch which images it has right."
-    def __init__(self,
-                 net:nn.Module, # the classifier, trained in place
-                 images:Images, # what on, with labels
-                 recipe:Recipe, # how
-                 seed:int, # of the batches
-                 epochs:int # how many epochs its steps are
-                ):
-        super().__init__(net, images, recipe, seed)
-        self.every, self.right = self.steps//epochs, []
 
-    def hold(self, images:Images): # what it trains on
+    def __init__(
+        self,
+        net: nn.Module,  # the classifier, trained in place
+        images: Images,  # what on, with labels
+        recipe: Recipe,  # how
+        seed: int,  # of the batches
+        epochs: int,  # how many epochs its steps are
+    ):
+        super().__init__(net, images, recipe, seed)
+        self.every, self.right = self.steps // epochs, []
+
+    def hold(self, images: Images):  # what it trains on
         "Keep the images as they are: they become floats batch by batch."
         self.images, self.y = images, images.y.to(self.device)
 
-    def batch(self, i:Tensor) -> tuple: # indices (b,); images (b, C, H, W), normalised, and their labels
+    def batch(self, i: Tensor) -> tuple:  # indices (b,); images (b, C, H, W), normalised, and their labels
         "A mini-batch, rounded as the pixels of a distilled set are."
         mean, std = self.images.mean, self.images.std
         x = normalise(denormalise(self.images.normalised(i), mean, std), mean, std)
@@ -268,11 +349,12 @@ class Watched(Pretraining):
     def step(self) -> dict:
         "A step, and a look at all images if it was an epoch's last."
         logged = super().step()
-        if self.t % self.every == 0: self.right.append(self.look())
+        if self.t % self.every == 0:
+            self.right.append(self.look())
         return logged
 
     @torch.no_grad()
-    def look(self) -> Tensor: # bool (n,)
+    def look(self) -> Tensor:  # bool (n,)
         "Which images are classified rightly, in eval mode."
         self.net.eval()
         parts = map(self.batch, torch.arange(len(self.images)).split(512))
@@ -280,47 +362,66 @@ class Watched(Pretraining):
         self.net.train()
         return right
 
-def forgetting_events(images:Images, # with labels
-                      epochs:int=20, # of training
-                      seed:int=0, # of weights and batches
-                      student:Student=Student(), # the classifier
-                      show:bool=True, precision:str='float32' # for `run`
-                     ) -> Tensor: # float (n,), on the CPU
+# %% ../nbs/07_coresets.ipynb #25cb3939
+def forgetting_events(
+    images: Images,  # with labels
+    epochs: int = 20,  # of training
+    seed: int = 0,  # of weights and batches
+    student: Student = Student(),  # the classifier
+    show: bool = True,
+    precision: str = 'float32',  # for `run`
+) -> Tensor:  # float (n,), on the CPU
     "How often a classifier in training forgets each image; raises `BadInput` without labels."
-    need(images.y is not None, 'images', images.name, 'has no labels, and forgetting is about labels; use herding, sas or kmeans')
-    task = Watched(student.make(images, len(images.classes), seed), images, Recipe(None, epochs, 64, .02, .9, 5e-4), seed, epochs)
+    need(
+        images.y is not None,
+        'images',
+        images.name,
+        'has no labels, and forgetting is about labels; use herding, sas or kmeans',
+    )
+    task = Watched(
+        student.make(images, len(images.classes), seed), images, Recipe(None, epochs, 64, 0.02, 0.9, 5e-4), seed, epochs
+    )
     run(task, task.steps, None, name='forgetting', seed=seed, show=show, precision=precision)
     return forgotten(torch.stack(task.right))
 
+# %% ../nbs/07_coresets.ipynb #f82213c1
 @dataclass(frozen=True)
 class Forgetting(Coreset):
     "The images that a classifier in training forgets most often; the only coreset here that looks at labels."
-    name, needs = 'forgetting', frozenset({'teacher', 'labels'})
-    epochs:int = 20 # of the classifier
 
-    def check(self, images): # see `Method`
+    name, needs = 'forgetting', frozenset({'teacher', 'labels'})
+    epochs: int = 20  # of the classifier
+
+    def check(self, images):  # see `Method`
         "It needs labels."
         super().check(images)
-        need(images.y is not None, 'images', images.name, 'has no labels, and forgetting is about labels; use herding, sas or kmeans')
+        need(
+            images.y is not None,
+            'images',
+            images.name,
+            'has no labels, and forgetting is about labels; use herding, sas or kmeans',
+        )
 
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "The most forgotten, ties at random."
         events = forgetting_events(images, self.epochs, seed, **kwargs)
         order = torch.randperm(len(events), generator=generator(seed, 'forgetting'))
-        return order[events[order].argsort(descending=True, stable=True)][:self.m]
+        return order[events[order].argsort(descending=True, stable=True)][: self.m]
 
-    def config(self, images, teacher, task): # see `Method`
+    def config(self, images, teacher, task):  # see `Method`
         "The labels too."
         return dict(super().config(images, teacher, task), labels=images.label_hash)
 
-def forgetting(images:Images, # what to choose from
-               teacher:Teacher, # for the targets
-               m:int=20, # how many
-               seed:int=0, # which draw
-               out=None, # folder to save to
-               epochs:int=20, # of the classifier
-               **kwargs # for `run`
-              ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #cc907f77
+def forgetting(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # which draw
+    out=None,  # folder to save to
+    epochs: int = 20,  # of the classifier
+    **kwargs,  # for `run`
+) -> Distilled:
     "The images that a classifier in training forgets most often."
     return distil(images, Forgetting(m, epochs), teacher, seed, out, **kwargs)
 
@@ -328,31 +429,34 @@ def forgetting(images:Images, # what to choose from
 @dataclass(frozen=True)
 class Full(Coreset):
     "All images."
+
     name, sized = 'full', False
-    m:int|None = None # not used: there is no choice
+    m: int | None = None  # not used: there is no choice
 
     @classmethod
-    def tiny(cls, m:int|None=None): # not used; the settings
+    def tiny(cls, m: int | None = None):  # not used; the settings
         "The only settings there are."
         return cls()
 
-    def check(self, images): # see `Method`
+    def check(self, images):  # see `Method`
         "Nothing can go wrong."
 
-    def start(self, images, teacher, seed=0, **kwargs): # see `Method`
+    def start(self, images, teacher, seed=0, **kwargs):  # see `Method`
         "All of them, in their order."
         return CoresetTask(self.name, lambda images, *_: torch.arange(len(images)), images, teacher, len(images), seed)
 
-    def config(self, images, teacher, task): # see `Method`
+    def config(self, images, teacher, task):  # see `Method`
         "How many there are."
         return dict(super().config(images, teacher, task), m=len(images))
 
-def full(images:Images, # all of them
-         teacher:Teacher, # for the targets
-         m:int|None=None, # not used: there is no choice
-         seed:int=0, # likewise
-         out=None, # folder to save to
-         **kwargs # for `run`
-        ) -> Distilled:
+# %% ../nbs/07_coresets.ipynb #2ef9f2cb
+def full(
+    images: Images,  # all of them
+    teacher: Teacher,  # for the targets
+    m: int | None = None,  # not used: there is no choice
+    seed: int = 0,  # likewise
+    out=None,  # folder to save to
+    **kwargs,  # for `run`
+) -> Distilled:
     "All images."
     return distil(images, Full(), teacher, seed, out, **kwargs)

@@ -24,43 +24,61 @@ from .teachers import LOSSES, TeacherConfig, projector
 # %% ../nbs/14_costs.ipynb #43a2ba51
 class Flops(TorchDispatchMode):
     "Counts the operations of products and convolutions by PyTorch's own formulas, in nested gradients too."
+
     def __init__(self):
         super().__init__()
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)): self.total += formula(*args, **(kwargs or {}), out_val=out)
+        if formula := flop_registry.get(func.overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
-def traced(compute # a function of no arguments; its gradients may be part of it
-          ) -> tuple: # operations in GFLOP, and MiB that autograd holds meanwhile
+# %% ../nbs/14_costs.ipynb #0feda7d0
+def traced(
+    compute,  # a function of no arguments; its gradients may be part of it
+) -> tuple:  # operations in GFLOP, and MiB that autograd holds meanwhile
     "What a computation takes."
-    with Flops() as f: mib = mkdt.graph_mib(lambda: (compute(),))
-    return f.total/1e9, mib
+    with Flops() as f:
+        mib = mkdt.graph_mib(lambda: (compute(),))
+    return f.total / 1e9, mib
 
-def rates(device='cpu', # where
-          reps:int=5, # timed calls of each
-          precision_name:str='float32' # one of `core.PRECISIONS`
-         ) -> dict: # GFLOP/s: `product` and `convolution`
+# %% ../nbs/14_costs.ipynb #937450c5
+def rates(
+    device='cpu',  # where
+    reps: int = 5,  # timed calls of each
+    precision_name: str = 'float32',  # one of `core.PRECISIONS`
+) -> dict:  # GFLOP/s: `product` and `convolution`
     "What this machine reaches when nothing else is in the way: a product of large matrices, and a 3×3 convolution of 64 channels."
     gen = generator(0, 'rates')
-    a, x = torch.randn(2048, 2048, generator=gen).to(device), torch.randn(64, 64, 32, 32, generator=gen).to(device, memory_format=torch.channels_last)
-    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last).requires_grad_(False)
-    calls = dict(product=(lambda: a @ a, 2*2048**3), convolution=(lambda: conv(x), 2*64*64*9*x.numel()/64))
-    return {k: round(flop/1e9/statistics.median_high(timed(call, reps, device, precision_name)), 1) for k, (call, flop) in calls.items()}
+    a, x = (
+        torch.randn(2048, 2048, generator=gen).to(device),
+        torch.randn(64, 64, 32, 32, generator=gen).to(device, memory_format=torch.channels_last),
+    )
+    conv = (
+        nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last).requires_grad_(False)
+    )
+    calls = dict(product=(lambda: a @ a, 2 * 2048**3), convolution=(lambda: conv(x), 2 * 64 * 64 * 9 * x.numel() / 64))
+    return {
+        k: round(flop / 1e9 / statistics.median_high(timed(call, reps, device, precision_name)), 1)
+        for k, (call, flop) in calls.items()
+    }
 
-def timed(call, # a function of no arguments
-          reps:int=5, # how often
-          device='cpu', # where it computes
-          precision_name:str='float32' # one of `core.PRECISIONS`
-         ) -> list: # seconds of each call
+# %% ../nbs/14_costs.ipynb #8d9dd449
+def timed(
+    call,  # a function of no arguments
+    reps: int = 5,  # how often
+    device='cpu',  # where it computes
+    precision_name: str = 'float32',  # one of `core.PRECISIONS`
+) -> list:  # seconds of each call
     "How long some calls take, after one to warm up."
     sync, took = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None), []
     for _ in range(reps + 1):
         sync()
         start = time.perf_counter()
-        with precision(precision_name, device): call()
+        with precision(precision_name, device):
+            call()
         sync()
         took.append(time.perf_counter() - start)
     return took[1:]
@@ -69,21 +87,24 @@ def timed(call, # a function of no arguments
 @dataclass(frozen=True)
 class Part:
     "Steps of one kind."
-    what:str # what they do
-    steps:int # how many
-    gflop:float # operations of one, in 10⁹
-    mib:float=0. # held while one is made
+
+    what: str  # what they do
+    steps: int  # how many
+    gflop: float  # operations of one, in 10⁹
+    mib: float = 0.0  # held while one is made
 
     @property
-    def total(self) -> float: # GFLOP
+    def total(self) -> float:  # GFLOP
         "The operations of all of them."
-        return self.steps*self.gflop
+        return self.steps * self.gflop
 
+# %% ../nbs/14_costs.ipynb #ab44a24f
 @dataclass(frozen=True)
 class Estimate:
     "What a run will take."
-    parts:tuple # of `Part`
-    disk_gib:float=0. # on disk, besides the result
+
+    parts: tuple  # of `Part`
+    disk_gib: float = 0.0  # on disk, besides the result
 
     def gflop(self) -> float:
         "All operations."
@@ -91,153 +112,295 @@ class Estimate:
 
     def mib(self) -> float:
         "What has to be held at once, besides the images and their targets."
-        return max((p.mib for p in self.parts), default=0.)
+        return max((p.mib for p in self.parts), default=0.0)
 
-    def __add__(self, other): return Estimate(self.parts + other.parts, self.disk_gib + other.disk_gib)
+    def __add__(self, other):
+        return Estimate(self.parts + other.parts, self.disk_gib + other.disk_gib)
+
     def __str__(self):
         steps = '; '.join(f'{p.steps:,} {p.what} of {operations(p.gflop)}' for p in self.parts)
-        return f'{steps}; {operations(self.gflop())} in all; {self.mib()/1024:,.2f} GiB of memory' + (f', {self.disk_gib:.1f} GiB of disk' if self.disk_gib else '')
+        return f'{steps}; {operations(self.gflop())} in all; {self.mib() / 1024:,.2f} GiB of memory' + (
+            f', {self.disk_gib:.1f} GiB of disk' if self.disk_gib else ''
+        )
 
-def operations(gflop:float # in 10⁹
-              ) -> str:
+# %% ../nbs/14_costs.ipynb #ea723e8d
+def operations(
+    gflop: float,  # in 10⁹
+) -> str:
     "In the unit that suits."
-    power = min(3, max(0, int(math.log10(max(gflop, 1))//3)))
-    return f"{gflop/1000**power:.3g} {('GFLOP', 'TFLOP', 'PFLOP', 'EFLOP')[power]}"
+    power = min(3, max(0, int(math.log10(max(gflop, 1)) // 3)))
+    return f"{gflop / 1000**power:.3g} {('GFLOP', 'TFLOP', 'PFLOP', 'EFLOP')[power]}"
 
 # %% ../nbs/14_costs.ipynb #5f4e328a
-def stand_in(n:int, channels:int, side:int, classes:int=0 # how many images, of what kind
-            ) -> Images:
+def stand_in(
+    n: int,
+    channels: int,
+    side: int,
+    classes: int = 0,  # how many images, of what kind
+) -> Images:
     "Images that need no memory, for estimates of data one does not have at hand."
     x = torch.zeros(1, channels, side, side, dtype=torch.uint8).expand(n, -1, -1, -1)
-    return Images(x, torch.arange(n) % classes if classes else None, tuple(map(str, range(classes))), mean=torch.zeros(channels), std=torch.ones(channels))
+    return Images(
+        x,
+        torch.arange(n) % classes if classes else None,
+        tuple(map(str, range(classes))),
+        mean=torch.zeros(channels),
+        std=torch.ones(channels),
+    )
 
-def on_meta(net:str, images:Images, out_dim:int=1, **options # one of `nets.NETS`, for such images; its options
-           ) -> Encoder:
+# %% ../nbs/14_costs.ipynb #e7da9f25
+def on_meta(
+    net: str,
+    images: Images,
+    out_dim: int = 1,
+    **options,  # one of `nets.NETS`, for such images; its options
+) -> Encoder:
     "A network without weights."
     how = (net, images.x.shape[1], images.x.shape[2:], out_dim)
     try:
-        with torch.device('meta'): return make_net(*how, **options)
-    except NotImplementedError: return make_net(*how, **options).to('meta')              # RegNets look at numbers while they are built
+        with torch.device('meta'):
+            return make_net(*how, **options)
+    except NotImplementedError:
+        return make_net(*how, **options).to('meta')  # RegNets look at numbers while they are built
 
-def blank(n:int, images:Images, **kw # how many, of what size; for `torch.empty`
-         ) -> Tensor: # (n, C, H, W) on the meta device
+# %% ../nbs/14_costs.ipynb #5acadaab
+def blank(
+    n: int,
+    images: Images,
+    **kw,  # how many, of what size; for `torch.empty`
+) -> Tensor:  # (n, C, H, W) on the meta device
     "Images without content."
     return torch.empty(n, *images.x.shape[1:], device='meta', **kw)
 
-def params_mib(net:nn.Module, copies:int=1 # any module; how many copies of its parameters
-              ) -> float:
+
+def params_mib(
+    net: nn.Module,
+    copies: int = 1,  # any module; how many copies of its parameters
+) -> float:
     "What parameters take in float32."
-    return copies*sum(p.numel() for p in net.parameters())*4/2**20
+    return copies * sum(p.numel() for p in net.parameters()) * 4 / 2**20
 
 # %% ../nbs/14_costs.ipynb #798a8b8f
-def encoder_of(images:Images, cfg:TeacherConfig # what a teacher is trained on, and how
-              ) -> Encoder:
+def encoder_of(
+    images: Images,
+    cfg: TeacherConfig,  # what a teacher is trained on, and how
+) -> Encoder:
     "A teacher's network without weights and projector."
     return on_meta(cfg.net, images, max(1, len(images.classes)), **cfg.of_net())
 
-def of_teacher(images:Images, cfg:TeacherConfig # what it is trained on, and how
-              ) -> Estimate:
+# %% ../nbs/14_costs.ipynb #9167d633
+def of_teacher(
+    images: Images,
+    cfg: TeacherConfig,  # what it is trained on, and how
+) -> Estimate:
     "A teacher's training: each view through the network and back, and through the slow network if there is one."
     net = encoder_of(images, cfg)
     if cfg.loss != 'supervised':
-        with torch.device('meta'): net.head = projector(net.dim, cfg.projector, 0, cfg.last_norm, cfg.norms, cfg.prototypes)
+        with torch.device('meta'):
+            net.head = projector(net.dim, cfg.projector, 0, cfg.last_norm, cfg.norms, cfg.prototypes)
     x = blank(min(cfg.batch, len(images)), images)
     (there, _), (back, mib) = traced(lambda: _no_grad(net, x)), traced(lambda: net(x).sum().backward())
-    slow = dict(moco=1, moco_v3=2, dino=2).get(cfg.loss, 0) # views that the slow network looks at; MoCo shows it one of the two
+    slow = dict(moco=1, moco_v3=2, dino=2).get(
+        cfg.loss, 0
+    )  # views that the slow network looks at; MoCo shows it one of the two
     views = (1 if cfg.loss == 'moco' else LOSSES[cfg.loss].views) + cfg.n_local
-    return Estimate((Part('steps of the teacher', cfg.total(len(images)), views*back + slow*there, views*mib + params_mib(net, 4)),))
+    return Estimate(
+        (
+            Part(
+                'steps of the teacher',
+                cfg.total(len(images)),
+                views * back + slow * there,
+                views * mib + params_mib(net, 4),
+            ),
+        )
+    )
 
+# %% ../nbs/14_costs.ipynb #e863456f
 def _no_grad(net, x):
-    with torch.no_grad(): return net(x)
+    with torch.no_grad():
+        return net(x)
 
 # %% ../nbs/14_costs.ipynb #bd5f1916
-def of_krrst(images:Images, cfg, k:int # X_t, `KRRST`, target dimension
-            ) -> Estimate:
+def of_krrst(
+    images: Images,
+    cfg,
+    k: int,  # X_t, `KRRST`, target dimension
+) -> Estimate:
     "KRR-ST's steps, and the steps that fill the pool: half of T for each model, in the mean."
     net = on_meta(cfg.net, images, k, widths=cfg.widths, norm=cfg.norm)
-    x, real, y = blank(cfg.m, images, requires_grad=True), blank(min(cfg.batch, len(images)), images), lambda n: torch.empty(n, k, device='meta')
+    x, real, y = (
+        blank(cfg.m, images, requires_grad=True),
+        blank(min(cfg.batch, len(images)), images),
+        lambda n: torch.empty(n, k, device='meta'),
+    )
     train, mib = traced(lambda: krrst.mse(net(x.detach()), y(cfg.m)).backward())
     net.eval().requires_grad_(False)
+
     def outer():
-        with torch.no_grad(): F_t = net.features(real)
+        with torch.no_grad():
+            F_t = net.features(real)
         krrst.outer_loss(net.features(x), y(cfg.m), F_t, y(len(real)), cfg.lam, cfg.bias).backward()
+
     step, held = traced(outer)
-    held = max(held, mib) + params_mib(net, 2*cfg.pool + 1)
-    return Estimate((Part('steps', cfg.steps, step + train*cfg.max_steps/(cfg.max_steps + 1), held), Part('steps that fill the pool', cfg.pool*(cfg.max_steps + 1)//2, train, held)))
+    held = max(held, mib) + params_mib(net, 2 * cfg.pool + 1)
+    return Estimate(
+        (
+            Part('steps', cfg.steps, step + train * cfg.max_steps / (cfg.max_steps + 1), held),
+            Part('steps that fill the pool', cfg.pool * (cfg.max_steps + 1) // 2, train, held),
+        )
+    )
 
 # %% ../nbs/14_costs.ipynb #c8eb2909
-def of_mkdt(images:Images, cfg, k:int, at_once:int=8 # X_t, `MKDT`, target dimension, see `mkdt.ExpertTask`
-           ) -> Estimate:
+def of_mkdt(
+    images: Images,
+    cfg,
+    k: int,
+    at_once: int = 8,  # X_t, `MKDT`, target dimension, see `mkdt.ExpertTask`
+) -> Estimate:
     "MKDT's walks, and the training of its experts, whose snapshots go to disk."
     e, size = cfg.experts, min(cfg.batch, cfg.m)
-    with torch.device('meta'): net = e.student(images, k)
-    P, per_epoch, f = sum(p.numel() for p in net.parameters()), len(images)//min(e.batch, len(images)), Functional(net)
-    theta, X, Y, lr = flat(net), blank(size, images), torch.empty(size, k, device='meta'), torch.empty((), device='meta')
-    views = 2 if e.objective == 'ssl' else 1               # Barlow Twins' own operations do not count
+    with torch.device('meta'):
+        net = e.student(images, k)
+    P, per_epoch, f = (
+        sum(p.numel() for p in net.parameters()),
+        len(images) // min(e.batch, len(images)),
+        Functional(net),
+    )
+    theta, X, Y, lr = (
+        flat(net),
+        blank(size, images),
+        torch.empty(size, k, device='meta'),
+        torch.empty((), device='meta'),
+    )
+    views = 2 if e.objective == 'ssl' else 1  # Barlow Twins' own operations do not count
     loss = lambda t, x, y, n=0: sum(torch.nn.functional.mse_loss(f(t, x), y) for _ in range(views))
     N = min(cfg.syn_steps, 4)
-    walk, _ = traced(lambda: mkdt.sweep(theta, X, Y, lr, [torch.arange(size, device='meta')]*N, loss, lambda t: t.square().sum()))
-    graph = mkdt.graph_mib(lambda: mkdt.inner_step(lambda t: loss(t, X, Y), theta.requires_grad_(), torch.zeros((), device='meta'), lr, create_graph=True))
+    walk, _ = traced(
+        lambda: mkdt.sweep(theta, X, Y, lr, [torch.arange(size, device='meta')] * N, loss, lambda t: t.square().sum())
+    )
+    graph = mkdt.graph_mib(
+        lambda: mkdt.inner_step(
+            lambda t: loss(t, X, Y), theta.requires_grad_(), torch.zeros((), device='meta'), lr, create_graph=True
+        )
+    )
     xe = blank(min(e.batch, len(images)), images)
-    expert, held = traced(lambda: mkdt.inner_step(lambda t: loss(t, xe, torch.empty(len(xe), k, device='meta')), theta.detach().requires_grad_(), torch.zeros((), device='meta'), lr))
-    copies = lambda n: n*P*4/2**20
-    return Estimate((Part('walks', cfg.steps*cfg.problems, walk*cfg.syn_steps/N, graph + copies(cfg.syn_steps/2 + 4)),
-                     Part("experts' mini-batches", e.experts*e.epochs*per_epoch, expert, held + copies(3*min(at_once, e.experts)))), e.experts*(e.epochs + 1)*P*(2 if e.half else 4)/2**30)
+    expert, held = traced(
+        lambda: mkdt.inner_step(
+            lambda t: loss(t, xe, torch.empty(len(xe), k, device='meta')),
+            theta.detach().requires_grad_(),
+            torch.zeros((), device='meta'),
+            lr,
+        )
+    )
+    copies = lambda n: n * P * 4 / 2**20
+    return Estimate(
+        (
+            Part('walks', cfg.steps * cfg.problems, walk * cfg.syn_steps / N, graph + copies(cfg.syn_steps / 2 + 4)),
+            Part(
+                "experts' mini-batches",
+                e.experts * e.epochs * per_epoch,
+                expert,
+                held + copies(3 * min(at_once, e.experts)),
+            ),
+        ),
+        e.experts * (e.epochs + 1) * P * (2 if e.half else 4) / 2**30,
+    )
 
 # %% ../nbs/14_costs.ipynb #f4c05380
-def of_scdd(images:Images, cfg, net:nn.Module # for the classes, `SCDD`, the network to recover from
-           ) -> Estimate:
+def of_scdd(
+    images: Images,
+    cfg,
+    net: nn.Module,  # for the classes, `SCDD`, the network to recover from
+) -> Estimate:
     "SC-DD's iterations: forward through the network, and back to the images."
     net = _without_content(net).eval().requires_grad_(False)
     plan = scdd.batches(len(images.classes), cfg)
     x = blank(max(map(len, plan)), images, requires_grad=True)
-    def iteration():
-        with Taps(net) as taps: out = net(x)
-        (out.sum() + scdd.bn_terms(taps).sum()).backward()
-    gflop, mib = traced(iteration)
-    share = sum(map(len, plan))/len(plan)/len(x)           # batches need not be equally long
-    return Estimate((Part('iterations', cfg.steps*len(plan), gflop*share, mib + params_mib(net)),))
 
+    def iteration():
+        with Taps(net) as taps:
+            out = net(x)
+        (out.sum() + scdd.bn_terms(taps).sum()).backward()
+
+    gflop, mib = traced(iteration)
+    share = sum(map(len, plan)) / len(plan) / len(x)  # batches need not be equally long
+    return Estimate((Part('iterations', cfg.steps * len(plan), gflop * share, mib + params_mib(net)),))
+
+# %% ../nbs/14_costs.ipynb #a25e4959
 def _without_content(net):
     "A copy on the meta device."
     return copy.deepcopy(net).to('meta')
 
 # %% ../nbs/14_costs.ipynb #14a00001
-def of_training(images:Images, net:nn.Module, # what is trained on, what (on the meta device)
-                steps:int, # how long
-                batch:int, # images at a time
-                what:str='steps of a student' # a name for the steps
-               ) -> Estimate:
+def of_training(
+    images: Images,
+    net: nn.Module,  # what is trained on, what (on the meta device)
+    steps: int,  # how long
+    batch: int,  # images at a time
+    what: str = 'steps of a student',  # a name for the steps
+) -> Estimate:
     "Training of a student: forward and back, whatever the loss."
     x = blank(batch, images)
     step, mib = traced(lambda: net.train()(x).sum().backward())
     return Estimate((Part(what, steps, step, mib + params_mib(net, 3)),))
 
+# %% ../nbs/14_costs.ipynb #37a79abd
 @singledispatch
-def estimate(how, # a method's settings
-             images:Images, # X_t
-             net=None # the teacher's network, perhaps without weights
-            ) -> Estimate|None: # None for what takes no time, or is not known
+def estimate(
+    how,  # a method's settings
+    images: Images,  # X_t
+    net=None,  # the teacher's network, perhaps without weights
+) -> Estimate | None:  # None for what takes no time, or is not known
     "What a run will take, by the kind of its settings."
 
+
 @estimate.register
-def _(how:krrst.KRRST, images, net=None): return of_krrst(images, how, getattr(net, 'dim', 512))
+def _(how: krrst.KRRST, images, net=None):
+    return of_krrst(images, how, getattr(net, 'dim', 512))
+
+# %% ../nbs/14_costs.ipynb #e1e8a766
 @estimate.register
-def _(how:mkdt.MKDT, images, net=None): return of_mkdt(images, how, how.outputs(images, net))
+def _(how: mkdt.MKDT, images, net=None):
+    return of_mkdt(images, how, how.outputs(images, net))
+
+
 @estimate.register
-def _(how:scdd.SCDD, images, net=None): return of_scdd(images, how, net)
+def _(how: scdd.SCDD, images, net=None):
+    return of_scdd(images, how, net)
 
 # %% ../nbs/14_costs.ipynb #1b6379cc
-def free_gib(device='cpu' # whose memory
-            ) -> float|None: # None where the system does not say
+def free_gib(
+    device='cpu',  # whose memory
+) -> float | None:  # None where the system does not say
     "Memory that is free now."
-    if torch.device(device).type == 'cuda': return torch.cuda.mem_get_info(device)[0]/2**30
-    try: return int(open('/proc/meminfo').read().split('MemAvailable:')[1].split()[0])/2**20
-    except (OSError, IndexError): return None
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    try:
+        return int(open('/proc/meminfo').read().split('MemAvailable:')[1].split()[0]) / 2**20
+    except (OSError, IndexError):
+        return None
 
-def need_room(e:Estimate, device='cpu', disk_free_gib:float|None=None, out='out' # what is wanted, where it would run, what is free in the folder `out`
-             ) -> None:
+# %% ../nbs/14_costs.ipynb #d66e03e1
+def need_room(
+    e: Estimate,
+    device='cpu',
+    disk_free_gib: float | None = None,
+    out='out',  # what is wanted, where it would run, what is free in the folder `out`
+) -> None:
     "Raise `BadInput` if a run needs more memory or disk than there is."
-    free, wanted = free_gib(device), e.mib()/1024*(int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if torch.device(device).type == 'cpu' else 1)      # processes share this machine's memory
-    need(free is None or wanted < free, 'memory', f'{wanted:,.1f} GiB', f'{free or 0:.1f} GiB are free on {device}; use fewer synthetic images, another preset, or another device')
-    need(disk_free_gib is None or e.disk_gib < disk_free_gib, 'out', out, f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; choose another folder, or fewer experts')
+    free, wanted = (
+        free_gib(device),
+        e.mib() / 1024 * (int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if torch.device(device).type == 'cpu' else 1),
+    )  # processes share this machine's memory
+    need(
+        free is None or wanted < free,
+        'memory',
+        f'{wanted:,.1f} GiB',
+        f'{free or 0:.1f} GiB are free on {device}; use fewer synthetic images, another preset, or another device',
+    )
+    need(
+        disk_free_gib is None or e.disk_gib < disk_free_gib,
+        'out',
+        out,
+        f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; choose another folder, or fewer experts',
+    )

@@ -21,69 +21,102 @@ import torch
 from PIL import Image, ImageOps
 from fastcore.basics import patch
 from torch import Tensor
-from .core import BadInput, as_path, atomic, barrier, digest, generator, known, need, need_file, progress_bar, read_json, safe, to_device, world, write_sealed
+from ssdd_nb.core import (
+    BadInput,
+    as_path,
+    atomic,
+    barrier,
+    digest,
+    generator,
+    known,
+    need,
+    need_file,
+    progress_bar,
+    read_json,
+    safe,
+    to_device,
+    world,
+    write_sealed,
+)
 
 # %% ../nbs/01_data.ipynb #e799e06f
-def statistics(x:Tensor # (N, C, H, W), bytes or floats in [0, 1]
-              ) -> tuple: # mean and std in units of [0, 1], float32 (C,) each
+def statistics(
+    x: Tensor,  # (N, C, H, W), bytes or floats in [0, 1]
+) -> tuple:  # mean and std in units of [0, 1], float32 (C,) each
     "Mean and standard deviation of each channel, summed in float64; the std of a constant channel is given as 1."
-    n, s, q = len(x)*x.shape[2]*x.shape[3], 0., 0.
+    n, s, q = len(x) * x.shape[2] * x.shape[3], 0.0, 0.0
     for b in x.split(4096):
         b = as_float(b).double()
         s, q = s + b.sum((0, 2, 3)), q + b.square().sum((0, 2, 3))
-    mean = s/n
-    std = (q/n - mean**2).clamp_min(0).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.).float()
+    mean = s / n
+    std = (q / n - mean**2).clamp_min(0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
 
-def as_float(x:Tensor # bytes, or floats in [0, 1]
-            ) -> Tensor: # float32 in [0, 1]
+# %% ../nbs/01_data.ipynb #3f63cad4
+def as_float(
+    x: Tensor,  # bytes, or floats in [0, 1]
+) -> Tensor:  # float32 in [0, 1]
     "Pixels as floats in [0, 1]."
-    return x.float()/255 if x.dtype == torch.uint8 else x.float()
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 # %% ../nbs/01_data.ipynb #6eac71ad
-def index_to(i, # indices, a mask, a list or a slice
-             device # of the tensor that is indexed
-            ): # a tensor on that device; a slice stays a slice
+def index_to(
+    i,  # indices, a mask, a list or a slice
+    device,  # of the tensor that is indexed
+):  # a tensor on that device; a slice stays a slice
     "What indexes a tensor, where that tensor is: at most one copy."
     return i if isinstance(i, slice) else to_device(torch.as_tensor(i), device)
 
 # %% ../nbs/01_data.ipynb #aa4717ee
 class OnDisk:
     "Pixels that stay in a file: rows are read when they are asked for. Takes the place of the tensor `x` of `Images`."
+
     ndim, dtype = 4, torch.uint8
-    def __init__(self,
-                 file:Path, # an .npy file of bytes (N, C, H, W)
-                 rows:Tensor|None=None, # which of them; all if None
-                 device='cpu' # where what is read goes
-                ):
+
+    def __init__(
+        self,
+        file: Path,  # an .npy file of bytes (N, C, H, W)
+        rows: Tensor | None = None,  # which of them; all if None
+        device='cpu',  # where what is read goes
+    ):
         self.file, self.device = Path(file), torch.device(device)
-        try: self.map = np.load(file, mmap_mode='r', allow_pickle=False)
-        except (OSError, ValueError) as e: raise BadInput(f'source={file}: not an .npy file ({e})') from None
-        need(self.map.ndim == 4 and self.map.dtype == np.uint8 and min(self.map.shape) > 0, 'source', file, f'must hold bytes (N, C, H, W), not {self.map.dtype} {self.map.shape}')
+        try:
+            self.map = np.load(file, mmap_mode='r', allow_pickle=False)
+        except (OSError, ValueError) as e:
+            raise BadInput(f'source={file}: not an .npy file ({e})') from None
+        need(
+            self.map.ndim == 4 and self.map.dtype == np.uint8 and min(self.map.shape) > 0,
+            'source',
+            file,
+            f'must hold bytes (N, C, H, W), not {self.map.dtype} {self.map.shape}',
+        )
         need(self.map.flags.c_contiguous, 'source', file, 'must be saved in C order (np.ascontiguousarray)')
         self.rows = torch.arange(len(self.map)) if rows is None else rows
         inside = (self.rows >= 0) & (self.rows < len(self.map))
         need(inside.all(), 'rows', self.rows[~inside][:5].tolist(), f'must lie from 0 to {len(self.map) - 1}')
         self.shape = torch.Size((len(self.rows), *self.map.shape[1:]))
-        self.ahead = None                                  # rows of the file, and the future that holds them
+        self.ahead = None  # rows of the file, and the future that holds them
 
-    def __len__(self): return len(self.rows)
-    def __reduce__(self): return OnDisk, (self.file, self.rows, self.device) # copied by name, not by content
+    def __len__(self):
+        return len(self.rows)
 
-    def buffer(self, rows:Tensor) -> Tensor: # rows of the file; bytes (n, C, H, W)
+    def __reduce__(self):
+        return OnDisk, (self.file, self.rows, self.device)  # copied by name, not by content
+
+    def buffer(self, rows: Tensor) -> Tensor:  # rows of the file; bytes (n, C, H, W)
         "Room for some rows: pinned memory if they go to a card."
         room = torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8)
         return room.pin_memory() if self.device.type == 'cuda' else room
 
-    def read(self, rows:Tensor, x:Tensor) -> Tensor: # rows of the file, a `buffer` for them; the same, filled
+    def read(self, rows: Tensor, x: Tensor) -> Tensor:  # rows of the file, a `buffer` for them; the same, filled
         "Pixels from the file, in one copy."
-        np.take(self.map, rows.numpy(), 0, x.numpy(), 'clip')         # 'clip' spares another copy; no row lies outside
+        np.take(self.map, rows.numpy(), 0, x.numpy(), 'clip')  # 'clip' spares another copy; no row lies outside
         return x
 
-    def prefetch(self, i): # indices, a slice or a mask
+    def prefetch(self, i):  # indices, a slice or a mask
         "Begin to read in a thread; whoever asks for the same next gets it."
         rows = self.rows[index_to(i, 'cpu')]
-        reader = ThreadPoolExecutor(1)                     # a thread of its own, which ends with its work
+        reader = ThreadPoolExecutor(1)  # a thread of its own, which ends with its work
         self.ahead = rows, reader.submit(self.read, rows, self.buffer(rows))
         reader.shutdown(wait=False)
 
@@ -94,95 +127,144 @@ class OnDisk:
         (_, reading), self.ahead = self.ahead, None
         return to_device(reading.result(), self.device)
 
-    def some(self, i): # indices, a slice or a mask
+    def some(self, i):  # indices, a slice or a mask
         "Some of the rows, unread."
         return OnDisk(self.file, self.rows[index_to(i, 'cpu')], self.device)
 
-    def to(self, device): # any torch device
+    def to(self, device):  # any torch device
         "The same, to be read to another device."
         return OnDisk(self.file, self.rows, device)
 
-    def split(self, n:int): # how many at a time
+    def split(self, n: int):  # how many at a time
         "The rows in parts, one after the other; the next part is read meanwhile."
         for at in range(0, len(self), n):
-            x = self[at:at + n]
-            if at + n < len(self): self.prefetch(slice(at + n, at + 2*n))
+            x = self[at : at + n]
+            if at + n < len(self):
+                self.prefetch(slice(at + n, at + 2 * n))
             yield x
 
 # %% ../nbs/01_data.ipynb #bfd286f4
 @dataclass(eq=False)
 class Images:
     "Images, their labels if there are any, and their normalisation."
-    x:Tensor # (N, C, H, W): uint8, or float32 in [0, 1]; or `OnDisk`
-    y:Tensor|None = None # class numbers (N,), of any type that holds whole numbers; kept as int64 where the images are
-    classes:tuple = () # the classes' names, in the order of `y`; the numbers themselves if there are none
-    mean:Tensor|None = None # (C,) in units of [0, 1]; computed if None
-    std:Tensor|None = None # (C,) likewise
-    name:str = 'images' # where they came from
-    about:dict = field(default_factory=dict) # what else to remember: licence, skipped files, how it was split
+
+    x: Tensor  # (N, C, H, W): uint8, or float32 in [0, 1]; or `OnDisk`
+    y: Tensor | None = (
+        None  # class numbers (N,), of any type that holds whole numbers; kept as int64 where the images are
+    )
+    classes: tuple = ()  # the classes' names, in the order of `y`; the numbers themselves if there are none
+    mean: Tensor | None = None  # (C,) in units of [0, 1]; computed if None
+    std: Tensor | None = None  # (C,) likewise
+    name: str = 'images'  # where they came from
+    about: dict = field(default_factory=dict)  # what else to remember: licence, skipped files, how it was split
 
     def __post_init__(self):
         check_pixels(self.x)
-        if self.x.dtype != torch.uint8: self.x = self.x.float()
-        if self.y is not None: self.y, self.classes = as_labels(self.y, len(self), self.classes, self.x.device)
-        if self.mean is None: self.mean, self.std = statistics(self.x)
-        self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32, device=self.x.device).flatten() for t in (self.mean, self.std))
-        need(len(self.mean) == len(self.std) == self.x.shape[1] and bool((self.std > 0).all()), 'mean, std', (self.mean.tolist(), self.std.tolist()),
-             f'one mean and one positive std for each of the {self.x.shape[1]} channels')
+        if self.x.dtype != torch.uint8:
+            self.x = self.x.float()
+        if self.y is not None:
+            self.y, self.classes = as_labels(self.y, len(self), self.classes, self.x.device)
+        if self.mean is None:
+            self.mean, self.std = statistics(self.x)
+        self.mean, self.std = (
+            torch.as_tensor(t, dtype=torch.float32, device=self.x.device).flatten() for t in (self.mean, self.std)
+        )
+        need(
+            len(self.mean) == len(self.std) == self.x.shape[1] and bool((self.std > 0).all()),
+            'mean, std',
+            (self.mean.tolist(), self.std.tolist()),
+            f'one mean and one positive std for each of the {self.x.shape[1]} channels',
+        )
 
-    def __len__(self): return len(self.x)
+    def __len__(self):
+        return len(self.x)
+
     def __repr__(self):
         n, c, h, w = self.x.shape
-        return f'{self.name}: {n:,} images of {h}×{w}, {c} channel{"s" if c > 1 else ""}, ' + (f'{len(self.classes)} classes' if self.y is not None else 'no labels')
+        return f'{self.name}: {n:,} images of {h}×{w}, {c} channel{"s" if c > 1 else ""}, ' + (
+            f'{len(self.classes)} classes' if self.y is not None else 'no labels'
+        )
 
-    def show(self,
-             n:int=50 # the first so many
-            ) -> Image.Image: # as the last line of a cell, it is shown
+    def show(
+        self,
+        n: int = 50,  # the first so many
+    ) -> Image.Image:  # as the last line of a cell, it is shown
         "The first images in a grid."
         return image_grid(self.pixels(slice(n)))
 
 # %% ../nbs/01_data.ipynb #98d743ac
-def check_pixels(x:Tensor # what is to be images
-                ) -> None:
+def check_pixels(
+    x: Tensor,  # what is to be images
+) -> None:
     "Raise `BadInput` unless `x` is (N, C, H, W) bytes, or finite floats in [0, 1]."
-    if isinstance(x, OnDisk): return
-    need(isinstance(x, Tensor) and x.ndim == 4 and min(x.shape) > 0, 'x', f'{type(x).__name__} of shape {tuple(getattr(x, "shape", ()))}',
-         'must be a tensor (N, C, H, W) with at least one image')
-    need(x.dtype == torch.uint8 or x.is_floating_point(), 'x', x.dtype, 'must be uint8 (0 to 255) or floating point (0 to 1)')
-    if x.dtype == torch.uint8: return
+    if isinstance(x, OnDisk):
+        return
+    need(
+        isinstance(x, Tensor) and x.ndim == 4 and min(x.shape) > 0,
+        'x',
+        f'{type(x).__name__} of shape {tuple(getattr(x, "shape", ()))}',
+        'must be a tensor (N, C, H, W) with at least one image',
+    )
+    need(
+        x.dtype == torch.uint8 or x.is_floating_point(),
+        'x',
+        x.dtype,
+        'must be uint8 (0 to 255) or floating point (0 to 1)',
+    )
+    if x.dtype == torch.uint8:
+        return
     bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    need(not bad, 'x', f'{len(bad)} of {len(x)} images with NaN or infinite pixels', f'mend or leave out number {", ".join(map(str, bad[:5]))}{" …" if len(bad) > 5 else ""}')
+    need(
+        not bad,
+        'x',
+        f'{len(bad)} of {len(x)} images with NaN or infinite pixels',
+        f'mend or leave out number {", ".join(map(str, bad[:5]))}{" …" if len(bad) > 5 else ""}',
+    )
     lo, hi = x.min().item(), x.max().item()
-    need(lo >= 0 and hi <= 1, 'x', f'floats from {lo:.4g} to {hi:.4g}', 'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)')
+    need(
+        lo >= 0 and hi <= 1,
+        'x',
+        f'floats from {lo:.4g} to {hi:.4g}',
+        'must lie in [0, 1]: divide by the largest possible value, and do not normalise (Images does)',
+    )
 
 # %% ../nbs/01_data.ipynb #bc52a6fe
-def image_grid(x:Tensor, # (n, C, H, W) in [0, 1]; of more than four channels, the first three are shown
-               height:int=64 # of an image at least, in screen pixels
-              ) -> Image.Image:
+def image_grid(
+    x: Tensor,  # (n, C, H, W) in [0, 1]; of more than four channels, the first three are shown
+    height: int = 64,  # of an image at least, in screen pixels
+) -> Image.Image:
     "Images in a grid."
     from torchvision.utils import make_grid
-    if x.shape[1] > 4: x = x[:, :3]                        # of more bands, the first three
+
+    if x.shape[1] > 4:
+        x = x[:, :3]  # of more bands, the first three
     scale = -(-height // x.shape[2])
     big = x.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    columns = min(10, max(4, int(len(big)**.5*1.6)))
-    grid = make_grid(big, nrow=columns, padding=4, pad_value=1.)
-    return Image.fromarray((grid*255).round().byte().permute(1, 2, 0).numpy())
+    columns = min(10, max(4, int(len(big) ** 0.5 * 1.6)))
+    grid = make_grid(big, nrow=columns, padding=4, pad_value=1.0)
+    return Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy())
 
 # %% ../nbs/01_data.ipynb #2efa89bb
-def in_short(value # anything that somebody passed
-            ) -> str:
+def in_short(
+    value,  # anything that somebody passed
+) -> str:
     "What a message says of a value that may be large: its kind and its size."
     kind = type(value).__name__
-    if hasattr(value, 'shape'): return f'{kind} of shape {tuple(value.shape)}'
-    if isinstance(value, (list, tuple, set, dict)): return f'{kind} of {len(value)}'
+    if hasattr(value, 'shape'):
+        return f'{kind} of shape {tuple(value.shape)}'
+    if isinstance(value, (list, tuple, set, dict)):
+        return f'{kind} of {len(value)}'
     plain = value is None or isinstance(value, (str, int, float, os.PathLike))
     return safe(value) if plain else kind
 
-def need_images(images, # what was passed
-                arg:str='images' # the argument's name
-               ) -> None:
+# %% ../nbs/01_data.ipynb #fc048ba2
+def need_images(
+    images,  # what was passed
+    arg: str = 'images',  # the argument's name
+) -> None:
     "Raise `BadInput` unless these are `Images`, and say how to get them."
-    if isinstance(images, Images): return
+    if isinstance(images, Images):
+        return
     right = 'must be images, as load_images gives them'
     if isinstance(images, (str, os.PathLike)):
         right = f'a name or a path; train, test = load_images({str(images)!r}) reads the images'
@@ -192,27 +274,35 @@ def need_images(images, # what was passed
         right = 'must be images; from_arrays(x, y) makes them of arrays'
     raise BadInput(f'{arg}={in_short(images)}: {right}')
 
-def known_options(given, # the names of keyword arguments that somebody passed
-                  *names # the names there are, in lists
-                 ) -> None:
+# %% ../nbs/01_data.ipynb #345aeeb2
+def known_options(
+    given,  # the names of keyword arguments that somebody passed
+    *names,  # the names there are, in lists
+) -> None:
     "Raise `BadInput` with the nearest known name if one of them is unknown."
-    for name in given: known(name, [n for some in names for n in some], 'argument')
+    for name in given:
+        known(name, [n for some in names for n in some], 'argument')
 
 # %% ../nbs/01_data.ipynb #536a593a
-def as_labels(y, # labels (n,): class numbers or names, a column (n, 1) of them, or one-hot rows (n, k)
-              n:int, # how many images there are
-              classes:tuple, # the classes' names; empty if there are none
-              device # where the images are
-             ) -> tuple: # int64 (n,) on that device, and the classes' names
+def as_labels(
+    y,  # labels (n,): class numbers or names, a column (n, 1) of them, or one-hot rows (n, k)
+    n: int,  # how many images there are
+    classes: tuple,  # the classes' names; empty if there are none
+    device,  # where the images are
+) -> tuple:  # int64 (n,) on that device, and the classes' names
     "Labels as class numbers; raises `BadInput` unless each image has one, and that of a class."
     y, classes = _label_array(y), tuple(map(str, classes))
     need(len(set(classes)) == len(classes), 'classes', in_short(classes), 'must be different names')
-    if y.ndim == 2 and y.shape[1] == 1: y = y[:, 0]
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
     need(y.ndim in (1, 2), 'y', f'labels of shape {tuple(y.shape)}', f'must be class numbers or names of shape ({n},)')
     need(len(y) == n, 'y', f'{len(y)} labels', f'one for each of the {n} images')
-    if y.ndim == 2: y, classes = _one_hot(y, classes)
-    if isinstance(y, np.ndarray): y, classes = _named(y, classes)
-    elif not classes and n: y, classes = _numbered(y)
+    if y.ndim == 2:
+        y, classes = _one_hot(y, classes)
+    if isinstance(y, np.ndarray):
+        y, classes = _named(y, classes)
+    elif not classes and n:
+        y, classes = _numbered(y)
     y = to_device(_whole(y), device)
     low, high = torch.stack(y.aminmax()).tolist() if n else (0, -1)
     right = f'must lie from 0 to {max(len(classes) - 1, 0)}, the numbers of the {len(classes)} classes'
@@ -222,31 +312,46 @@ def as_labels(y, # labels (n,): class numbers or names, a column (n, 1) of them,
 # %% ../nbs/01_data.ipynb #3b9cc440
 def _label_array(y):
     "A tensor of numbers, or a NumPy array of strings."
-    if isinstance(y, Tensor): return y
+    if isinstance(y, Tensor):
+        return y
     right = 'must be class numbers, or names of classes'
-    try: a = np.asarray(y)
-    except ValueError: raise BadInput(f'y={in_short(y)}: rows of various lengths; {right}') from None
-    if a.dtype == object and all(isinstance(v, (str, bytes)) for v in a.flat): a = a.astype(str)
-    if a.dtype.kind == 'S': a = np.char.decode(a, errors='backslashreplace')
-    if a.dtype.kind == 'U': return a
+    try:
+        a = np.asarray(y)
+    except ValueError:
+        raise BadInput(f'y={in_short(y)}: rows of various lengths; {right}') from None
+    if a.dtype == object and all(isinstance(v, (str, bytes)) for v in a.flat):
+        a = a.astype(str)
+    if a.dtype.kind == 'S':
+        a = np.char.decode(a, errors='backslashreplace')
+    if a.dtype.kind == 'U':
+        return a
     need(a.dtype.kind in 'biuf', 'y', f'labels of type {a.dtype}', right)
-    if a.dtype.kind == 'u': need(not a.size or a.max() < 2**63, 'y', f'labels up to {a.max(initial=0)}', right)
+    if a.dtype.kind == 'u':
+        need(not a.size or a.max() < 2**63, 'y', f'labels up to {a.max(initial=0)}', right)
     return torch.as_tensor(a.astype('float64' if a.dtype.kind == 'f' else 'int64'))
 
+# %% ../nbs/01_data.ipynb #bc3b12e5
 def _whole(y):
     "Numbers as int64, if they are whole."
     whole = not y.is_floating_point() or bool((y.isfinite() & (y == y.trunc()) & (y.abs() < 2**53)).all())
     need(whole and not y.is_complex(), 'y', f'labels of type {y.dtype}', 'must be whole numbers')
     return y.long()
 
+# %% ../nbs/01_data.ipynb #5cf51823
 def _one_hot(y, classes):
     "The place of the one in each row."
     right = 'must be class numbers, or rows with one 1 and else 0'
     shape = f'labels of shape {tuple(y.shape)}'
     need(isinstance(y, Tensor) and bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()), 'y', shape, right)
-    need(not classes or len(classes) == y.shape[1], 'y', shape, f'must have a column for each of the {len(classes)} classes')
+    need(
+        not classes or len(classes) == y.shape[1],
+        'y',
+        shape,
+        f'must have a column for each of the {len(classes)} classes',
+    )
     return y.int().argmax(1), classes or tuple(map(str, range(y.shape[1])))
 
+# %% ../nbs/01_data.ipynb #c4698fd2
 def _named(y, classes):
     "Numbers for names; the names in order, if none are given."
     there = sorted({str(v) for v in y})
@@ -256,6 +361,7 @@ def _named(y, classes):
     need(not unknown, 'y', f'labels {safe(", ".join(unknown[:3]))}', f'must be of the classes {safe(", ".join(names))}')
     return torch.tensor([{v: i for i, v in enumerate(names)}[str(v)] for v in y]), names
 
+# %% ../nbs/01_data.ipynb #f32c83ea
 def _numbered(y):
     "Numbers without gaps, and what they were as names."
     y = _whole(y)
@@ -266,102 +372,130 @@ def _numbered(y):
 
 # %% ../nbs/01_data.ipynb #e01334cf
 @patch
-def __getitem__(self:Images, i) -> Images: # i: indices, a slice or a mask
+def __getitem__(self: Images, i) -> Images:  # i: indices, a slice or a mask
     "Some of the images, with the same normalisation."
     at = index_to(i, self.x.device)
     x = self.x.some(i) if isinstance(self.x, OnDisk) else self.x[at]
     return replace(self, x=x, y=None if self.y is None else self.y[at])
 
+
 @patch
-def pixels(self:Images, i=slice(None)) -> Tensor: # i: indices; float32 (n, C, H, W) in [0, 1]
+def pixels(self: Images, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W) in [0, 1]
     "Pixels as floats in [0, 1]."
     return as_float(self.x[i if isinstance(self.x, OnDisk) else index_to(i, self.x.device)])
 
+# %% ../nbs/01_data.ipynb #3e0bbc77
 @patch
-def normalised(self:Images, i=slice(None)) -> Tensor: # i: indices; float32 (n, C, H, W)
+def normalised(self: Images, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W)
     "Pixels minus mean over std: what networks see."
     return normalise(self.pixels(i), self.mean, self.std)
 
-@patch
-def prefetch(self:Images, i): # the indices that will be asked for next, or a function that tells them
-    "Begin to read images from disk in a thread; does nothing if they are in memory."
-    if isinstance(self.x, OnDisk): self.x.prefetch(i() if callable(i) else i)
 
 @patch
-def batches(self:Images,
-            size:int=512, # images at a time
-            index:Tensor|None=None # which images, in which order; all if None
-           ): # yields float32 (n, C, H, W)
+def prefetch(self: Images, i):  # the indices that will be asked for next, or a function that tells them
+    "Begin to read images from disk in a thread; does nothing if they are in memory."
+    if isinstance(self.x, OnDisk):
+        self.x.prefetch(i() if callable(i) else i)
+
+# %% ../nbs/01_data.ipynb #ee92f745
+@patch
+def batches(
+    self: Images,
+    size: int = 512,  # images at a time
+    index: Tensor | None = None,  # which images, in which order; all if None
+):  # yields float32 (n, C, H, W)
     "Normalised images, some at a time, so that a large set is never there as floats; from disk, read ahead."
-    if index is not None: index = index_to(index, 'cpu' if isinstance(self.x, OnDisk) else self.x.device)
+    if index is not None:
+        index = index_to(index, 'cpu' if isinstance(self.x, OnDisk) else self.x.device)
     n = len(self) if index is None else len(index)
-    part = lambda at: slice(at, at + size) if index is None else index[at:at + size]
+    part = lambda at: slice(at, at + size) if index is None else index[at : at + size]
     for at in range(0, n, size):
         z = self.normalised(part(at))
-        if at + size < n: self.prefetch(part(at + size))
+        if at + size < n:
+            self.prefetch(part(at + size))
         yield z
 
+# %% ../nbs/01_data.ipynb #4995fffa
 @patch
-def to(self:Images, device) -> Images: # any torch device
+def to(self: Images, device) -> Images:  # any torch device
     "The same images, kept on another device."
     move = lambda t: None if t is None else t.to(device)
     return replace(self, x=move(self.x), y=move(self.y), mean=move(self.mean), std=move(self.std))
 
+
 @patch
-def describe(self:Images) -> dict: # JSON
+def describe(self: Images) -> dict:  # JSON
     "What records and manifests say about images: name, hash, number, and whatever is in `about`."
-    about = {k: v for k, v in self.about.items() if k != 'left_out'}               # no part of what they are
+    about = {k: v for k, v in self.about.items() if k != 'left_out'}  # no part of what they are
     return dict(name=self.name, hash=self.hash, n=len(self), **about)
 
+# %% ../nbs/01_data.ipynb #46fe09bf
 @patch(as_prop=True)
-def label_hash(self:Images) -> str|None: # 16 hexadecimal digits; None without labels
+def label_hash(self: Images) -> str | None:  # 16 hexadecimal digits; None without labels
     "The content hash of labels and class names: for what depends on them."
     return None if self.y is None else digest(self.y, list(self.classes))
 
+
 @patch(as_prop=True)
-def hash(self:Images) -> str: # 16 hexadecimal digits
+def hash(self: Images) -> str:  # 16 hexadecimal digits
     "The content hash of pixels and normalisation; labels and names do not count."
     x = self.x.to('cpu') if isinstance(self.x, OnDisk) else self.x
-    if '_hash' not in self.__dict__: self._hash = digest(x, self.mean, self.std)
+    if '_hash' not in self.__dict__:
+        self._hash = digest(x, self.mean, self.std)
     return self._hash
 
 # %% ../nbs/01_data.ipynb #46753dbc
-def normalise(x:Tensor, # pixels in [0, 1], (…, C, H, W)
-              mean:Tensor, # (C,)
-              std:Tensor # (C,)
-             ) -> Tensor: # same shape
+def normalise(
+    x: Tensor,  # pixels in [0, 1], (…, C, H, W)
+    mean: Tensor,  # (C,)
+    std: Tensor,  # (C,)
+) -> Tensor:  # same shape
     "(x − mean)/std, per channel."
-    return (x - mean.view(-1, 1, 1))/std.view(-1, 1, 1)
+    return (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
-def denormalise(z:Tensor, # normalised pixels, (…, C, H, W)
-                mean:Tensor, # (C,)
-                std:Tensor # (C,)
-               ) -> Tensor: # same shape
+
+def denormalise(
+    z: Tensor,  # normalised pixels, (…, C, H, W)
+    mean: Tensor,  # (C,)
+    std: Tensor,  # (C,)
+) -> Tensor:  # same shape
     "The inverse of `normalise`."
-    return z*std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+    return z * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
 
 # %% ../nbs/01_data.ipynb #cd664ba8
-def from_arrays(x, # numpy or torch: (N, H, W), (N, H, W, C) or (N, C, H, W); bytes, or floats in [0, 1]
-                y=None, # class numbers (N,), on any device
-                channels_last:bool|None=None, # of four dimensions, whether the channels come last; guessed from the shape if None
-                **kwargs # for `Images`
-               ) -> Images:
+def from_arrays(
+    x,  # numpy or torch: (N, H, W), (N, H, W, C) or (N, C, H, W); bytes, or floats in [0, 1]
+    y=None,  # class numbers (N,), on any device
+    channels_last: bool
+    | None = None,  # of four dimensions, whether the channels come last; guessed from the shape if None
+    **kwargs,  # for `Images`
+) -> Images:
     "Images from arrays of any usual layout; raises `BadInput` where the layout cannot be told."
     x = _pixel_array(x)
-    if x.ndim == 3: x = x[:, None]
+    if x.ndim == 3:
+        x = x[:, None]
     elif x.ndim == 4:
         first, last = x.shape[1] <= 4, x.shape[3] <= 4
-        need(channels_last is not None or first != last, 'x', f'shape {tuple(x.shape)}', 'say which dimension holds the channels: channels_last=True or False')
-        if last if channels_last is None else channels_last: x = x.permute(0, 3, 1, 2)
+        need(
+            channels_last is not None or first != last,
+            'x',
+            f'shape {tuple(x.shape)}',
+            'say which dimension holds the channels: channels_last=True or False',
+        )
+        if last if channels_last is None else channels_last:
+            x = x.permute(0, 3, 1, 2)
     return Images(x.contiguous(), y, **kwargs)
 
 # %% ../nbs/01_data.ipynb #3c201f4f
 def _pixel_array(x):
     "A tensor of what may be pixels."
-    if isinstance(x, Tensor): return x
+    if isinstance(x, Tensor):
+        return x
     right = 'must be an array of numbers: bytes, or floats in [0, 1]'
-    try: a = np.asarray(x)
-    except ValueError: raise BadInput(f'x={in_short(x)}: images of various shapes; resize them to one') from None
+    try:
+        a = np.asarray(x)
+    except ValueError:
+        raise BadInput(f'x={in_short(x)}: images of various shapes; resize them to one') from None
     need(a.dtype.kind in 'iuf' and a.ndim in (3, 4) and a.size, 'x', f'{a.dtype} of shape {a.shape}', right)
     if a.dtype.kind in 'iu' and a.dtype != np.uint8:
         low, high = int(a.min()), int(a.max())
@@ -371,39 +505,46 @@ def _pixel_array(x):
     return torch.from_numpy(np.ascontiguousarray(a.astype(a.dtype.newbyteorder('='), copy=False)))
 
 # %% ../nbs/01_data.ipynb #bdd223e0
-def stratified(y:Tensor, # class numbers (N,); all zeros if there are no classes
-               fraction:float, # of each class, in [0, 1]
-               gen:torch.Generator, # where the choice comes from
-               least:int=0, # at least so many of each class
-               spare:int=0 # leave at least so many of each class
-              ) -> Tensor: # sorted indices
+def stratified(
+    y: Tensor,  # class numbers (N,); all zeros if there are no classes
+    fraction: float,  # of each class, in [0, 1]
+    gen: torch.Generator,  # where the choice comes from
+    least: int = 0,  # at least so many of each class
+    spare: int = 0,  # leave at least so many of each class
+) -> Tensor:  # sorted indices
     "Indices of a random `fraction` of each class."
     chosen, y = [], y.cpu()
     for c in y.unique():
         i = (y == c).nonzero().flatten()
-        k = min(max(round(fraction*len(i)), least), len(i) - spare)
-        chosen.append(i[torch.randperm(len(i), generator=gen)[:max(k, 0)]])
+        k = min(max(round(fraction * len(i)), least), len(i) - spare)
+        chosen.append(i[torch.randperm(len(i), generator=gen)[: max(k, 0)]])
     return torch.cat(chosen).sort().values
 
-def labelled(y:Tensor, # class numbers (N,)
-             fraction:float, # in (0, 1]
-             seed:int, # the draw
-             *names # more names for the draw
-            ) -> Tensor: # sorted indices
+# %% ../nbs/01_data.ipynb #d45146da
+def labelled(
+    y: Tensor,  # class numbers (N,)
+    fraction: float,  # in (0, 1]
+    seed: int,  # the draw
+    *names,  # more names for the draw
+) -> Tensor:  # sorted indices
     "Which images have labels: a fraction of each class, at least one per class."
-    need(0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)')
+    need(
+        0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)'
+    )
     return stratified(y, fraction, generator(seed, 'labelled', fraction, *names), least=1)
 
 # %% ../nbs/01_data.ipynb #0226bc5e
-def split(images:Images, # all of them
-          test:float|Tensor=.3, # which to hold out: a fraction of each class, or indices
-          seed:int=0 # which draw
-         ) -> tuple: # train and test `Images`, both normalised by the statistics of the first
+def split(
+    images: Images,  # all of them
+    test: float | Tensor = 0.3,  # which to hold out: a fraction of each class, or indices
+    seed: int = 0,  # which draw
+) -> tuple:  # train and test `Images`, both normalised by the statistics of the first
     "Hold out a test set; the training images' statistics normalise both."
     n = len(images)
     need(n >= 2, images.name, f'{n} image', 'at least 2 are needed, to distil from one part and test on the other')
     y = images.y if images.y is not None else torch.zeros(n, dtype=torch.long)
-    if not isinstance(test, Tensor): test = stratified(y, test, generator(seed, 'split'), spare=1)
+    if not isinstance(test, Tensor):
+        test = stratified(y, test, generator(seed, 'split'), spare=1)
     test = test.cpu() if len(test) else torch.tensor([n - 1])
     rest = torch.ones(n, dtype=torch.bool)
     rest[test] = False
@@ -411,9 +552,10 @@ def split(images:Images, # all of them
     return train, replace(images[test], mean=train.mean, std=train.std)
 
 # %% ../nbs/01_data.ipynb #8772191f
-def decode(file, # a path, a file object, or a Pillow image
-           size:tuple|None=None # (H, W) to crop and resize to; None keeps the image's own
-          ) -> tuple: # uint8 array (H, W, 3), and whether the image was greyscale
+def decode(
+    file,  # a path, a file object, or a Pillow image
+    size: tuple | None = None,  # (H, W) to crop and resize to; None keeps the image's own
+) -> tuple:  # uint8 array (H, W, 3), and whether the image was greyscale
     "One image as 8-bit RGB, upright, at the asked size. Raises `OSError` or `ValueError` if it cannot be read."
     im = file if isinstance(file, Image.Image) else Image.open(file)
     im.load()
@@ -423,17 +565,20 @@ def decode(file, # a path, a file object, or a Pillow image
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     im = im.convert('RGB')
-    if size and im.size != size[::-1]: im = ImageOps.fit(im, size[::-1], Image.Resampling.BICUBIC)
+    if size and im.size != size[::-1]:
+        im = ImageOps.fit(im, size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(im), grey
 
+# %% ../nbs/01_data.ipynb #1c24fc73
 def _eight_bit(im):
     "Images of more than eight bits, as eight."
-    if im.mode[0] not in 'IF': return im
+    if im.mode[0] not in 'IF':
+        return im
     a = np.asarray(im, dtype=np.float64)
     if im.mode == 'F' and not (np.isfinite(a).all() and 0 <= a.min() and a.max() <= 1):
         raise ValueError('float pixels must be finite and lie in [0, 1]')
-    scale = 255 if im.mode == 'F' else 1/257 if ';16' in im.mode or a.max() > 255 else 1
-    return Image.fromarray((a*scale).round().clip(0, 255).astype(np.uint8))
+    scale = 255 if im.mode == 'F' else 1 / 257 if ';16' in im.mode or a.max() > 255 else 1
+    return Image.fromarray((a * scale).round().clip(0, 255).astype(np.uint8))
 
 # %% ../nbs/01_data.ipynb #ffea0bd4
 @functools.cache
@@ -442,13 +587,16 @@ def image_endings() -> frozenset:
     Image.init()
     return frozenset(e for e, f in Image.registered_extensions().items() if f in Image.OPEN)
 
+# %% ../nbs/01_data.ipynb #a5e7b95b
 class Files(dict):
     "Image files: name within the folder or zip, and a function that returns its bytes; `left_out` says what was not taken."
-    def __init__(self,
-                 names, # of all files that are there, with forward slashes
-                 reader, # makes of a name a function that returns the file's bytes
-                 left_out:dict|None=None # what is known already to be left out: {why: how many, or which}
-                ):
+
+    def __init__(
+        self,
+        names,  # of all files that are there, with forward slashes
+        reader,  # makes of a name a function that returns the file's bytes
+        left_out: dict | None = None,  # what is known already to be left out: {why: how many, or which}
+    ):
         names = [n for n in names if not _hidden(n)]
         ours = _results(names)
         mine = [n for n in names if ours(n)]
@@ -456,104 +604,166 @@ class Files(dict):
         others = Counter(_ending(n) or 'no ending' for n in names if _ending(n) not in image_endings() and not ours(n))
         super().__init__({n: reader(n) for n in images})
         self.left_out = dict(left_out or {})
-        if others: self.left_out['files that are no images by their ending'] = dict(others.most_common(10))
-        if mine: self.left_out['results of this library'] = sorted({safe(n.split('/')[0]) for n in mine})[:5]
+        if others:
+            self.left_out['files that are no images by their ending'] = dict(others.most_common(10))
+        if mine:
+            self.left_out['results of this library'] = sorted({safe(n.split('/')[0]) for n in mine})[:5]
 
-def _ending(name): return PurePosixPath(name).suffix.lower()
+# %% ../nbs/01_data.ipynb #b33320b7
+def _ending(name):
+    return PurePosixPath(name).suffix.lower()
 
-def _hidden(name): return any(p.startswith(('.', '__MACOSX')) for p in name.split('/'))
 
-OURS = {'run.json', 'checkpoint.pt', 'distilled.safetensors', 'teacher.safetensors', 'compare.json'} # stand where a run was
+def _hidden(name):
+    return any(p.startswith(('.', '__MACOSX')) for p in name.split('/'))
+
+# %% ../nbs/01_data.ipynb #5492795d
+OURS = {
+    'run.json',
+    'checkpoint.pt',
+    'distilled.safetensors',
+    'teacher.safetensors',
+    'compare.json',
+}  # stand where a run was
+
 
 def _results(names):
     "Tells whether a file is a result of this library: all below a folder with one, and what lies beside one at the top."
     folders = {n.rpartition('/')[0] for n in names if n.rpartition('/')[2] in OURS}
-    beside = {n.removesuffix('.safetensors') + '.png' for n in names if n.endswith('.safetensors')} if '' in folders else set()
+    beside = (
+        {n.removesuffix('.safetensors') + '.png' for n in names if n.endswith('.safetensors')}
+        if '' in folders
+        else set()
+    )
     drawn = re.compile(r'(picture|curves|across-.*)\.png')
+
     def ours(name):
         parts = name.split('/')
-        if any('/'.join(parts[:i]) in folders for i in range(1, len(parts))): return True
+        if any('/'.join(parts[:i]) in folders for i in range(1, len(parts))):
+            return True
         return '' in folders and (name in beside | OURS or bool(drawn.fullmatch(name)))
+
     return ours
 
-def folder_files(path:str # a folder
-                ) -> Files: # name within the folder: a function that returns its bytes
+# %% ../nbs/01_data.ipynb #730a6d74
+def folder_files(
+    path: str,  # a folder
+) -> Files:  # name within the folder: a function that returns its bytes
     "The image files below a folder."
     root = as_path(path, 'source')
-    need(root.is_dir(), 'source', f'folder:{path}', 'is a file, not a folder' if root.exists() else 'there is no such folder')
+    need(
+        root.is_dir(),
+        'source',
+        f'folder:{path}',
+        'is a file, not a folder' if root.exists() else 'there is no such folder',
+    )
     names, left_out = [], {}
-    def denied(e): left_out.setdefault('folders that cannot be read', []).append(safe(os.path.relpath(e.filename, root)))
-    for here, folders, files in os.walk(root, onerror=denied):
-        below = lambda n: (Path(here)/n).relative_to(root).as_posix()
-        linked = [below(f) for f in folders if (Path(here)/f).is_symlink()]
-        if linked: left_out.setdefault('linked folders', []).extend(map(safe, linked))
-        names += [below(f) for f in files if (Path(here)/f).is_file()]          # no pipes, no broken links
-    return Files(names, lambda n: (root/n).read_bytes, left_out)
 
-def zip_files(path:str # a zip file
-             ) -> Files: # name within the zip: a function that returns its bytes
+    def denied(e):
+        left_out.setdefault('folders that cannot be read', []).append(safe(os.path.relpath(e.filename, root)))
+
+    for here, folders, files in os.walk(root, onerror=denied):
+        below = lambda n: (Path(here) / n).relative_to(root).as_posix()
+        linked = [below(f) for f in folders if (Path(here) / f).is_symlink()]
+        if linked:
+            left_out.setdefault('linked folders', []).extend(map(safe, linked))
+        names += [below(f) for f in files if (Path(here) / f).is_file()]  # no pipes, no broken links
+    return Files(names, lambda n: (root / n).read_bytes, left_out)
+
+# %% ../nbs/01_data.ipynb #8bc8ce0f
+def zip_files(
+    path: str,  # a zip file
+) -> Files:  # name within the zip: a function that returns its bytes
     "The image files in a zip."
     file = need_file(path, 'source=zip')
-    try: z = zipfile.ZipFile(file)
+    try:
+        z = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
         raise BadInput(f'source=zip:{path}: not a zip file ({e})') from None
     inside = {i.filename.replace('\\', '/').lstrip('/'): i for i in z.infolist() if not i.is_dir()}
     return Files(inside, lambda n: functools.partial(_member, z, inside[n]))
 
-MEMBER = 2**27 # bytes: the largest file of a zip that is unpacked
+# %% ../nbs/01_data.ipynb #2c565db3
+MEMBER = 2**27  # bytes: the largest file of a zip that is unpacked
+
 
 def _member(z, info):
     "The bytes of a file in a zip, which may say less of its size than is true."
-    if info.file_size > MEMBER: raise ValueError('is too large when unpacked')
-    with z.open(info) as f: b = f.read(MEMBER + 1)
-    if len(b) > MEMBER: raise ValueError('is too large when unpacked')
+    if info.file_size > MEMBER:
+        raise ValueError('is too large when unpacked')
+    with z.open(info) as f:
+        b = f.read(MEMBER + 1)
+    if len(b) > MEMBER:
+        raise ValueError('is too large when unpacked')
     return b
 
 # %% ../nbs/01_data.ipynb #d9c5d896
-def read_files(files:dict, # name: a function that returns the file's bytes
-               what:str, # what they are, for messages
-               size:tuple|None=None, # (H, W); None keeps the images' own
-               skip_unreadable:bool=False # go on without files that cannot be read
-              ) -> tuple: # names, uint8 arrays (H, W, C), and {name: reason} of those skipped
+def read_files(
+    files: dict,  # name: a function that returns the file's bytes
+    what: str,  # what they are, for messages
+    size: tuple | None = None,  # (H, W); None keeps the images' own
+    skip_unreadable: bool = False,  # go on without files that cannot be read
+) -> tuple:  # names, uint8 arrays (H, W, C), and {name: reason} of those skipped
     "Read image files, several at a time; raises `BadInput` naming those that cannot be read."
+
     def read(name):
-        try: return decode(io.BytesIO(files[name]()), size)
-        except Exception as e: return _reason(e)           # Pillow's plugins raise anything at all
+        try:
+            return decode(io.BytesIO(files[name]()), size)
+        except Exception as e:
+            return _reason(e)  # Pillow's plugins raise anything at all
+
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter('ignore')                    # odd EXIF or palette data in pictures that are fine
+        warnings.simplefilter('ignore')  # odd EXIF or palette data in pictures that are fine
         got = dict(zip(files, progress_bar(pool.map(read, files), total=len(files), desc=f'reading {what}')))
     bad = {n: r for n, r in got.items() if isinstance(r, str)}
-    listed = ', '.join(f'{safe(n)} ({r})' for n, r in list(bad.items())[:20]) + (f' and {len(bad) - 20} more' if len(bad) > 20 else '')
-    need(skip_unreadable or not bad, 'source', what, f'{len(bad)} of {len(files)} image files cannot be read: {listed}; mend or remove them, or leave them out with skip_unreadable (--skip-unreadable)')
+    listed = ', '.join(f'{safe(n)} ({r})' for n, r in list(bad.items())[:20]) + (
+        f' and {len(bad) - 20} more' if len(bad) > 20 else ''
+    )
+    need(
+        skip_unreadable or not bad,
+        'source',
+        what,
+        f'{len(bad)} of {len(files)} image files cannot be read: {listed}; mend or remove them, or leave them out with skip_unreadable (--skip-unreadable)',
+    )
     good = {n: r for n, r in got.items() if n not in bad}
     need(good, 'source', what, f'none of its {len(files)} image files can be read: {listed}')
     grey = all(g for _, g in good.values())
     return list(good), [a[..., :1] if grey else a for a, _ in good.values()], bad
 
+# %% ../nbs/01_data.ipynb #5f3e4de1
 def _reason(e):
     "Why a file cannot be read, in a few words."
-    if 'cannot identify' in str(e): return 'not an image'
-    if 'truncated' in str(e).lower() or isinstance(e, EOFError): return 'truncated'
-    if isinstance(e, Image.DecompressionBombError): return 'too many pixels'
+    if 'cannot identify' in str(e):
+        return 'not an image'
+    if 'truncated' in str(e).lower() or isinstance(e, EOFError):
+        return 'truncated'
+    if isinstance(e, Image.DecompressionBombError):
+        return 'too many pixels'
     return safe(f'{e}' or type(e).__name__, most=80)
 
 # %% ../nbs/01_data.ipynb #1764c919
-DEFAULT_SIZE = 32 # the side of images for which no size was asked
+DEFAULT_SIZE = 32  # the side of images for which no size was asked
 
-def as_size(size # 32, '32', (32, 48) or '32x48'
-           ): # a side, or (H, W)
+
+def as_size(
+    size,  # 32, '32', (32, 48) or '32x48'
+):  # a side, or (H, W)
     "A size however it was written; raises `BadInput`."
     parts = size.lower().replace('×', 'x').split('x') if isinstance(size, str) else size
     parts = [parts] if isinstance(parts, (int, np.integer)) else parts
     right = 'must be a side of at least 4 pixels, such as 32, or height and width'
-    try: sides = tuple(int(s) for s in parts)
-    except (TypeError, ValueError): raise BadInput(f'size={in_short(size)}: {right}') from None
+    try:
+        sides = tuple(int(s) for s in parts)
+    except (TypeError, ValueError):
+        raise BadInput(f'size={in_short(size)}: {right}') from None
     need(len(sides) in (1, 2) and min(sides) >= 4, 'size', size, right)
     return sides if len(sides) == 2 else sides[0]
 
-def choose_size(sizes, # the size of each image, in whatever order of sides
-                size=None # what was asked for: None, or a size as `as_size` takes it
-               ) -> tuple|None: # (H, W) to resize to; None leaves all images as they are
+# %% ../nbs/01_data.ipynb #f0b7ae3c
+def choose_size(
+    sizes,  # the size of each image, in whatever order of sides
+    size=None,  # what was asked for: None, or a size as `as_size` takes it
+) -> tuple | None:  # (H, W) to resize to; None leaves all images as they are
     "What was asked for; else None if all images have one size of at most 64 pixels; else `DEFAULT_SIZE` squared."
     if size is not None:
         size = as_size(size)
@@ -561,19 +771,21 @@ def choose_size(sizes, # the size of each image, in whatever order of sides
     return None if len(set(sizes)) == 1 and max(max(s) for s in sizes) <= 64 else (DEFAULT_SIZE, DEFAULT_SIZE)
 
 # %% ../nbs/01_data.ipynb #58de7617
-def from_files(files:dict, # name: a function that returns the file's bytes
-               what:str, # what they are: the images' name
-               size=None, # a side or (H, W); see `choose_size`
-               skip_unreadable:bool=False, # go on without files that cannot be read
-               split:str|None=None, # which folders to test on; see `layout`
-               classes:str|None=None # which folders are classes; see `layout`
-              ) -> tuple: # all the `Images`, and the indices of an official test split or None
+def from_files(
+    files: dict,  # name: a function that returns the file's bytes
+    what: str,  # what they are: the images' name
+    size=None,  # a side or (H, W); see `choose_size`
+    skip_unreadable: bool = False,  # go on without files that cannot be read
+    split: str | None = None,  # which folders to test on; see `layout`
+    classes: str | None = None,  # which folders are classes; see `layout`
+) -> tuple:  # all the `Images`, and the indices of an official test split or None
     "Images from files: classes from sub-folders, a split from `train` and `test`. Raises `BadInput`."
     files, lay = _taken(files, what, split, classes)
     to = choose_size(_sizes(files) if size is None else [], size)
     names, arrays, bad = read_files(files, what, to, skip_unreadable)
     return _images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), names, bad, what, to, size, lay)
 
+# %% ../nbs/01_data.ipynb #f27f05dd
 def _taken(files, what, split, classes):
     "The files that count, and what their folders say."
     left_out = getattr(files, 'left_out', {})
@@ -582,6 +794,7 @@ def _taken(files, what, split, classes):
     lay.left_out = {**left_out, **lay.left_out}
     return {n: files[n] for n in lay.kept}, lay
 
+
 def _instead(left_out):
     "What is there, where no images are."
     said = left_out_text(left_out)
@@ -589,92 +802,126 @@ def _instead(left_out):
     hint = '; files of a known data set are read by its name, such as cifar10, with root (--data-root)' if raw else ''
     return f' ({said}){hint}' if said else ''
 
-def left_out_text(left_out:dict # `about['left_out']` of images
-                 ) -> str:
+# %% ../nbs/01_data.ipynb #b64c0c4a
+def left_out_text(
+    left_out: dict,  # `about['left_out']` of images
+) -> str:
     "What was not taken for images, in words."
+
     def one(what):
-        if isinstance(what, dict): return ', '.join(f'{n} {k}' for k, n in what.items())
+        if isinstance(what, dict):
+            return ', '.join(f'{n} {k}' for k, n in what.items())
         return ', '.join(map(str, what[:5])) + (f' and {len(what) - 5} more' if len(what) > 5 else '')
+
     return '; '.join(f'{why}: {one(what)}' for why, what in left_out.items())
 
+# %% ../nbs/01_data.ipynb #44142892
 def _images(x, names, bad, what, to, size, lay):
     "Pixels with what the names of their files say."
     labels, test = lay.labels(names), lay.test(names)
     about = dict(skipped={safe(n): r for n, r in bad.items()}) if bad else {}
-    if lay.left_out: about['left_out'] = lay.left_out
+    if lay.left_out:
+        about['left_out'] = lay.left_out
     loose = [n for n in names if lay.label[n] is None]
-    if labels is None and 0 < len(loose) < len(names): about['unlabelled'] = f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, so the folders are not taken for labels'
-    if to and size is None: about['resized'] = f'images of various or large sizes were cropped to squares and resized to {to[0]}×{to[1]}'
+    if labels is None and 0 < len(loose) < len(names):
+        about['unlabelled'] = (
+            f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, so the folders are not taken for labels'
+        )
+    if to and size is None:
+        about['resized'] = f'images of various or large sizes were cropped to squares and resized to {to[0]}×{to[1]}'
     classes = tuple(sorted(set(labels))) if labels else ()
     number = {c: i for i, c in enumerate(classes)}
     y = torch.tensor([number[l] for l in labels]) if labels else None
     return Images(x, y, tuple(safe(c, most=255) for c in classes), name=what, about=about), test
 
+# %% ../nbs/01_data.ipynb #797af186
 def _sizes(files):
     "The sizes that the files' headers tell; unreadable ones are left for `read_files` to report."
+
     def size(read):
-        try: return Image.open(io.BytesIO(read())).size
-        except Exception: return None
+        try:
+            return Image.open(io.BytesIO(read())).size
+        except Exception:
+            return None
+
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter('ignore')
         return [s for s in pool.map(size, files.values()) if s] or [(DEFAULT_SIZE, DEFAULT_SIZE)]
 
 # %% ../nbs/01_data.ipynb #c04925df
-_WORDS = dict(train='train|training|trn|trainval', test='test|testing|tst|eval|evaluation|holdout',
-              val='val|valid|validation|dev', unlabelled='unlabell?ed|unsup|unsupervised|extra')
+_WORDS = dict(
+    train='train|training|trn|trainval',
+    test='test|testing|tst|eval|evaluation|holdout',
+    val='val|valid|validation|dev',
+    unlabelled='unlabell?ed|unsup|unsupervised|extra',
+)
 _AROUND = '(?:my|the|raw|seg|set|data|dataset|split|images?|imgs?|pictures|folder|part|files|s)*+'
 _PARTS = {part: re.compile(f'{_AROUND}(?:{words}){_AROUND}') for part, words in _WORDS.items()}
 
-def part_of(name:str # of a folder
-           ) -> str|None: # `train`, `test`, `val`, `unlabelled`; None for any other name
+
+def part_of(
+    name: str,  # of a folder
+) -> str | None:  # `train`, `test`, `val`, `unlabelled`; None for any other name
     "Which part of a split a folder's name tells, in any usual spelling: `Training`, `test_set`, `val2017`."
     word = re.sub('[^a-z]', '', name.lower())
     return next((part for part, pattern in _PARTS.items() if pattern.fullmatch(word)), None)
 
+# %% ../nbs/01_data.ipynb #b2562ac4
 @dataclass
 class Layout:
     "What folders say of the images in them."
-    kept:list # names of the files that count
-    label:dict # the class of each, or None
-    held:set # names of those to test on
-    left_out:dict # why: the folders
 
-    def labels(self, names) -> list|None: # names among `kept`
+    kept: list  # names of the files that count
+    label: dict  # the class of each, or None
+    held: set  # names of those to test on
+    left_out: dict  # why: the folders
+
+    def labels(self, names) -> list | None:  # names among `kept`
         "The class of each; None unless all have one, and there are several."
         got = [self.label[n] for n in names]
         return got if None not in got and len(set(got)) > 1 else None
 
-    def test(self, names) -> Tensor|None: # names among `kept`
+    def test(self, names) -> Tensor | None:  # names among `kept`
         "The indices of those to test on; None if there is no split, or nothing but one part of it."
         at = [i for i, n in enumerate(names) if n in self.held]
         return torch.tensor(at) if 0 < len(at) < len(names) else None
 
 # %% ../nbs/01_data.ipynb #f20ed495
-def layout(names, # paths within a folder or zip, with forward slashes
-           split:str|None=None, # the folders to test on, with commas between; `none`: folders are classes; None: by their names
-           classes:str|None=None # the folders that are classes, with commas between; `none`: there are no labels; None: all
-          ) -> Layout:
+def layout(
+    names,  # paths within a folder or zip, with forward slashes
+    split: str
+    | None = None,  # the folders to test on, with commas between; `none`: folders are classes; None: by their names
+    classes: str
+    | None = None,  # the folders that are classes, with commas between; `none`: there are no labels; None: all
+) -> Layout:
     "What the folders say: a class per folder, and a split. Raises `BadInput` where that is in doubt."
     names = list(names)
     paths = _without_common([n.split('/') for n in names])
     kinds = _kinds(paths, split)
-    if kinds is None: parts = [(None, p) for p in paths]
-    elif kinds == 'below': parts = [(part_of(p[1]), [p[0], *p[2:]]) for p in paths]                  # cat/train, cat/test
-    else: parts = [(kinds.get(p[0]), p[1:]) if len(p) > 1 else ('loose', p) for p in paths]
+    if kinds is None:
+        parts = [(None, p) for p in paths]
+    elif kinds == 'below':
+        parts = [(part_of(p[1]), [p[0], *p[2:]]) for p in paths]  # cat/train, cat/test
+    else:
+        parts = [(kinds.get(p[0]), p[1:]) if len(p) > 1 else ('loose', p) for p in paths]
     return _sorted_out(names, parts, classes)
 
+# %% ../nbs/01_data.ipynb #3e7e127b
 def _without_common(paths, spared=frozenset()):
     "Paths without the folders that all of them share."
     while paths and min(map(len, paths)) > 1 and len({p[0] for p in paths}) == 1 and paths[0][0] not in spared:
         paths = [p[1:] for p in paths]
     return paths
 
+# %% ../nbs/01_data.ipynb #9e817a4f
 def _kinds(paths, split):
     "Which part of a split each folder at the top is; None if they are classes; `below` if the split lies within the classes."
-    top = {}                                               # a folder's name: how deep its images lie at least
+    top = {}  # a folder's name: how deep its images lie at least
     for p in paths:
-        if len(p) > 1: top[p[0]] = min(len(p), top.get(p[0], 99))
-    if split == 'none' or not top: return None
+        if len(p) > 1:
+            top[p[0]] = min(len(p), top.get(p[0], 99))
+    if split == 'none' or not top:
+        return None
     if split is not None:
         named = {s.strip().rstrip('/') for s in split.split(',') if s.strip()}
         right = f"names folders at the top of the images: {safe(', '.join(sorted(top)))}; or none, if they are classes"
@@ -682,8 +929,9 @@ def _kinds(paths, split):
         return {t: 'test' if t in named else 'train' for t in top}
     kinds = {t: part_of(t) for t in top}
     held, unknown = {'test', 'val'} & {*kinds.values()}, sorted(t for t, kind in kinds.items() if kind is None)
-    if 'train' in kinds.values() and not unknown: return kinds
-    lone = any(kinds[t] == 'train' and least > 2 for t, least in top.items())          # a class of trains is flat
+    if 'train' in kinds.values() and not unknown:
+        return kinds
+    lone = any(kinds[t] == 'train' and least > 2 for t, least in top.items())  # a class of trains is flat
     apart = all(any(re.search(w, t.lower()) for t in unknown) for w in ('train', 'test|val'))
     right = f"do the folders {safe(', '.join(sorted(top)))} hold classes, or parts of a split? Say split='none' (--split none), or name those to test on"
     need(not (held or lone or apart), 'source', safe(', '.join(sorted(top))), right)
@@ -691,6 +939,7 @@ def _kinds(paths, split):
     below = {part_of(s) for s in second}
     return 'below' if {'train'} < below and None not in below and all(len(p) > 2 for p in paths) else None
 
+# %% ../nbs/01_data.ipynb #582c78a4
 def _sorted_out(names, parts, classes):
     "A `Layout`, without what is no part of it."
     train = _without_common([p for part, p in parts if part in (None, 'train')])
@@ -699,103 +948,160 @@ def _sorted_out(names, parts, classes):
     lay, left = Layout([], {}, set(), {}), Counter()
     of = {part: [p for q, p in parts if q == part] for part in ('test', 'val')}
     of = {part: (ps, len(ps[0]) - len(_without_common(ps, known_)[0])) for part, ps in of.items() if ps}
-    fits = {part for part, (ps, cut) in of.items() if len(known_) < 2 or any(len(p) - cut > 1 and p[cut] in known_ for p in ps)}
+    fits = {
+        part
+        for part, (ps, cut) in of.items()
+        if len(known_) < 2 or any(len(p) - cut > 1 and p[cut] in known_ for p in ps)
+    }
     held = next((part for part in ('test', 'val') if part in fits), None)
     wanted = None if classes in (None, 'none') else {c.strip() for c in classes.split(',') if c.strip()}
     for name, (part, path) in zip(names, parts):
-        path = path[of[part][1] if part in of else depth if part in (None, 'train') else 0:]
+        path = path[of[part][1] if part in of else depth if part in (None, 'train') else 0 :]
         label = path[0] if len(path) > 1 and classes != 'none' else None
         stray = part in of and len(known_) > 1 and len(path) < 2
-        if part == 'unlabelled': left['images of a folder of unlabelled ones'] += 1
-        elif part == 'loose': left['images beside the folders of the split'] += 1
-        elif part in of and (part not in fits or stray): left[f'{part} images in no folder of a class of the training images'] += 1
-        elif wanted is not None and label not in wanted: left['images of no class that was named'] += 1
+        if part == 'unlabelled':
+            left['images of a folder of unlabelled ones'] += 1
+        elif part == 'loose':
+            left['images beside the folders of the split'] += 1
+        elif part in of and (part not in fits or stray):
+            left[f'{part} images in no folder of a class of the training images'] += 1
+        elif wanted is not None and label not in wanted:
+            left['images of no class that was named'] += 1
         else:
             lay.kept.append(name)
             lay.label[name] = label
-            if part == held and part: lay.held.add(name)
+            if part == held and part:
+                lay.held.add(name)
     absent = (wanted or set()) - {*lay.label.values()}
     need(not absent, 'classes', classes, f"there is no folder of images {safe(', '.join(sorted(absent)))}")
-    if left: lay.left_out['not taken'] = dict(left.most_common(5))
+    if left:
+        lay.left_out['not taken'] = dict(left.most_common(5))
     return lay
 
-def tree(names # paths within a folder or zip, with forward slashes
-        ) -> tuple: # class name of each or None, and indices of the test split or None
+# %% ../nbs/01_data.ipynb #8288caea
+def tree(
+    names,  # paths within a folder or zip, with forward slashes
+) -> tuple:  # class name of each or None, and indices of the test split or None
     "What the folders say, of the images that count."
     lay = layout(names)
     return lay.labels(lay.kept), lay.test(lay.kept)
 
 # %% ../nbs/01_data.ipynb #7795b6af
-def pack(files:dict, # name: a function that returns the file's bytes
-         what:str, # what they are
-         folder:Path, # where they go: `images.npy`, and `images.json` with what else is known
-         size=None, # a side or (H, W); see `choose_size`
-         skip_unreadable:bool=False, # go on without files that cannot be read
-         split:str|None=None, # which folders to test on; see `layout`
-         classes:str|None=None # which folders are classes; see `layout`
-        ) -> tuple: # all the `Images`, and the indices of an official test split or None
+def pack(
+    files: dict,  # name: a function that returns the file's bytes
+    what: str,  # what they are
+    folder: Path,  # where they go: `images.npy`, and `images.json` with what else is known
+    size=None,  # a side or (H, W); see `choose_size`
+    skip_unreadable: bool = False,  # go on without files that cannot be read
+    split: str | None = None,  # which folders to test on; see `layout`
+    classes: str | None = None,  # which folders are classes; see `layout`
+) -> tuple:  # all the `Images`, and the indices of an official test split or None
     "Images of any number of files, decoded once; the same call again finds them. Raises `BadInput`."
     files, lay = _taken(files, what, split, classes)
-    folder, ask = as_path(folder, 'on_disk'), dict(files=digest([(n, _mark(n, files[n])) for n in sorted(files)]), size=size if size is None or isinstance(size, int) else list(size), skip=skip_unreadable)
-    there = (folder/'images.json').exists()
-    need(there or not folder.exists() or not any(folder.iterdir()), 'on_disk', folder, 'is not empty, and holds no images that were decoded before; choose a new folder')
+    folder, ask = (
+        as_path(folder, 'on_disk'),
+        dict(
+            files=digest([(n, _mark(n, files[n])) for n in sorted(files)]),
+            size=size if size is None or isinstance(size, int) else list(size),
+            skip=skip_unreadable,
+        ),
+    )
+    there = (folder / 'images.json').exists()
+    need(
+        there or not folder.exists() or not any(folder.iterdir()),
+        'on_disk',
+        folder,
+        'is not empty, and holds no images that were decoded before; choose a new folder',
+    )
     barrier()
     if not there and world().rank == 0:
-        with atomic(folder) as part: _write_pack(files, what, part, ask, size)
-    barrier()                                              # of several processes, one decodes and the others wait
-    got = read_json(folder/'images.json', 'the names of decoded images', 2**31)
-    need(got.get('ask') == ask, 'on_disk', folder, 'holds other images, or the same in another size; choose another folder, or remove this one')
-    x = OnDisk(folder/'images.npy', torch.tensor(got['rows']))
+        with atomic(folder) as part:
+            _write_pack(files, what, part, ask, size)
+    barrier()  # of several processes, one decodes and the others wait
+    got = read_json(folder / 'images.json', 'the names of decoded images', 2**31)
+    need(
+        got.get('ask') == ask,
+        'on_disk',
+        folder,
+        'holds other images, or the same in another size; choose another folder, or remove this one',
+    )
+    x = OnDisk(folder / 'images.npy', torch.tensor(got['rows']))
     return _images(x, got['names'], got['bad'], what, got['to'], size, lay)
-
 
 # %% ../nbs/01_data.ipynb #522b4399
 def _mark(name, read):
     "What tells whether a file is still the same without reading it: of a file its size and time, of a zip's member its checksum."
     path = getattr(read, '__self__', None)
-    if isinstance(path, Path): return [path.stat().st_size, path.stat().st_mtime_ns]
+    if isinstance(path, Path):
+        return [path.stat().st_size, path.stat().st_mtime_ns]
     return read.args[1].CRC if isinstance(read, functools.partial) else None
 
+# %% ../nbs/01_data.ipynb #7402e23e
 def _write_pack(files, what, folder, ask, size):
     "Decode files into one array on disk, some at a time."
     sizes = _sizes(files) if size is None else []
     to = choose_size(sizes, size)
     h, w = to or sizes[0][::-1]
     folder.mkdir()
-    x, names, bad, rows, grey = np.lib.format.open_memmap(folder/'images.npy', 'w+', np.uint8, (len(files), 3, h, w)), [], {}, [], True
+    x, names, bad, rows, grey = (
+        np.lib.format.open_memmap(folder / 'images.npy', 'w+', np.uint8, (len(files), 3, h, w)),
+        [],
+        {},
+        [],
+        True,
+    )
     todo = list(files)
     for at in progress_bar(range(0, len(todo), 512), desc=f'decoding {what}'):
-        part = {n: files[n] for n in todo[at:at + 512]}
+        part = {n: files[n] for n in todo[at : at + 512]}
         place = {n: at + j for j, n in enumerate(part)}
-        try: good, arrays, wrong = read_files(part, what, to, ask['skip'])
+        try:
+            good, arrays, wrong = read_files(part, what, to, ask['skip'])
         except BadInput:
-            if not ask['skip']: raise
+            if not ask['skip']:
+                raise
             good, arrays, wrong = [], [], dict.fromkeys(part, 'unreadable')
-        for n, a in zip(good, arrays): x[place[n]] = np.broadcast_to(a.transpose(2, 0, 1), (3, h, w))
-        names, bad, rows, grey = names + good, bad | wrong, rows + [place[n] for n in good], grey and all(a.shape[2] == 1 for a in arrays)
+        for n, a in zip(good, arrays):
+            x[place[n]] = np.broadcast_to(a.transpose(2, 0, 1), (3, h, w))
+        names, bad, rows, grey = (
+            names + good,
+            bad | wrong,
+            rows + [place[n] for n in good],
+            grey and all(a.shape[2] == 1 for a in arrays),
+        )
     need(names, 'source', what, 'none of its image files can be read')
     x.flush()
     if grey:
-        with atomic(folder/'images.npy') as p:
+        with atomic(folder / 'images.npy') as p:
             one = np.lib.format.open_memmap(p, 'w+', np.uint8, (len(files), 1, h, w))
-            for at in range(0, len(files), 512): one[at:at + 512] = x[at:at + 512, :1]
-    write_sealed(folder/'images.json', dict(ask=ask, to=to, names=names, rows=rows, bad=bad))
+            for at in range(0, len(files), 512):
+                one[at : at + 512] = x[at : at + 512, :1]
+    write_sealed(folder / 'images.json', dict(ask=ask, to=to, names=names, rows=rows, bad=bad))
 
 # %% ../nbs/01_data.ipynb #a1534676
-def from_torchvision(name:str, # a class of torchvision.datasets, whatever the case: cifar10, mnist, flowers102, …
-                     root:str|None=None, # where its files are, or are downloaded to; `SSDD_DATA` or ~/.cache/ssdd-nb
-                     size=None, # a side or (H, W); see `choose_size`
-                     **kwargs # for the torchvision class
-                    ) -> tuple: # all the `Images`, and the indices of the official test split or None
+def from_torchvision(
+    name: str,  # a class of torchvision.datasets, whatever the case: cifar10, mnist, flowers102, …
+    root: str | None = None,  # where its files are, or are downloaded to; `SSDD_DATA` or ~/.cache/ssdd-nb
+    size=None,  # a side or (H, W); see `choose_size`
+    **kwargs,  # for the torchvision class
+) -> tuple:  # all the `Images`, and the indices of the official test split or None
     "A torchvision classification set; raises `BadInput` if it is unknown, not a classification set, or cannot be had."
-    import torchvision.datasets as sets                    # takes a second: only those who need it wait
+    import torchvision.datasets as sets  # takes a second: only those who need it wait
+
     cls = getattr(sets, known(name, [*SOURCES, *sorted(sets.__all__)], 'source'))
     root = str(as_path(root or os.environ.get('SSDD_DATA') or '~/.cache/ssdd-nb', 'data-root'))
-    try: parts = list(_official(cls, root, kwargs))
-    except Exception as e:                                 # its classes raise whatever their files or arguments do
-        raise BadInput(f'source={name}: torchvision cannot provide it from {root} ({safe((str(e) or type(e).__name__).splitlines()[0], most=120)}); put its files there, or use folder:PATH or zip:PATH') from None
+    try:
+        parts = list(_official(cls, root, kwargs))
+    except Exception as e:  # its classes raise whatever their files or arguments do
+        raise BadInput(
+            f'source={name}: torchvision cannot provide it from {root} ({safe((str(e) or type(e).__name__).splitlines()[0], most=120)}); put its files there, or use folder:PATH or zip:PATH'
+        ) from None
     pairs = [p for part in parts for p in part]
-    need(pairs and all(len(p) == 2 and isinstance(p[0], Image.Image) and isinstance(p[1], int) for p in pairs), 'source', name, 'not a set of images with one class each')
+    need(
+        pairs and all(len(p) == 2 and isinstance(p[0], Image.Image) and isinstance(p[1], int) for p in pairs),
+        'source',
+        name,
+        'not a set of images with one class each',
+    )
     to = choose_size([im.size for im, _ in pairs] if size is None else [], size)
     got = [decode(im, to) for im, _ in progress_bar(pairs, desc=f'reading {name}')]
     x = np.stack([a[..., :1] if all(g for _, g in got) else a for a, _ in got]) if got else None
@@ -806,63 +1112,126 @@ def from_torchvision(name:str, # a class of torchvision.datasets, whatever the c
     return images, torch.arange(len(parts[0]), len(pairs)) if len(parts) > 1 else None
 
 # %% ../nbs/01_data.ipynb #25eb5b9e
-SOURCES = 'digits', 'letters', 'folder:PATH', 'zip:PATH', 'npz:PATH', 'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'SVHN', 'STL10', 'Flowers102' # the rest of torchvision's follows
+SOURCES = (
+    'digits',
+    'letters',
+    'folder:PATH',
+    'zip:PATH',
+    'npz:PATH',
+    'CIFAR10',
+    'CIFAR100',
+    'MNIST',
+    'FashionMNIST',
+    'SVHN',
+    'STL10',
+    'Flowers102',
+)  # the rest of torchvision's follows
+
 
 def _official(cls, root, kwargs):
     "The training part of a torchvision set, then its test part if it has one."
     takes = inspect.signature(cls).parameters
-    if 'download' in takes: kwargs = dict(download=True, **kwargs)
-    if 'root' in takes: kwargs = dict(root=root, **kwargs)
-    if 'train' in takes: choices = [[dict(train=True)], [dict(train=False)]]
-    elif 'split' in takes: choices = [[dict(split=s) for s in ss] for ss in (('train', 'trainval'), ('test', 'val', 'valid'))]
-    else: choices = [[{}]]
+    if 'download' in takes:
+        kwargs = dict(download=True, **kwargs)
+    if 'root' in takes:
+        kwargs = dict(root=root, **kwargs)
+    if 'train' in takes:
+        choices = [[dict(train=True)], [dict(train=False)]]
+    elif 'split' in takes:
+        choices = [[dict(split=s) for s in ss] for ss in (('train', 'trainval'), ('test', 'val', 'valid'))]
+    else:
+        choices = [[{}]]
     for options in choices:
         for i, o in enumerate(options):
-            try: yield cls(**o, **kwargs); break
-            except ValueError:                             # no split of that name
-                if i == len(options) - 1: raise
+            try:
+                yield cls(**o, **kwargs)
+                break
+            except ValueError:  # no split of that name
+                if i == len(options) - 1:
+                    raise
 
 # %% ../nbs/01_data.ipynb #6113b7a0
-TYPEFACES = 'DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'DejaVuSansMono', 'cmr10', 'cmss10', 'cmtt10', 'STIXGeneral' # of matplotlib
+TYPEFACES = (
+    'DejaVuSans',
+    'DejaVuSans-Bold',
+    'DejaVuSans-Oblique',
+    'DejaVuSerif',
+    'DejaVuSerif-Bold',
+    'DejaVuSerif-Italic',
+    'DejaVuSansMono',
+    'cmr10',
+    'cmss10',
+    'cmtt10',
+    'STIXGeneral',
+)  # of matplotlib
 
-def letters(side:int=8, # pixels
-            n:int=50, # of each of the 26 letters
-            seed:int=0 # of typefaces, angles, places and sizes
-           ) -> tuple: # all the `Images`, and None: there is no official split
+
+def letters(
+    side: int = 8,  # pixels
+    n: int = 50,  # of each of the 26 letters
+    seed: int = 0,  # of typefaces, angles, places and sizes
+) -> tuple:  # all the `Images`, and None: there is no official split
     "White capital letters on black, in many typefaces, turned up to 15°, shifted and scaled a little."
     import matplotlib
     from PIL import ImageDraw, ImageFont
+
     need(side >= 4, 'size', side, 'a side of at least 4 pixels')
-    folder, rng, drawn = Path(matplotlib.get_data_path())/'fonts'/'ttf', np.random.default_rng(seed), []
-    for i in range(26*n):
+    folder, rng, drawn = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf', np.random.default_rng(seed), []
+    for i in range(26 * n):
         im = Image.new('L', (64, 64))
-        font = ImageFont.truetype(folder/f'{rng.choice(TYPEFACES)}.ttf', int(rng.integers(46, 60)))
+        font = ImageFont.truetype(folder / f'{rng.choice(TYPEFACES)}.ttf', int(rng.integers(46, 60)))
         ImageDraw.Draw(im).text(tuple(32 + rng.uniform(-4, 4, 2)), chr(ord('A') + i % 26), 255, font, anchor='mm')
-        drawn.append(np.asarray(im.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.BOX)))
-    return from_arrays(np.stack(drawn), np.arange(26*n) % 26, classes=tuple(map(chr, range(65, 91))), name='letters', about=dict(licence='drawn by this library')), None
+        drawn.append(
+            np.asarray(
+                im.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.BOX)
+            )
+        )
+    return from_arrays(
+        np.stack(drawn),
+        np.arange(26 * n) % 26,
+        classes=tuple(map(chr, range(65, 91))),
+        name='letters',
+        about=dict(licence='drawn by this library'),
+    ), None
 
 # %% ../nbs/01_data.ipynb #b6a134db
-def alike(sets, # `Images` of any size: training, test, …
-          shape # (C, H, W), C = 1 or 3
-         ) -> tuple: # of `Images`, all normalised by the statistics of the first
+def alike(
+    sets,  # `Images` of any size: training, test, …
+    shape,  # (C, H, W), C = 1 or 3
+) -> tuple:  # of `Images`, all normalised by the statistics of the first
     "Images resized (antialiased) to other sides, grey made of colours or colours of grey."
     done = []
     for images in sets:
         stats = dict(mean=done[0].mean, std=done[0].std) if done else dict(mean=None, std=None)
-        if tuple(images.x.shape[1:]) == tuple(shape): done.append(replace(images, **stats)); continue
-        need(shape[0] in (1, 3) and images.x.shape[1] in (1, 3), 'shape', tuple(shape), f'1 or 3 channels, and so must the images have ({images.x.shape[1]})')
+        if tuple(images.x.shape[1:]) == tuple(shape):
+            done.append(replace(images, **stats))
+            continue
+        need(
+            shape[0] in (1, 3) and images.x.shape[1] in (1, 3),
+            'shape',
+            tuple(shape),
+            f'1 or 3 channels, and so must the images have ({images.x.shape[1]})',
+        )
         x = torch.cat([_reshaped(as_float(b), *shape) for b in images.x.split(1024)])
         done.append(replace(images, x=x, about=dict(images.about, alike=f"made {'×'.join(map(str, shape))}"), **stats))
     return tuple(done)
 
+# %% ../nbs/01_data.ipynb #d7768380
 def _reshaped(x, c, h, w):
-    if x.shape[1] != c: x = x.expand(-1, 3, -1, -1) if c == 3 else (x*x.new_tensor([.299, .587, .114]).view(1, 3, 1, 1)).sum(1, keepdim=True)     # as Pillow's L
-    if x.shape[2:] != (h, w): x = torch.nn.functional.interpolate(x, (h, w), mode='bilinear', antialias=True, align_corners=False)
+    if x.shape[1] != c:
+        x = (
+            x.expand(-1, 3, -1, -1)
+            if c == 3
+            else (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        )  # as Pillow's L
+    if x.shape[2:] != (h, w):
+        x = torch.nn.functional.interpolate(x, (h, w), mode='bilinear', antialias=True, align_corners=False)
     return x.clamp(0, 1).contiguous()
 
 # %% ../nbs/01_data.ipynb #e6ace37b
-def own_files(source:str|Path # whatever `load_images` was given
-             ) -> str: # the same, with its prefix if it is a path
+def own_files(
+    source: str | Path,  # whatever `load_images` was given
+) -> str:  # the same, with its prefix if it is a path
     "`folder:PATH`, `zip:PATH` or `npz:PATH` for what is there; raises `BadInput` for a path that leads nowhere."
     wants = 'must be a name or a path; from_arrays(x, y) makes images of arrays'
     need(isinstance(source, (str, os.PathLike)), 'source', in_short(source), wants)
@@ -870,7 +1239,8 @@ def own_files(source:str|Path # whatever `load_images` was given
     if prefix in ('folder', 'zip', 'npz'):
         need(rest.strip(), 'source', source, 'names no path; an empty one is not taken for the current folder (say .)')
         return str(source)
-    if source in ('digits', 'letters') or named_set(source): return str(source)
+    if source in ('digits', 'letters') or named_set(source):
+        return str(source)
     path, ending = as_path(source, 'source'), Path(source).suffix[1:].lower()
     if path.is_dir():
         both = f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename it'
@@ -883,76 +1253,116 @@ def own_files(source:str|Path # whatever `load_images` was given
     need(not like_a_path, 'source', source, 'there is no such folder or file')
     return source
 
-def named_set(source:str|Path # whatever `load_images` was given
-             ) -> bool:
+# %% ../nbs/01_data.ipynb #4dcc147f
+def named_set(
+    source: str | Path,  # whatever `load_images` was given
+) -> bool:
     "Whether it is NAME@PATH, a data set as people find it; see `datasets`."
     name, at, _ = str(source).partition('@')
     return bool(at) and not set('/.') & set(name) and not Path(source).exists()
 
+
 def _ambiguous(source):
     "Whether a folder has the name of a set of torchvision."
     import torchvision.datasets as sets
+
     return str(source).lower() in (s.lower() for s in sets.__all__) and isinstance(source, str)
 
 # %% ../nbs/01_data.ipynb #67e18e0d
-def digits() -> tuple: # all the `Images`, and None: there is no official split
+def digits() -> tuple:  # all the `Images`, and None: there is no official split
     "scikit-learn's 1,797 handwritten digits, 8×8, 17 grey levels, as floats."
     from sklearn.datasets import load_digits
-    d = load_digits()
-    about = dict(licence='Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI), CC BY 4.0, as shipped with scikit-learn')
-    return from_arrays((d.images/16).astype('float32'), d.target, name='digits', about=about), None
 
-def from_npz(path:str # an .npz file with an array `x` and perhaps `y`
-            ) -> tuple: # all the `Images`, and None
+    d = load_digits()
+    about = dict(
+        licence='Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI), CC BY 4.0, as shipped with scikit-learn'
+    )
+    return from_arrays((d.images / 16).astype('float32'), d.target, name='digits', about=about), None
+
+# %% ../nbs/01_data.ipynb #1fcd0f3c
+def from_npz(
+    path: str,  # an .npz file with an array `x` and perhaps `y`
+) -> tuple:  # all the `Images`, and None
     "Images from a NumPy archive."
     file = need_file(path, 'source')
     try:
         with np.load(file, allow_pickle=False) as z:
-            names = list(z.files)                          # a single array, an .npy, has none
+            names = list(z.files)  # a single array, an .npy, has none
             a = {k: z[k] for k in ('x', 'y') if k in names}
-    except Exception as e:                                 # NumPy's reader of damaged files raises anything at all
+    except Exception as e:  # NumPy's reader of damaged files raises anything at all
         raise BadInput(f'source=npz:{path}: not an .npz archive of plain arrays ({safe(e, most=80)})') from None
-    need('x' in a, 'source', f'npz:{path}', f"must hold an array called x (it holds {safe(', '.join(names)) or 'nothing'})")
+    need(
+        'x' in a,
+        'source',
+        f'npz:{path}',
+        f"must hold an array called x (it holds {safe(', '.join(names)) or 'nothing'})",
+    )
     return from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}'), None
 
 # %% ../nbs/01_data.ipynb #ae2b1bf5
-def load_images(source:str|Path='digits', # `digits`, `letters`, a torchvision name, or a folder, zip or npz
-                size=None, # 32, '32' or (H, W) to crop and resize to; see `choose_size`
-                *, held_out:float=.3, # share of the images to test on where there is no official split; 0 holds out none
-                split_seed:int=0, # 0: the official split where there is one; anything else: another draw
-                skip_unreadable:bool=False, # go on without image files that cannot be read
-                root:str|None=None, # for torchvision sets: where their files are
-                on_disk:Path|None=None, # for folders and zips: decode into this folder, and read from there; see `pack`
-                split:str|None=None, # for folders and zips: the folders at the top to test on, with commas between; `none` if they are classes
-                classes:str|None=None # for folders and zips: the folders that are classes, with commas between; `none` if none is
-               ) -> tuple: # train and test `Images`; None for the second if none are held out
+def load_images(
+    source: str | Path = 'digits',  # `digits`, `letters`, a torchvision name, or a folder, zip or npz
+    size=None,  # 32, '32' or (H, W) to crop and resize to; see `choose_size`
+    *,
+    held_out: float = 0.3,  # share of the images to test on where there is no official split; 0 holds out none
+    split_seed: int = 0,  # 0: the official split where there is one; anything else: another draw
+    skip_unreadable: bool = False,  # go on without image files that cannot be read
+    root: str | None = None,  # for torchvision sets: where their files are
+    on_disk: Path | None = None,  # for folders and zips: decode into this folder, and read from there; see `pack`
+    split: str
+    | None = None,  # for folders and zips: the folders at the top to test on, with commas between; `none` if they are classes
+    classes: str
+    | None = None,  # for folders and zips: the folders that are classes, with commas between; `none` if none is
+) -> tuple:  # train and test `Images`; None for the second if none are held out
     "Training and test images from any source; raises `BadInput`."
     source = own_files(source)
     size = None if size is None else as_size(size)
     kind, _, path = source.partition(':')
-    need(not on_disk or kind in ('folder', 'zip') or named_set(source), 'on_disk', on_disk, f'is for folders and zips; {source} is held in memory')
+    need(
+        not on_disk or kind in ('folder', 'zip') or named_set(source),
+        'on_disk',
+        on_disk,
+        f'is for folders and zips; {source} is held in memory',
+    )
     for arg, value in dict(split=split, classes=classes).items():
         need(value is None or kind in ('folder', 'zip'), arg, value, f'is for folders and zips; {source} says itself')
     name = safe(f'{kind}:{Path(path).name or path}' if path else source)
     if kind in ('folder', 'zip'):
-        files, how = folder_files(path) if kind == 'folder' else zip_files(path), (size, skip_unreadable, split, classes)
-        if not (split or classes): importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
+        files, how = (
+            folder_files(path) if kind == 'folder' else zip_files(path),
+            (size, skip_unreadable, split, classes),
+        )
+        if not (split or classes):
+            importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
         images, official = from_files(files, name, *how) if on_disk is None else pack(files, name, on_disk, *how)
-    elif named_set(source): images, official = importlib.import_module('ssdd_nb.datasets').read_set(source, size, skip_unreadable, on_disk)
+    elif named_set(source):
+        images, official = importlib.import_module('ssdd_nb.datasets').read_set(source, size, skip_unreadable, on_disk)
     elif kind == 'npz':
-        try: images, official = from_npz(path)
-        except BadInput as e: raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
-    elif source == 'digits': images, official = digits()
-    elif source == 'letters': images, official = letters(8 if size is None else choose_size([], size)[0])
-    else: images, official = from_torchvision(source, root, size)
-    need(size is None or tuple(images.x.shape[2:]) == choose_size([], size), 'size', size, f'{source} is not resized; leave size out')
+        try:
+            images, official = from_npz(path)
+        except BadInput as e:
+            raise BadInput(str(e) if str(e).startswith('source=') else f'source={source}: {e}') from None
+    elif source == 'digits':
+        images, official = digits()
+    elif source == 'letters':
+        images, official = letters(8 if size is None else choose_size([], size)[0])
+    else:
+        images, official = from_torchvision(source, root, size)
+    need(
+        size is None or tuple(images.x.shape[2:]) == choose_size([], size),
+        'size',
+        size,
+        f'{source} is not resized; leave size out',
+    )
     need(0 <= held_out < 1, 'held_out', held_out, 'a share from 0 to less than 1')
     return _hold_out(images, official, held_out, split_seed)
 
+# %% ../nbs/01_data.ipynb #d2e0e057
 def _hold_out(images, official, held_out, seed):
     "Training and test images, and a word on how they were split."
-    if official is None and not held_out: return images, None
+    if official is None and not held_out:
+        return images, None
     as_given = official is not None and seed == 0
-    share = held_out if official is None else len(official)/len(images)
+    share = held_out if official is None else len(official) / len(images)
     images.about['split'] = 'official' if as_given else f'{share:.0%} of each class held out, seed {seed}'
     return split(images, official if as_given else share, seed)

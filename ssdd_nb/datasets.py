@@ -20,9 +20,11 @@ from .data import decode, from_files, pack
 # %% ../nbs/01b_datasets.ipynb #606f3db4
 class Files:
     "The files of a folder, a .zip or a .tar, by their paths within it. A compressed tar would be read from its start for each file, so it has to be unpacked."
-    def __init__(self,
-                 path:Path # a folder or an archive
-                ):
+
+    def __init__(
+        self,
+        path: Path,  # a folder or an archive
+    ):
         self.path, self.lock = Path(path), threading.Lock()
         self.archive = None
         if self.path.is_dir():
@@ -32,43 +34,58 @@ class Files:
             self.archive = zipfile.ZipFile(self.path)
             self.names = [i.filename for i in self.archive.infolist() if not i.is_dir()]
         else:
-            need(self.path.suffix not in ('.gz', '.tgz'), 'source', path, f'unpack it first (tar xzf {self.path.name}), and name the folder')
-            try: self.archive = tarfile.open(self.path, 'r:')
-            except (tarfile.TarError, OSError) as e: raise BadInput(f'source={path}: neither a zip nor a tar archive ({e})') from None
+            need(
+                self.path.suffix not in ('.gz', '.tgz'),
+                'source',
+                path,
+                f'unpack it first (tar xzf {self.path.name}), and name the folder',
+            )
+            try:
+                self.archive = tarfile.open(self.path, 'r:')
+            except (tarfile.TarError, OSError) as e:
+                raise BadInput(f'source={path}: neither a zip nor a tar archive ({e})') from None
             self.members = {m.name.removeprefix('./'): m for m in self.archive if m.isfile()}
             self.names = list(self.members)
         self.there = set(self.names)
 
-    def read(self, name:str) -> bytes: # one of `names`
+    def read(self, name: str) -> bytes:  # one of `names`
         "What is in a file; a file that is not there says so."
-        if self.archive is None: return (self.path/name).read_bytes()
+        if self.archive is None:
+            return (self.path / name).read_bytes()
         with self.lock:
-            if isinstance(self.archive, zipfile.ZipFile): return self.archive.read(name)
+            if isinstance(self.archive, zipfile.ZipFile):
+                return self.archive.read(name)
             return self.archive.extractfile(self.members[name]).read()
 
-    def below(self, marker:str, # the end of a path that only this data set has, such as `wnids.txt`
-             ) -> str|None: # what comes before it, with a slash behind if it is not empty; None if there is none
+    def below(
+        self,
+        marker: str,  # the end of a path that only this data set has, such as `wnids.txt`
+    ) -> str | None:  # what comes before it, with a slash behind if it is not empty; None if there is none
         "Where a data set begins within a folder or archive."
-        ends = [n[:-len(marker)] for n in self.names if n == marker or n.endswith('/' + marker)]
+        ends = [n[: -len(marker)] for n in self.names if n == marker or n.endswith('/' + marker)]
         return min(ends, key=len) if ends else None
 
 # %% ../nbs/01b_datasets.ipynb #493d1947
 class Picture:
     "A function of no arguments: one picture of a data set, squeezed to a size, as the bytes of a PPM."
-    def __init__(self,
-                 read:Callable, # a function of no arguments: the file's bytes, or an array (H, W, 3) of bytes
-                 size:tuple, # (H, W)
-                 path:Path|None=None # the file, if it is one: tells whether it has changed
-                ):
+
+    def __init__(
+        self,
+        read: Callable,  # a function of no arguments: the file's bytes, or an array (H, W, 3) of bytes
+        size: tuple,  # (H, W)
+        path: Path | None = None,  # the file, if it is one: tells whether it has changed
+    ):
         self.read, self.size = read, size
-        if path is not None: self.__self__ = path          # where `pack` looks for size and time
+        if path is not None:
+            self.__self__ = path  # where `pack` looks for size and time
 
     def __call__(self) -> bytes:
         "Raises what Pillow raises for what is no picture."
         got = self.read()
         array = got if isinstance(got, np.ndarray) else decode(io.BytesIO(got))[0]
         im = Image.fromarray(array)
-        if im.size != self.size[::-1]: im = im.resize(self.size[::-1], Image.Resampling.BICUBIC)
+        if im.size != self.size[::-1]:
+            im = im.resize(self.size[::-1], Image.Resampling.BICUBIC)
         out = io.BytesIO()
         im.save(out, 'PPM')
         return out.getvalue()
@@ -77,135 +94,277 @@ class Picture:
 @dataclass(frozen=True)
 class Layout:
     "One data set as it is found."
-    title:str # its name
-    get:str # what to get, and where from
-    marker:str # the end of a path that this data set has and no other
-    pictures:Callable # (Files, prefix) → yields (split, class, name in Files)
-    n:tuple # how many there are to train and to test on
-    classes:int # how many
-    licence:str # note
-    side:int = 32 # pixels where nobody says
-    also:tuple = () # other files that must be there, relative to where the data set begins
 
-def text(files:Files, name:str) -> list: # of a file in it; its lines, split at spaces
+    title: str  # its name
+    get: str  # what to get, and where from
+    marker: str  # the end of a path that this data set has and no other
+    pictures: Callable  # (Files, prefix) → yields (split, class, name in Files)
+    n: tuple  # how many there are to train and to test on
+    classes: int  # how many
+    licence: str  # note
+    side: int = 32  # pixels where nobody says
+    also: tuple = ()  # other files that must be there, relative to where the data set begins
+
+# %% ../nbs/01b_datasets.ipynb #c643bd90
+def text(files: Files, name: str) -> list:  # of a file in it; its lines, split at spaces
     "The lines of a text file."
     return [l.split() for l in files.read(name).decode().splitlines() if l.strip()]
 
-def matlab(files:Files, name:str) -> dict: # of a file in it; its arrays
+
+def matlab(files: Files, name: str) -> dict:  # of a file in it; its arrays
     "A MATLAB file."
     from scipy.io import loadmat
+
     return loadmat(io.BytesIO(files.read(name)), squeeze_me=True)
 
-def plain(name:str) -> str: # of a class; the same, fit to be a folder's name
+
+def plain(name: str) -> str:  # of a class; the same, fit to be a folder's name
     "A slash in the name of a class would be a folder."
     return str(name).replace('/', '-')
 
 # %% ../nbs/01b_datasets.ipynb #0ada8f06
-def tiny_imagenet(files:Files, at:str): # where, and where it begins
+def tiny_imagenet(files: Files, at: str):  # where, and where it begins
     "train/CLASS/images/…, val/images/… with val_annotations.txt; the test images have no labels and are left out."
-    title = {w[0]: ' '.join(w[1:]).split(',')[0] for w in text(files, at + 'words.txt')} if at + 'words.txt' in files.there else {}
+    title = (
+        {w[0]: ' '.join(w[1:]).split(',')[0] for w in text(files, at + 'words.txt')}
+        if at + 'words.txt' in files.there
+        else {}
+    )
     wnids = [w[0] for w in text(files, at + 'wnids.txt')]
     named = {w: plain(f'{w} {title[w]}' if w in title else w) for w in wnids}
     of = {f[0]: f[1] for f in text(files, at + 'val/val_annotations.txt')}
     for n in files.names:
         parts = n.removeprefix(at).split('/')
-        if parts[0] == 'train' and parts[-2:-1] == ['images']: yield 'train', named.get(parts[1], parts[1]), n
+        if parts[0] == 'train' and parts[-2:-1] == ['images']:
+            yield 'train', named.get(parts[1], parts[1]), n
         elif parts[:2] == ['val', 'images']:
             need(parts[2] in of, 'source', n, 'is not in val/val_annotations.txt; unpack the archive again')
             yield 'test', named.get(of[parts[2]], of[parts[2]]), n
 
-def cub(files:Files, at:str): # where, and where it begins
+# %% ../nbs/01b_datasets.ipynb #dd198ff0
+def cub(files: Files, at: str):  # where, and where it begins
     "images.txt, image_class_labels.txt, train_test_split.txt: a number for each picture."
     label = dict(text(files, at + 'image_class_labels.txt'))
     train = dict(text(files, at + 'train_test_split.txt'))
     named = dict(text(files, at + 'classes.txt'))
-    for i, name in text(files, at + 'images.txt'): yield 'train' if train[i] == '1' else 'test', named[label[i]], f'{at}images/{name}'
+    for i, name in text(files, at + 'images.txt'):
+        yield 'train' if train[i] == '1' else 'test', named[label[i]], f'{at}images/{name}'
 
-def dogs(files:Files, at:str): # where, and where it begins
+
+def dogs(files: Files, at: str):  # where, and where it begins
     "train_list.mat and test_list.mat name files below Images."
     for split in ('train', 'test'):
         for name in np.atleast_1d(matlab(files, f'{at}{split}_list.mat')['file_list']):
             yield split, str(name).split('/')[0].partition('-')[2] or str(name).split('/')[0], f'{at}Images/{name}'
 
-def cars(files:Files, at:str): # where, and where it begins
+# %% ../nbs/01b_datasets.ipynb #2062f7c9
+def cars(files: Files, at: str):  # where, and where it begins
     "cars_train and cars_test, with the annotations of the development kit; those of the test images come in a file of their own."
     named = [plain(c) for c in np.atleast_1d(matlab(files, at + 'devkit/cars_meta.mat')['class_names'])]
     for split, file in (('train', 'devkit/cars_train_annos.mat'), ('test', _labels_of_cars(files, at))):
         for a in np.atleast_1d(matlab(files, at + file)['annotations']):
             yield split, named[int(a['class']) - 1], f"{at}cars_{split}/{a['fname']}"
 
+# %% ../nbs/01b_datasets.ipynb #b54e31c5
 def _labels_of_cars(files, at):
     "Where the labels of the test images are: people put the file in either place."
     for name in ('cars_test_annos_withlabels.mat', 'devkit/cars_test_annos_withlabels.mat'):
-        if at + name in files.there: return name
-    raise BadInput(f'source={files.path}: the test images have no labels: get cars_test_annos_withlabels.mat, and put it beside cars_train')
+        if at + name in files.there:
+            return name
+    raise BadInput(
+        f'source={files.path}: the test images have no labels: get cars_test_annos_withlabels.mat, and put it beside cars_train'
+    )
 
-def aircraft(files:Files, at:str): # where, and where it begins
+# %% ../nbs/01b_datasets.ipynb #c0aa82b1
+def aircraft(files: Files, at: str):  # where, and where it begins
     "images_variant_trainval.txt and images_variant_test.txt: a picture's number, and its variant."
     for split, name in (('train', 'trainval'), ('test', 'test')):
         for line in files.read(f'{at}data/images_variant_{name}.txt').decode().splitlines():
             number, _, variant = line.strip().partition(' ')
-            if number: yield split, plain(variant), f'{at}data/images/{number}.jpg'
+            if number:
+                yield split, plain(variant), f'{at}data/images/{number}.jpg'
 
-def flowers(files:Files, at:str): # where, and where it begins
+
+def flowers(files: Files, at: str):  # where, and where it begins
     "setid.mat: the numbers of the training, validation and test pictures; the first two are trained on. imagelabels.mat: a class for each."
     label, ids = np.atleast_1d(matlab(files, at + 'imagelabels.mat')['labels']), matlab(files, at + 'setid.mat')
     for split, keys in (('train', ('trnid', 'valid')), ('test', ('tstid',))):
-        for i in np.concatenate([np.atleast_1d(ids[k]) for k in keys]): yield split, f'{int(label[i - 1]):03d}', f'{at}jpg/image_{i:05d}.jpg'
+        for i in np.concatenate([np.atleast_1d(ids[k]) for k in keys]):
+            yield split, f'{int(label[i - 1]):03d}', f'{at}jpg/image_{i:05d}.jpg'
 
-def folders(files:Files, at:str): # where, and where it begins
+# %% ../nbs/01b_datasets.ipynb #5c8d92ce
+def folders(files: Files, at: str):  # where, and where it begins
     "train/CLASS/… and val/CLASS/… (or test/CLASS/…)."
     held = 'val' if any(n.startswith(at + 'val/') for n in files.names) else 'test'
     for n in files.names:
         parts = n.removeprefix(at).split('/')
-        if parts[0] not in ('train', held) or Path(n).suffix.lower() not in ('.jpeg', '.jpg', '.png'): continue
-        need(len(parts) > 2, 'source', n, f'lies in no class folder: {parts[0]}/CLASS/… is wanted (of ImageNet, the script valprep.sh sorts the validation images)')
+        if parts[0] not in ('train', held) or Path(n).suffix.lower() not in ('.jpeg', '.jpg', '.png'):
+            continue
+        need(
+            len(parts) > 2,
+            'source',
+            n,
+            f'lies in no class folder: {parts[0]}/CLASS/… is wanted (of ImageNet, the script valprep.sh sorts the validation images)',
+        )
         yield 'train' if parts[0] == 'train' else 'test', parts[1], n
 
 # %% ../nbs/01b_datasets.ipynb #c9d57df7
 class _ArraysOnly(pickle.Unpickler):
     "Unpickles arrays, numbers and texts, and refuses everything else."
+
     def find_class(self, module, name):
-        right = (module.split('.')[0] == 'numpy' and name in ('_reconstruct', 'ndarray', 'dtype', 'scalar', '_frombuffer')) or (module, name) == ('_codecs', 'encode')
+        right = (
+            module.split('.')[0] == 'numpy' and name in ('_reconstruct', 'ndarray', 'dtype', 'scalar', '_frombuffer')
+        ) or (module, name) == ('_codecs', 'encode')
         need(right, 'source', f'{module}.{name}', 'is not an array; a batch of ImageNet holds arrays only')
         return super().find_class(module, name)
 
+# %% ../nbs/01b_datasets.ipynb #095bc20c
 @functools.lru_cache(2)
-def batch_of(files:Files, name:str) -> tuple: # of which data set, a batch's file; bytes (n, 3, s, s), class numbers from 0
+def batch_of(
+    files: Files, name: str
+) -> tuple:  # of which data set, a batch's file; bytes (n, 3, s, s), class numbers from 0
     "One batch of downsampled ImageNet."
     raw = files.read(name)
-    try: got = dict(np.load(io.BytesIO(raw), allow_pickle=False)) if name.endswith('.npz') else _ArraysOnly(io.BytesIO(raw)).load()
-    except (pickle.UnpicklingError, ValueError, EOFError, OSError, zipfile.BadZipFile) as e: raise BadInput(f'source={name}: not a batch of downsampled ImageNet ({e})') from None
-    x, side = np.asarray(got['data'], np.uint8), int(round((got['data'].shape[1]/3)**.5))
+    try:
+        got = (
+            dict(np.load(io.BytesIO(raw), allow_pickle=False))
+            if name.endswith('.npz')
+            else _ArraysOnly(io.BytesIO(raw)).load()
+        )
+    except (pickle.UnpicklingError, ValueError, EOFError, OSError, zipfile.BadZipFile) as e:
+        raise BadInput(f'source={name}: not a batch of downsampled ImageNet ({e})') from None
+    x, side = np.asarray(got['data'], np.uint8), int(round((got['data'].shape[1] / 3) ** 0.5))
     return x.reshape(-1, 3, side, side), np.asarray(got['labels']).astype(np.int64) - 1
 
-def imagenet64(files:Files, at:str): # where, and where it begins
+# %% ../nbs/01b_datasets.ipynb #bc4bd0cd
+def imagenet64(files: Files, at: str):  # where, and where it begins
     "train_data_batch_1 … 10 and val_data, as pickles or .npz."
-    batches = sorted(n for n in files.names if n.startswith(at) and Path(n).stem.startswith(('train_data_batch_', 'val_data')))
-    need(any('val_data' in n for n in batches), 'source', files.path, 'val_data is missing: get the validation batch, and put it beside train_data_batch_1')
+    batches = sorted(
+        n for n in files.names if n.startswith(at) and Path(n).stem.startswith(('train_data_batch_', 'val_data'))
+    )
+    need(
+        any('val_data' in n for n in batches),
+        'source',
+        files.path,
+        'val_data is missing: get the validation batch, and put it beside train_data_batch_1',
+    )
     for n in batches:
-        for i, c in enumerate(batch_of(files, n)[1]): yield 'test' if 'val_data' in n else 'train', f'{c + 1:04d}', (n, i)
+        for i, c in enumerate(batch_of(files, n)[1]):
+            yield 'test' if 'val_data' in n else 'train', f'{c + 1:04d}', (n, i)
 
 # %% ../nbs/01b_datasets.ipynb #6b0100a8
 RESEARCH = 'for non-commercial research and teaching only'
 SETS = {
-    'tiny-imagenet': Layout('Tiny-ImageNet', 'tiny-imagenet-200.zip (cs231n.stanford.edu)', 'wnids.txt', tiny_imagenet, (100_000, 10_000), 200, f'photographs from ImageNet, {RESEARCH}', 64, ('val/val_annotations.txt',)),
-    'cub': Layout('CUB-200-2011', 'CUB_200_2011.tgz (Caltech)', 'train_test_split.txt', cub, (5_994, 5_794), 200, f'Caltech-UCSD Birds: photographs from Flickr, {RESEARCH}', also=('images.txt', 'image_class_labels.txt', 'classes.txt')),
-    'stanford-dogs': Layout('Stanford Dogs', 'images.tar and lists.tar, unpacked into one folder (vision.stanford.edu)', 'train_list.mat', dogs, (12_000, 8_580), 120, f'photographs from ImageNet, {RESEARCH}', also=('test_list.mat',)),
-    'stanford-cars': Layout('Stanford Cars', 'cars_train, cars_test, the development kit in devkit, and cars_test_annos_withlabels.mat', 'devkit/cars_train_annos.mat', cars, (8_144, 8_041), 196, RESEARCH, also=('devkit/cars_meta.mat',)),
-    'fgvc-aircraft': Layout('FGVC-Aircraft', 'fgvc-aircraft-2013b.tar.gz (Oxford)', 'data/images_variant_trainval.txt', aircraft, (6_667, 3_333), 100, f'photographs by members of airliners.net, {RESEARCH}', also=('data/images_variant_test.txt',)),
-    'flowers-102': Layout('Flowers-102', '102flowers.tgz, imagelabels.mat and setid.mat in one folder (Oxford)', 'setid.mat', flowers, (2_040, 6_149), 102, 'photographs from the web; no licence is stated', also=('imagelabels.mat',)),
-    'imagenette': Layout('ImageNette', 'imagenette2-320.tgz (fast.ai)', 'train/n01440764', folders, (9_469, 3_925), 10, f'photographs from ImageNet, {RESEARCH}', 224),
-    'imagenet-64': Layout('ImageNet at 64 pixels', 'the ten training batches and the validation batch of downsampled ImageNet, 64×64 (image-net.org)', 'train_data_batch_1', imagenet64, (1_281_167, 50_000), 1000, f'photographs from ImageNet, {RESEARCH}', 64),
-    'imagenet': Layout('ImageNet-1K', 'train and val, each with a folder for each class', 'train/n01440764', folders, (1_281_167, 50_000), 1000, RESEARCH, 224),
-    'imagefolder': Layout('a folder of class folders', 'train/CLASS/… and val/CLASS/… (or test/CLASS/…)', 'train', folders, (0, 0), 0, 'the licence of the images applies')}
+    'tiny-imagenet': Layout(
+        'Tiny-ImageNet',
+        'tiny-imagenet-200.zip (cs231n.stanford.edu)',
+        'wnids.txt',
+        tiny_imagenet,
+        (100_000, 10_000),
+        200,
+        f'photographs from ImageNet, {RESEARCH}',
+        64,
+        ('val/val_annotations.txt',),
+    ),
+    'cub': Layout(
+        'CUB-200-2011',
+        'CUB_200_2011.tgz (Caltech)',
+        'train_test_split.txt',
+        cub,
+        (5_994, 5_794),
+        200,
+        f'Caltech-UCSD Birds: photographs from Flickr, {RESEARCH}',
+        also=('images.txt', 'image_class_labels.txt', 'classes.txt'),
+    ),
+    'stanford-dogs': Layout(
+        'Stanford Dogs',
+        'images.tar and lists.tar, unpacked into one folder (vision.stanford.edu)',
+        'train_list.mat',
+        dogs,
+        (12_000, 8_580),
+        120,
+        f'photographs from ImageNet, {RESEARCH}',
+        also=('test_list.mat',),
+    ),
+    'stanford-cars': Layout(
+        'Stanford Cars',
+        'cars_train, cars_test, the development kit in devkit, and cars_test_annos_withlabels.mat',
+        'devkit/cars_train_annos.mat',
+        cars,
+        (8_144, 8_041),
+        196,
+        RESEARCH,
+        also=('devkit/cars_meta.mat',),
+    ),
+    'fgvc-aircraft': Layout(
+        'FGVC-Aircraft',
+        'fgvc-aircraft-2013b.tar.gz (Oxford)',
+        'data/images_variant_trainval.txt',
+        aircraft,
+        (6_667, 3_333),
+        100,
+        f'photographs by members of airliners.net, {RESEARCH}',
+        also=('data/images_variant_test.txt',),
+    ),
+    'flowers-102': Layout(
+        'Flowers-102',
+        '102flowers.tgz, imagelabels.mat and setid.mat in one folder (Oxford)',
+        'setid.mat',
+        flowers,
+        (2_040, 6_149),
+        102,
+        'photographs from the web; no licence is stated',
+        also=('imagelabels.mat',),
+    ),
+    'imagenette': Layout(
+        'ImageNette',
+        'imagenette2-320.tgz (fast.ai)',
+        'train/n01440764',
+        folders,
+        (9_469, 3_925),
+        10,
+        f'photographs from ImageNet, {RESEARCH}',
+        224,
+    ),
+    'imagenet-64': Layout(
+        'ImageNet at 64 pixels',
+        'the ten training batches and the validation batch of downsampled ImageNet, 64×64 (image-net.org)',
+        'train_data_batch_1',
+        imagenet64,
+        (1_281_167, 50_000),
+        1000,
+        f'photographs from ImageNet, {RESEARCH}',
+        64,
+    ),
+    'imagenet': Layout(
+        'ImageNet-1K',
+        'train and val, each with a folder for each class',
+        'train/n01440764',
+        folders,
+        (1_281_167, 50_000),
+        1000,
+        RESEARCH,
+        224,
+    ),
+    'imagefolder': Layout(
+        'a folder of class folders',
+        'train/CLASS/… and val/CLASS/… (or test/CLASS/…)',
+        'train',
+        folders,
+        (0, 0),
+        0,
+        'the licence of the images applies',
+    ),
+}
 
 # %% ../nbs/01b_datasets.ipynb #e56ee464
-def read_set(source:str, # NAME@PATH, one of `SETS`
-             size=None, # (H, W), a side, or None: the data set's usual one
-             skip_unreadable:bool=False, # go on without files that cannot be read
-             on_disk:Path|None=None # decode into this folder; see `pack`
-            ) -> tuple: # all the `Images`, and the indices of the official test split
+def read_set(
+    source: str,  # NAME@PATH, one of `SETS`
+    size=None,  # (H, W), a side, or None: the data set's usual one
+    skip_unreadable: bool = False,  # go on without files that cannot be read
+    on_disk: Path | None = None,  # decode into this folder; see `pack`
+) -> tuple:  # all the `Images`, and the indices of the official test split
     "A data set as people find it; raises `BadInput` that says what to get and where it has to lie."
     name, _, path = source.partition('@')
     layout = SETS[known(name, SETS, 'source')]
@@ -213,65 +372,117 @@ def read_set(source:str, # NAME@PATH, one of `SETS`
     size = (size, size) if isinstance(size, int) else tuple(size)
     files, at = find(name, path)
     pictures = listed(files, at, layout, size)
-    got, test = pack(pictures, layout.title, on_disk, size, skip_unreadable) if on_disk else from_files(pictures, layout.title, size, skip_unreadable)
+    got, test = (
+        pack(pictures, layout.title, on_disk, size, skip_unreadable)
+        if on_disk
+        else from_files(pictures, layout.title, size, skip_unreadable)
+    )
     about = dict(got.about, licence=f'{layout.title}: {layout.licence}', resized=f'squeezed to {size[0]}×{size[1]}')
     return replace(got, name=layout.title, about=about), test
 
-def find(name:str, path:str # one of `SETS`; an archive, a folder, or a folder that holds either
-        ) -> tuple: # `Files`, and where in them the data set begins
+# %% ../nbs/01b_datasets.ipynb #b8c5308d
+def find(
+    name: str,
+    path: str,  # one of `SETS`; an archive, a folder, or a folder that holds either
+) -> tuple:  # `Files`, and where in them the data set begins
     "Where a data set is; raises `BadInput`."
     layout, place = SETS[name], Path(path).expanduser()
-    need(path and place.exists(), 'source', f'{name}@{path}', f'there is nothing there; get {layout.get}, and say {name}@ and its path')
+    need(
+        path and place.exists(),
+        'source',
+        f'{name}@{path}',
+        f'there is nothing there; get {layout.get}, and say {name}@ and its path',
+    )
     archives = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.suffix in ('.zip', '.tar'))
     for candidate in ([place] if place.is_dir() else []) + archives:
         files = Files(candidate)
-        if (at := begins(files, layout)) is None: continue
+        if (at := begins(files, layout)) is None:
+            continue
         missing = [f for f in layout.also if at + f not in files.there]
-        need(not missing, 'source', f'{name}@{path}', f"{', '.join(missing)} is missing beside {at}{layout.marker}; get {layout.get}")
+        need(
+            not missing,
+            'source',
+            f'{name}@{path}',
+            f"{', '.join(missing)} is missing beside {at}{layout.marker}; get {layout.get}",
+        )
         return files, at
     raise BadInput(f'source={name}@{path}: no {layout.title} there (a file {layout.marker} tells it); get {layout.get}')
 
-def begins(files:Files, layout:Layout) -> str|None: # where to look, and for what; the path before it, or None
+# %% ../nbs/01b_datasets.ipynb #3b03888d
+def begins(files: Files, layout: Layout) -> str | None:  # where to look, and for what; the path before it, or None
     "Where a data set begins: before its marker, which is a file, or the beginning of files' names."
-    if (at := files.below(layout.marker)) is not None: return at
+    if (at := files.below(layout.marker)) is not None:
+        return at
     starts = {n[:i] for n in files.names for i in [n.find(layout.marker)] if i == 0 or i > 0 and n[i - 1] == '/'}
     return min(starts, key=len) if starts and layout.pictures in (folders, imagenet64) else None
 
-def listed(files:Files, at:str, layout:Layout, size:tuple # where, where it begins, what, (H, W)
-          ) -> dict: # name: a function that gives the picture
+# %% ../nbs/01b_datasets.ipynb #7ca79628
+def listed(
+    files: Files,
+    at: str,
+    layout: Layout,
+    size: tuple,  # where, where it begins, what, (H, W)
+) -> dict:  # name: a function that gives the picture
     "The pictures as `train/CLASS/…` and `test/CLASS/…`; raises `BadInput` where splits and files do not fit."
     found, classes = {}, dict(train=set(), test=set())
     for split, c, name in layout.pictures(files, at):
         classes[split].add(c)
         there = name if isinstance(name, str) else name[0]
-        need(there in files.there, 'source', f'{files.path}', f'{there} is missing, which the lists of {layout.title} name; get {layout.get}')
-        found[f'{split}/{c}/{_leaf(name)}'] = Picture(_reader(files, name), size, files.path/there if files.archive is None else files.path)
-    for split in classes: need(classes[split], 'source', f'{files.path}', f'no images to {split} on; get {layout.get}')
+        need(
+            there in files.there,
+            'source',
+            f'{files.path}',
+            f'{there} is missing, which the lists of {layout.title} name; get {layout.get}',
+        )
+        found[f'{split}/{c}/{_leaf(name)}'] = Picture(
+            _reader(files, name), size, files.path / there if files.archive is None else files.path
+        )
+    for split in classes:
+        need(classes[split], 'source', f'{files.path}', f'no images to {split} on; get {layout.get}')
     more = sorted(classes['test'] - classes['train'])
-    need(not more, 'source', f'{files.path}', f"{', '.join(more[:3])} {'has' if len(more) == 1 else 'have'} test images and no training images, so this is not {layout.title} as it is published")
-    return dict(sorted(found.items()))                     # in a folder and in an archive the same order
+    need(
+        not more,
+        'source',
+        f'{files.path}',
+        f"{', '.join(more[:3])} {'has' if len(more) == 1 else 'have'} test images and no training images, so this is not {layout.title} as it is published",
+    )
+    return dict(sorted(found.items()))  # in a folder and in an archive the same order
 
-def _leaf(name): return Path(name).with_suffix('.ppm').name if isinstance(name, str) else f'{Path(name[0]).stem}-{name[1]:06d}.ppm'
+# %% ../nbs/01b_datasets.ipynb #10b22bc9
+def _leaf(name):
+    return Path(name).with_suffix('.ppm').name if isinstance(name, str) else f'{Path(name[0]).stem}-{name[1]:06d}.ppm'
+
 
 def _reader(files, name):
     "A function that gives a file's bytes, or a row of a batch."
-    if isinstance(name, str): return functools.partial(files.read, name)
+    if isinstance(name, str):
+        return functools.partial(files.read, name)
     return lambda: np.ascontiguousarray(batch_of(files, name[0])[0][name[1]].transpose(1, 2, 0))
 
 # %% ../nbs/01b_datasets.ipynb #8314deaa
-def refuse_odd(names, what:str # paths within a folder or zip, with slashes; what they are
-              ) -> None:
+def refuse_odd(
+    names,
+    what: str,  # paths within a folder or zip, with slashes; what they are
+) -> None:
     "Raise `BadInput` for a folder that would be read as what it is not: a class called `images`, a class that is in the test split only."
     parts = [n.split('/') for n in names]
     top = {p[0] for p in parts if len(p) > 1}
     splits = top & {'train', 'test', 'val', 'valid', 'validation'}
-    if 'train' not in splits: return
+    if 'train' not in splits:
+        return
     classes = {s: {p[1] if len(p) > 2 else None for p in parts if p[0] == s} for s in splits}
     raw = classes.get('val') == {'images'}
-    need(not raw, 'source', what, 'looks like Tiny-ImageNet as it is published, whose val/images are of no class; say tiny-imagenet@PATH')
-    if len(classes['train'] - {None}) < 2: return
+    need(
+        not raw,
+        'source',
+        what,
+        'looks like Tiny-ImageNet as it is published, whose val/images are of no class; say tiny-imagenet@PATH',
+    )
+    if len(classes['train'] - {None}) < 2:
+        return
     for s in sorted(splits - {'train'}):
         got = classes[s] - {None}
-        if not got & classes['train']: continue            # `layout` leaves them out, and says so
+        if not got & classes['train']:
+            continue  # `layout` leaves them out, and says so
         more = sorted(got - classes['train'])
         need(not more, 'source', what, f"has the class {''.join(more[:1])} in {s} and not in train")

@@ -19,103 +19,139 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 import ssdd_nb
-from .core import BadInput, Distiller, as_json, as_path, atomic, changed, digest, known, need, need_file, remark, run, safe
+from ssdd_nb.core import (
+    BadInput,
+    Distiller,
+    as_json,
+    as_path,
+    atomic,
+    changed,
+    digest,
+    known,
+    need,
+    need_file,
+    remark,
+    run,
+    safe,
+)
 from .data import Images, denormalise, image_grid, in_short, normalise
 
 # %% ../nbs/02_distilled.ipynb #af3a7e87
 FORMAT = 'ssdd-nb distilled 1'
-PROBABILITIES = 'class probabilities' # the kind of target that students learn by cross-entropy and not by the MSE
+PROBABILITIES = 'class probabilities'  # the kind of target that students learn by cross-entropy and not by the MSE
+
 
 @dataclass(eq=False)
 class Answers:
     "What a teacher says of V views of each image, as it is stored."
-    values:Tensor # (m, V, r) half precision, or int8 with a scale
-    scale:Tensor|None=None # (r,) float32: what one step of an int8 is worth
-    basis:Tensor|None=None # (r, k) half precision: principal components; the values are coordinates on them
-    mean:Tensor|None=None # (k,) half precision: what the components are added to
 
-    def at(self, i, v) -> Tensor: # which images (b,), which view of each (b,); float32 (b, k)
+    values: Tensor  # (m, V, r) half precision, or int8 with a scale
+    scale: Tensor | None = None  # (r,) float32: what one step of an int8 is worth
+    basis: Tensor | None = None  # (r, k) half precision: principal components; the values are coordinates on them
+    mean: Tensor | None = None  # (k,) half precision: what the components are added to
+
+    def at(self, i, v) -> Tensor:  # which images (b,), which view of each (b,); float32 (b, k)
         "The targets of some views."
         y = self.values[i, v].float()
-        if self.scale is not None: y = y*self.scale
+        if self.scale is not None:
+            y = y * self.scale
         return y if self.basis is None else self.mean.float() + y @ self.basis.float()
 
-    def all(self) -> Tensor: # float32 (m, V, k)
+    def all(self) -> Tensor:  # float32 (m, V, k)
         "The targets of all views."
         m, V = self.values.shape[:2]
         each = torch.arange(m, device=self.values.device)
         return torch.stack([self.at(each, torch.full_like(each, v)) for v in range(V)], 1)
 
-    def tensors(self) -> dict: # of tensors
+    def tensors(self) -> dict:  # of tensors
         "Those that there are, by name."
         return {k: t for k, t in vars(self).items() if t is not None}
 
-    def to(self, device): # any torch device
+    def to(self, device):  # any torch device
         "The same on another device."
         return Answers(**{k: t.to(device) for k, t in self.tensors().items()})
 
+# %% ../nbs/02_distilled.ipynb #ff198894
 @dataclass(eq=False)
 class Distilled:
     "A distilled set: synthetic images `x`, their targets or labels `y`, and a manifest that says what they are."
-    x:Tensor # (m, C, H, W) float32 in pixel units: 0 is black, 1 is white, values beyond are possible
-    y:Tensor # (m, k) float32 targets, or (m,) int64 labels
-    manifest:dict # JSON: method, config, source, teacher, normalisation, …
-    answers:Answers|None=None # the teacher's features of V views of each image, for a set with stored views
+
+    x: Tensor  # (m, C, H, W) float32 in pixel units: 0 is black, 1 is white, values beyond are possible
+    y: Tensor  # (m, k) float32 targets, or (m,) int64 labels
+    manifest: dict  # JSON: method, config, source, teacher, normalisation, …
+    answers: Answers | None = None  # the teacher's features of V views of each image, for a set with stored views
 
     def __post_init__(self):
-        if isinstance(self.x, np.ndarray): self.x = torch.from_numpy(self.x)
-        if isinstance(self.y, np.ndarray): self.y = torch.from_numpy(self.y)
+        if isinstance(self.x, np.ndarray):
+            self.x = torch.from_numpy(self.x)
+        if isinstance(self.y, np.ndarray):
+            self.y = torch.from_numpy(self.y)
         tensors = isinstance(self.x, Tensor) and isinstance(self.y, Tensor)
         right = 'must be tensors; distilled_from makes a set of images'
         need(tensors, 'x, y', f'{in_short(self.x)}, {in_short(self.y)}', right)
-        need(self.x.ndim == 4 and len(self.x) == len(self.y), 'x, y', (tuple(self.x.shape), tuple(self.y.shape)), 'as many targets as images')
+        need(
+            self.x.ndim == 4 and len(self.x) == len(self.y),
+            'x, y',
+            (tuple(self.x.shape), tuple(self.y.shape)),
+            'as many targets as images',
+        )
         self.x = self.x.detach().float()
         self.y = self.y.detach().float() if self.y.is_floating_point() else self.y.detach().long()
-        if self.answers is None: return
+        if self.answers is None:
+            return
         m, V = self.answers.values.shape[:2]
         said = self.views or {}
         right = f'{said.get("count")} views of each of {len(self)} images, as the manifest says'
         need(m == len(self) and V == said.get('count'), 'answers', f'{V} views of {m} images', right)
 
     @property
-    def views(self) -> dict|None: # JSON: `recipe`, `seed`, `count` (None: unlimited), `teacher`, …
+    def views(self) -> dict | None:  # JSON: `recipe`, `seed`, `count` (None: unlimited), `teacher`, …
         "How students shall see views of the images; None where they see the images themselves."
         return self.manifest.get('views')
 
-    def __len__(self): return len(self.x)
+    def __len__(self):
+        return len(self.x)
+
     def __repr__(self):
         m, (c, h, w) = self.manifest, self.x.shape[1:]
         what = f'{self.y.shape[1]}-dimensional targets' if self.y.ndim == 2 else 'labels'
-        if self.views: what += f" for {self.views['count'] or 'unlimited'} views of each"
+        if self.views:
+            what += f" for {self.views['count'] or 'unlimited'} views of each"
         return f"Distilled by {m.get('method')} from {m.get('source', {}).get('name')}: {len(self)} images of {c}×{h}×{w} with {what}, seed {m.get('seed')}"
 
     @property
-    def images(self) -> Tensor: # float32 (m, C, H, W) in [0, 1]
+    def images(self) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
         "The pixels, as they are shown: the same as `pixels()`."
         return self.pixels()
 
-    def show(self) -> Image.Image: # as the last line of a cell, it is shown
+    def show(self) -> Image.Image:  # as the last line of a cell, it is shown
         "The images in a grid, the first thousand of them."
         return self.preview()
 
-    def _repr_png_(self): return self.preview()._repr_png_() if self.x.shape[1] <= 4 else None
+    def _repr_png_(self):
+        return self.preview()._repr_png_() if self.x.shape[1] <= 4 else None
 
-def need_set(d, # what was passed
-             arg:str='d' # the argument's name
-            ) -> None:
+# %% ../nbs/02_distilled.ipynb #aa0bcbd6
+def need_set(
+    d,  # what was passed
+    arg: str = 'd',  # the argument's name
+) -> None:
     "Raise `BadInput` unless this is a distilled set, and say how to get one."
-    if isinstance(d, Distilled): return
+    if isinstance(d, Distilled):
+        return
     right = 'must be a distilled set, as distil gives it and load reads it'
-    if isinstance(d, (str, os.PathLike)): right = f'a path; load({str(d)!r}) reads the set'
-    elif isinstance(d, Images): right = 'these are images; distil makes a set of them, and random picks some'
+    if isinstance(d, (str, os.PathLike)):
+        right = f'a path; load({str(d)!r}) reads the set'
+    elif isinstance(d, Images):
+        right = 'these are images; distil makes a set of them, and random picks some'
     raise BadInput(f'{arg}={in_short(d)}: {right}')
 
-
 # %% ../nbs/02_distilled.ipynb #2771a7a2
-def store_answers(y:Tensor, # the teacher's features of V views of each image, (m, V, k)
-                  bits:int=16, # 16: half precision; 8: integers with a scale for each coordinate
-                  components:int|None=None # keep so many principal components only
-                 ) -> Answers: # on the CPU
+def store_answers(
+    y: Tensor,  # the teacher's features of V views of each image, (m, V, k)
+    bits: int = 16,  # 16: half precision; 8: integers with a scale for each coordinate
+    components: int | None = None,  # keep so many principal components only
+) -> Answers:  # on the CPU
     "Round targets of views to what is stored; raises `BadInput`."
     y = y.detach().cpu()
     k = y.shape[2]
@@ -125,12 +161,14 @@ def store_answers(y:Tensor, # the teacher's features of V views of each image, (
     extra = {}
     if components:
         mean, basis = (t.half() for t in _principal(y.flatten(0, 1), components))
-        y = (y - mean.float()) @ torch.linalg.pinv(basis.double()).float()       # of the rounded components
+        y = (y - mean.float()) @ torch.linalg.pinv(basis.double()).float()  # of the rounded components
         extra = dict(basis=basis, mean=mean)
-    if bits == 16: return Answers(y.half(), **extra)
-    scale = y.abs().amax((0, 1)).clamp_min(1e-12)/127
-    return Answers((y/scale).round().to(torch.int8), scale, **extra)
+    if bits == 16:
+        return Answers(y.half(), **extra)
+    scale = y.abs().amax((0, 1)).clamp_min(1e-12) / 127
+    return Answers((y / scale).round().to(torch.int8), scale, **extra)
 
+# %% ../nbs/02_distilled.ipynb #fe3fd460
 def _principal(y, r):
     "Mean (k,) and r principal components (r, k) of rows (n, k)."
     mean = y.double().mean(0)
@@ -139,71 +177,92 @@ def _principal(y, r):
 
 # %% ../nbs/02_distilled.ipynb #92a70a33
 @patch
-def stats(self:Distilled) -> tuple: # mean and std (C,), in pixel units
+def stats(self: Distilled) -> tuple:  # mean and std (C,), in pixel units
     "The normalisation that the set was made for."
     n = self.manifest['normalisation']
     return tuple(torch.tensor(n[k], dtype=torch.float32, device=self.x.device) for k in ('mean', 'std'))
 
+
 @patch
-def normalised(self:Distilled) -> Tensor: # float32 (m, C, H, W)
+def normalised(self: Distilled) -> Tensor:  # float32 (m, C, H, W)
     "What a network is trained on."
     return normalise(self.x, *self.stats())
 
+# %% ../nbs/02_distilled.ipynb #b0206bf9
 @patch
-def pixels(self:Distilled) -> Tensor: # float32 (m, C, H, W) in [0, 1]
+def pixels(self: Distilled) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
     "What the eye is shown: clipped to [0, 1]."
     return self.x.clamp(0, 1)
 
+
 @patch
-def dataset(self:Distilled, normalised:bool=True) -> torch.utils.data.TensorDataset: # of pairs (image, target)
+def dataset(self: Distilled, normalised: bool = True) -> torch.utils.data.TensorDataset:  # of pairs (image, target)
     "The set as a torch `Dataset`, for normalised images or for clipped pixels."
     return torch.utils.data.TensorDataset(self.normalised() if normalised else self.pixels(), self.y)
 
+# %% ../nbs/02_distilled.ipynb #22fcd574
 @patch
-def to(self:Distilled, device) -> Distilled: # any torch device
+def to(self: Distilled, device) -> Distilled:  # any torch device
     "The same set on another device."
     return Distilled(self.x.to(device), self.y.to(device), self.manifest, self.answers and self.answers.to(device))
 
+
 @patch
-def tensors(self:Distilled) -> dict: # name: tensor
+def tensors(self: Distilled) -> dict:  # name: tensor
     "What the file of the set holds."
     answers = self.answers.tensors() if self.answers else {}
     return dict(x=self.x, y=self.y, **{f'views.{k}': t for k, t in answers.items()})
 
+# %% ../nbs/02_distilled.ipynb #e512e29b
 @patch(as_prop=True)
-def bytes(self:Distilled) -> int:
+def bytes(self: Distilled) -> int:
     "What a student's training has to be given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
-    if self.answers: targets = sum(t.nbytes for t in self.answers.tensors().values())
-    else: targets = self.views['teacher_bytes'] if self.views else self.y.nbytes
+    if self.answers:
+        targets = sum(t.nbytes for t in self.answers.tensors().values())
+    else:
+        targets = self.views['teacher_bytes'] if self.views else self.y.nbytes
     return self.x.numel() + targets
 
 # %% ../nbs/02_distilled.ipynb #2ff3faad
-def distilled_from(z:Tensor, # normalised images (m, C, H, W)
-                   y:Tensor, # targets (m, k), or labels (m,)
-                   images:Images, # the real images they stand for
-                   *, method:str, # who made them
-                   config:dict, # how
-                   seed:int, # with which seed
-                   teacher:dict|None=None, # the manifest of the network the targets come from
-                   recipe:dict|None=None, # the pre-training recipe that the set is meant for
-                   target_kind:str='teacher features' # what `y` is, in words
-                  ) -> Distilled:
+def distilled_from(
+    z: Tensor,  # normalised images (m, C, H, W)
+    y: Tensor,  # targets (m, k), or labels (m,)
+    images: Images,  # the real images they stand for
+    *,
+    method: str,  # who made them
+    config: dict,  # how
+    seed: int,  # with which seed
+    teacher: dict | None = None,  # the manifest of the network the targets come from
+    recipe: dict | None = None,  # the pre-training recipe that the set is meant for
+    target_kind: str = 'teacher features',  # what `y` is, in words
+) -> Distilled:
     "A distilled set with a complete manifest."
     source = dict(images.describe(), **{k: v for k, v in images.about.items() if k == 'left_out'})
-    manifest = dict(format=FORMAT, method=method, config=config, seed=seed, source=source, teacher=teacher, recipe=recipe,
-                    normalisation=dict(mean=images.mean.tolist(), std=images.std.tolist()), target_kind=target_kind,
-                    classes=list(images.classes) if y.ndim == 1 else [], versions={'ssdd-nb': ssdd_nb.__version__, 'torch': torch.__version__})
+    manifest = dict(
+        format=FORMAT,
+        method=method,
+        config=config,
+        seed=seed,
+        source=source,
+        teacher=teacher,
+        recipe=recipe,
+        normalisation=dict(mean=images.mean.tolist(), std=images.std.tolist()),
+        target_kind=target_kind,
+        classes=list(images.classes) if y.ndim == 1 else [],
+        versions={'ssdd-nb': ssdd_nb.__version__, 'torch': torch.__version__},
+    )
     return Distilled(denormalise(z.detach(), images.mean, images.std).cpu(), y.cpu(), json.loads(json.dumps(manifest)))
 
 # %% ../nbs/02_distilled.ipynb #4dd021a4
 @patch(as_prop=True)
-def hash(self:Distilled) -> str: # 16 hexadecimal digits
+def hash(self: Distilled) -> str:  # 16 hexadecimal digits
     "The content hash of images, targets, normalisation and views."
-    views = (self.views, *self.answers.tensors().values()) if self.answers else (self.views,)*bool(self.views)
+    views = (self.views, *self.answers.tensors().values()) if self.answers else (self.views,) * bool(self.views)
     return digest(self.x, self.y, self.manifest['normalisation'], *views)
 
+# %% ../nbs/02_distilled.ipynb #e375461b
 @patch
-def save(self:Distilled, path:Path) -> Path: # where to: NAME.safetensors; the path of the set
+def save(self: Distilled, path: Path) -> Path:  # where to: NAME.safetensors; the path of the set
     "Write the set, with NAME.png and NAME.md beside it. A picture or a card that fails is a note, and never the loss of a set."
     path = as_path(path)
     need(path.suffix == '.safetensors', 'path', path, 'the name must end in .safetensors')
@@ -212,83 +271,155 @@ def save(self:Distilled, path:Path) -> Path: # where to: NAME.safetensors; the p
     write_tensors(path, self.tensors(), dict(self.manifest, hash=self.hash))
     return path
 
+# %% ../nbs/02_distilled.ipynb #b161390e
 def _beside(path, write):
     "Write what only explains a set; say so if that fails."
     try:
-        with atomic(path) as p: write(p)
-    except Exception as e: remark(f'{path} was not written ({e}); the set itself is not affected')
+        with atomic(path) as p:
+            write(p)
+    except Exception as e:
+        remark(f'{path} was not written ({e}); the set itself is not affected')
 
 # %% ../nbs/02_distilled.ipynb #d1397ac2
-def write_tensors(path:Path, # NAME.safetensors
-                  tensors:dict, # name: tensor
-                  manifest:dict # what JSON can hold
-                 ) -> None:
+def write_tensors(
+    path: Path,  # NAME.safetensors
+    tensors: dict,  # name: tensor
+    manifest: dict,  # what JSON can hold
+) -> None:
     "Write tensors and what they are, whole or not at all."
     manifest = json.loads(json.dumps(manifest))
-    about = as_json(dict(manifest, seal=digest(manifest)))                     # one entry: their order is not kept
-    with atomic(path) as p: save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, p, {'manifest': about})
+    about = as_json(dict(manifest, seal=digest(manifest)))  # one entry: their order is not kept
+    with atomic(path) as p:
+        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, p, {'manifest': about})
 
-def read_tensors(path, # a .safetensors file
-                 arg:str='path' # the argument's name
-                ) -> tuple: # its manifest, {} if it has none; {name: tensor}
+# %% ../nbs/02_distilled.ipynb #16e09742
+def read_tensors(
+    path,  # a .safetensors file
+    arg: str = 'path',  # the argument's name
+) -> tuple:  # its manifest, {} if it has none; {name: tensor}
     "Tensors and what they are; raises `BadInput` if the file was damaged."
     path = need_file(path, arg)
     damaged = 'the file was damaged or changed; get it again'
     try:
-        with safe_open(str(path), 'pt') as f: text, tensors = (f.metadata() or {}).get('manifest'), {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as e:                                                     # its reader raises more than its own error
+        with safe_open(str(path), 'pt') as f:
+            text, tensors = (f.metadata() or {}).get('manifest'), {k: f.get_tensor(k) for k in f.keys()}
+    except Exception as e:  # its reader raises more than its own error
         raise BadInput(f'{arg}={path}: torn, or not a .safetensors file ({safe(e, most=80)})') from None
-    try: manifest = json.loads(text or '{}')
-    except (ValueError, RecursionError): manifest = None
+    try:
+        manifest = json.loads(text or '{}')
+    except (ValueError, RecursionError):
+        manifest = None
     need(isinstance(manifest, dict), arg, path, f'its manifest cannot be read; {damaged}')
     seal = manifest.pop('seal', None)
     need(seal in (None, digest(manifest)), arg, path, f'its manifest does not match its seal; {damaged}')
     return manifest, tensors
 
 # %% ../nbs/02_distilled.ipynb #6279e774
-KINDS = dict(format=str, method=str, config=dict, seed=int|None, source=dict, teacher=dict|None, recipe=dict|None, normalisation=dict,
-             target_kind=str, classes=list, versions=dict, hash=str) # of a manifest
+KINDS = dict(
+    format=str,
+    method=str,
+    config=dict,
+    seed=int | None,
+    source=dict,
+    teacher=dict | None,
+    recipe=dict | None,
+    normalisation=dict,
+    target_kind=str,
+    classes=list,
+    versions=dict,
+    hash=str,
+)  # of a manifest
+
 
 def _check_set(x, y, manifest, path):
     "Raise `BadInput` unless tensors and manifest can be a set: by type, shape and range, before anything is computed."
     wrong = [k for k, kind in KINDS.items() if not isinstance(manifest.get(k, False), kind)]
-    need(not wrong, 'path', path, f'its manifest has no proper {safe(", ".join(wrong[:3]))}: the file was damaged or changed')
+    need(
+        not wrong,
+        'path',
+        path,
+        f'its manifest has no proper {safe(", ".join(wrong[:3]))}: the file was damaged or changed',
+    )
     shapes = f'images {tuple(x.shape)} and targets {tuple(y.shape)}'
-    need(x.ndim == 4 and 1 <= y.ndim <= 3 and len(x) == len(y) and min(*x.shape, *y.shape) > 0, 'path', path, f'holds {shapes}')
-    need(x.is_floating_point() and bool(x.isfinite().all()), 'path', path, f'its images ({x.dtype}) must be finite floats')
-    numbers = y.is_floating_point() and bool(y.isfinite().all()) if y.ndim > 1 else not y.is_complex() and bool((y >= 0).all())
+    need(
+        x.ndim == 4 and 1 <= y.ndim <= 3 and len(x) == len(y) and min(*x.shape, *y.shape) > 0,
+        'path',
+        path,
+        f'holds {shapes}',
+    )
+    need(
+        x.is_floating_point() and bool(x.isfinite().all()),
+        'path',
+        path,
+        f'its images ({x.dtype}) must be finite floats',
+    )
+    numbers = (
+        y.is_floating_point() and bool(y.isfinite().all())
+        if y.ndim > 1
+        else not y.is_complex() and bool((y >= 0).all())
+    )
     need(numbers, 'path', path, f'its targets ({y.dtype}) must be finite floats, or numbers of classes')
     names, source = manifest['classes'], manifest['source']
-    need(all(isinstance(c, str) for c in names) and (y.ndim > 1 or not names or int(y.max()) < len(names)), 'path', path, 'its labels and class names do not fit')
-    need(isinstance(source.get('name'), str) and isinstance(source.get('n'), int), 'path', path, 'its manifest does not name its source')
+    need(
+        all(isinstance(c, str) for c in names) and (y.ndim > 1 or not names or int(y.max()) < len(names)),
+        'path',
+        path,
+        'its labels and class names do not fit',
+    )
+    need(
+        isinstance(source.get('name'), str) and isinstance(source.get('n'), int),
+        'path',
+        path,
+        'its manifest does not name its source',
+    )
     for k in ('mean', 'std'):
         v = manifest['normalisation'].get(k)
-        good = isinstance(v, list) and len(v) == x.shape[1] and all(isinstance(i, (int, float)) and math.isfinite(i) and (k == 'mean' or i > 0) for i in v)
+        good = (
+            isinstance(v, list)
+            and len(v) == x.shape[1]
+            and all(isinstance(i, (int, float)) and math.isfinite(i) and (k == 'mean' or i > 0) for i in v)
+        )
         need(good, 'path', path, f'its {k} must be a number for each of the {x.shape[1]} channels')
-    lr = (manifest['recipe'] or {}).get('lr', .1)
-    need(lr is None or isinstance(lr, (int, float)) and math.isfinite(lr), 'path', path, f'its recipe has a learning rate of {safe(lr)}')
-    if manifest.get('views') is not None: _check_views(manifest['views'], path)
+    lr = (manifest['recipe'] or {}).get('lr', 0.1)
+    need(
+        lr is None or isinstance(lr, (int, float)) and math.isfinite(lr),
+        'path',
+        path,
+        f'its recipe has a learning rate of {safe(lr)}',
+    )
+    if manifest.get('views') is not None:
+        _check_views(manifest['views'], path)
 
+# %% ../nbs/02_distilled.ipynb #12ae65f0
 def _check_views(views, path):
     "Raise `BadInput` unless a manifest says of views what it should."
-    kinds = dict(recipe=dict, seed=int, count=int|None, teacher=str|None, teacher_bytes=int)
+    kinds = dict(recipe=dict, seed=int, count=int | None, teacher=str | None, teacher_bytes=int)
     wrong = [k for k, kind in kinds.items() if not isinstance(views, dict) or not isinstance(views.get(k, False), kind)]
     need(not wrong, 'path', path, f'its views have no proper {", ".join(wrong[:3])}: the file was damaged or changed')
 
+# %% ../nbs/02_distilled.ipynb #c663216a
 def _answers(tensors, path):
     "What a file holds of a teacher's answers for views; None if nothing."
-    if not tensors: return None
-    fits = tensors.keys() <= {'values', 'scale', 'basis', 'mean'} and 'values' in tensors and tensors['values'].ndim == 3
+    if not tensors:
+        return None
+    fits = (
+        tensors.keys() <= {'values', 'scale', 'basis', 'mean'} and 'values' in tensors and tensors['values'].ndim == 3
+    )
     finite = fits and all(bool(t.isfinite().all()) for t in tensors.values())
     r = tensors['values'].shape[-1] if finite else 0
     sizes = {k: tuple(t.shape[:1] if k == 'basis' else t.shape) for k, t in tensors.items() if k in ('scale', 'basis')}
-    need(finite and set(sizes.values()) <= {(r,)} and ('basis' in tensors) == ('mean' in tensors),
-         'path', path, 'its answers for views do not fit together: the file was damaged or changed')
+    need(
+        finite and set(sizes.values()) <= {(r,)} and ('basis' in tensors) == ('mean' in tensors),
+        'path',
+        path,
+        'its answers for views do not fit together: the file was damaged or changed',
+    )
     return Answers(**tensors)
 
 # %% ../nbs/02_distilled.ipynb #4601c3c3
-def load(path:str|Path # a .safetensors file, the folder of a run, or the name of a set that ships with the library
-        ) -> Distilled:
+def load(
+    path: str | Path,  # a .safetensors file, the folder of a run, or the name of a set that ships with the library
+) -> Distilled:
     "Read a distilled set; raises `BadInput` if the file is missing, torn, or not one of ours."
     path = find_set(path)
     manifest, tensors = read_tensors(path)
@@ -298,54 +429,67 @@ def load(path:str|Path # a .safetensors file, the folder of a run, or the name o
     _check_set(tensors['x'], tensors['y'], manifest, path)
     answers = {k.removeprefix('views.'): t for k, t in tensors.items() if k.startswith('views.')}
     d = Distilled(tensors['x'], tensors['y'], manifest, _answers(answers, path))
-    need(d.manifest.pop('hash') == d.hash, 'path', path, 'its content does not match its hash: the file was damaged or changed')
+    need(
+        d.manifest.pop('hash') == d.hash,
+        'path',
+        path,
+        'its content does not match its hash: the file was damaged or changed',
+    )
     return d
 
+# %% ../nbs/02_distilled.ipynb #b525e3a5
 def assets() -> Path:
     "The folder of what ships with the library."
-    return Path(str(importlib.resources.files('ssdd_nb')))/'assets'
+    return Path(str(importlib.resources.files('ssdd_nb'))) / 'assets'
 
-def shipped() -> list: # of names
+
+def shipped() -> list:  # of names
     "The names of the sets that ship with the library."
     return sorted(p.stem for p in assets().glob('*.safetensors'))
 
-def find_set(path:str|Path # as for `load`
-            ) -> Path: # a file that is there
+# %% ../nbs/02_distilled.ipynb #49121aec
+def find_set(
+    path: str | Path,  # as for `load`
+) -> Path:  # a file that is there
     "Where a set lies; raises `BadInput` that says what is there instead."
     need(isinstance(path, (str, os.PathLike)), 'path', in_short(path), 'must be the path of a set')
-    if str(path) in shipped(): return assets()/f'{path}.safetensors'
+    if str(path) in shipped():
+        return assets() / f'{path}.safetensors'
     path = as_path(path)
     if path.is_dir():
-        file = path/'distilled.safetensors'
+        file = path / 'distilled.safetensors'
         need(file.is_file(), 'path', path, f'the folder holds no distilled.safetensors; {_instead(path)}')
         return file
     named = path.with_name(f'{path.name}.safetensors')
-    if not path.is_file() and named.is_file(): return named
+    if not path.is_file() and named.is_file():
+        return named
     ships = ', '.join(shipped())
     need(path.is_file(), 'path', path, f'there is no such file; sets that ship with the library: {ships}')
     return path
 
+# %% ../nbs/02_distilled.ipynb #f9625432
 def _instead(folder):
     "What a folder without a set holds."
-    if (folder/'checkpoint.pt').exists(): return 'its run is not finished: the same call or command again goes on with it'
-    if (folder/'teacher.safetensors').exists(): return 'it holds a teacher: load_teacher reads it'
+    if (folder / 'checkpoint.pt').exists():
+        return 'its run is not finished: the same call or command again goes on with it'
+    if (folder / 'teacher.safetensors').exists():
+        return 'it holds a teacher: load_teacher reads it'
     found = [*folder.glob('*.safetensors'), *folder.glob('*/*.safetensors')]
     files = sorted(p.relative_to(folder).as_posix() for p in found)[:5]
     return f"in it: {', '.join(files)}" if files else 'nor any other .safetensors file'
 
-def _no_set(manifest): # what a file says of itself
+# %% ../nbs/02_distilled.ipynb #4c518f2c
+def _no_set(manifest):  # what a file says of itself
     "Why a readable file is not a distilled set."
     if 'teacher' in str(manifest.get('format')):
         return 'is a teacher, not a distilled set: load_teacher reads it'
     return 'holds no manifest, so it is not a distilled set of this library'
 
-
 # %% ../nbs/02_distilled.ipynb #d2a92aff
 @patch
-def preview(self:Distilled, height:int=64) -> Image.Image: # how high an image is shown at least, in screen pixels
+def preview(self: Distilled, height: int = 64) -> Image.Image:  # how high an image is shown at least, in screen pixels
     "The images in a grid, the first thousand of them."
     return image_grid(self.pixels()[:1000], height)
-
 
 # %% ../nbs/02_distilled.ipynb #5962e5aa
 CARD = """---
@@ -378,107 +522,141 @@ Without this library: `safetensors.torch.load_file({file})` gives `x` in pixel u
 
 The images derive from {source}: {licence}.
 """
-
 FOR_FEATURES = "They are for pre-training an encoder on the targets; see *How they were made* for the recipe.", ''
-FOR_VIEWS = """They are for pre-training an encoder on views of them: {how}. {whose}""", """
+FOR_VIEWS = (
+    """They are for pre-training an encoder on views of them: {how}. {whose}""",
+    """
 
 from ssdd_nb.evaluation import pretrain
-student = pretrain(d{teacher})          # or pretrain(net, d{teacher}), with any module from images to targets"""
-FOR_LABELS = ("They are for training classifiers. Sets by `scdd` and `sre2l` are meant to be trained on with soft labels, a network's scores for every crop: `classifier.safetensors` beside this file is that network, and `labels/`, if it is there, holds its scores. With the hard labels alone such images are worth little.", """
+student = pretrain(d{teacher})          # or pretrain(net, d{teacher}), with any module from images to targets""",
+)
+FOR_LABELS = (
+    "They are for training classifiers. Sets by `scdd` and `sre2l` are meant to be trained on with soft labels, a network's scores for every crop: `classifier.safetensors` beside this file is that network, and `labels/`, if it is there, holds its scores. With the hard labels alone such images are worth little.",
+    """
 
 from ssdd_nb.posttrain import post_train, tiny_post
 from ssdd_nb.teachers import load_teacher
-post_train(student, d, tiny_post(x.shape[1]), load_teacher('classifier.safetensors'))     # any module from images to scores""")
+post_train(student, d, tiny_post(x.shape[1]), load_teacher('classifier.safetensors'))     # any module from images to scores""",
+)
+
 
 @patch
-def _for_views(self:Distilled): # a set with views
+def _for_views(self: Distilled):  # a set with views
     "What the card says of them."
     v = self.views
     how = ', '.join(f'{k} {value}' for k, value in v['recipe'].items())
-    whose = (f"The teacher's features of {v['count']} views of each image are in the file (`views.values`; "
-             f"views are drawn again from seed {v['seed']})." if v['count']
-             else f"The teacher (hash {v['teacher']}) is asked for its features of each view.")
+    whose = (
+        f"The teacher's features of {v['count']} views of each image are in the file (`views.values`; "
+        f"views are drawn again from seed {v['seed']})."
+        if v['count']
+        else f"The teacher (hash {v['teacher']}) is asked for its features of each view."
+    )
     purpose, usage = FOR_VIEWS
     return purpose.format(how=how, whose=whose), usage.format(teacher='' if v['count'] else ', teacher=…')
 
+# %% ../nbs/02_distilled.ipynb #9d2f1927
 @patch
-def card(self:Distilled, name:str='distilled') -> str: # the file's name without its ending; Markdown
+def card(self: Distilled, name: str = 'distilled') -> str:  # the file's name without its ending; Markdown
     "A page that says what the set is and how to use it."
     m, norm = self.manifest, self.manifest['normalisation']
     purpose, usage = FOR_LABELS if self.y.ndim == 1 else self._for_views() if self.views else FOR_FEATURES
-    says = lambda text: safe(text, 'markdown', 1000)       # what comes from files of other people
+    says = lambda text: safe(text, 'markdown', 1000)  # what comes from files of other people
     file, link = repr(safe(f'{name}.safetensors').replace('`', "'")), urllib.parse.quote(os.fsencode(name))
-    return CARD.format(title=says(name), link=link, file=file, purpose=purpose, usage=usage, m=len(self), n=m['source']['n'], source=says(m['source']['name']), method=says(m['method']), seed=m['seed'],
-                       shape='×'.join(map(str, self.x.shape[1:])), target=f"{says(m['target_kind'])} ({self.y.shape[1]} numbers each)" if self.y.ndim == 2 else 'labels',
-                       xs=tuple(self.x.shape), ys=tuple(self.y.shape), mean=[round(v, 4) for v in norm['mean']], std=[round(v, 4) for v in norm['std']],
-                       manifest=as_json(m, indent=1), licence=says(m['source'].get('licence', 'the licence of those images applies')))
+    return CARD.format(
+        title=says(name),
+        link=link,
+        file=file,
+        purpose=purpose,
+        usage=usage,
+        m=len(self),
+        n=m['source']['n'],
+        source=says(m['source']['name']),
+        method=says(m['method']),
+        seed=m['seed'],
+        shape='×'.join(map(str, self.x.shape[1:])),
+        target=f"{says(m['target_kind'])} ({self.y.shape[1]} numbers each)" if self.y.ndim == 2 else 'labels',
+        xs=tuple(self.x.shape),
+        ys=tuple(self.y.shape),
+        mean=[round(v, 4) for v in norm['mean']],
+        std=[round(v, 4) for v in norm['std']],
+        manifest=as_json(m, indent=1),
+        licence=says(m['source'].get('licence', 'the licence of those images applies')),
+    )
 
 # %% ../nbs/02_distilled.ipynb #a47ac7dd
 @patch
-def export(self:Distilled, folder:Path) -> Path: # a new folder; the same
+def export(self: Distilled, folder: Path) -> Path:  # a new folder; the same
     "PNGs in class folders (or in `images`), `targets.npy` (and `view_targets.npy`) or labels in the folder names, `metadata.jsonl` and the card."
     folder = as_path(folder, 'folder')
     need(not os.path.lexists(folder), 'folder', folder, 'exists already; choose a new one')
     c = self.x.shape[1]
     need(c <= 4, 'channels', c, 'a PNG holds at most 4; the file of the set holds all')
-    pics = (self.pixels().cpu()*255).round().byte().permute(0, 2, 3, 1).numpy()
+    pics = (self.pixels().cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy()
     of = self._class_folders()
     with atomic(folder) as part:
         rows = []
         for i, a in enumerate(pics):
             sub = of[self.y[i].item()] if of else 'images'
-            (part/sub).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(a.squeeze(2) if c == 1 else a).save(part/sub/f'{i:05d}.png')
+            (part / sub).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(a.squeeze(2) if c == 1 else a).save(part / sub / f'{i:05d}.png')
             rows.append(as_json(dict(file_name=f'{sub}/{i:05d}.png', row=i)))
-        (part/'metadata.jsonl').write_text('\n'.join(rows) + '\n', encoding='utf8')
-        if not of: np.save(part/'targets.npy', self.y.cpu().numpy())
-        if self.answers: np.save(part/'view_targets.npy', self.answers.all().cpu().numpy())
-        self.preview().save(part/'distilled.png')
-        (part/'README.md').write_text(self.card('distilled'), encoding='utf8')
+        (part / 'metadata.jsonl').write_text('\n'.join(rows) + '\n', encoding='utf8')
+        if not of:
+            np.save(part / 'targets.npy', self.y.cpu().numpy())
+        if self.answers:
+            np.save(part / 'view_targets.npy', self.answers.all().cpu().numpy())
+        self.preview().save(part / 'distilled.png')
+        (part / 'README.md').write_text(self.card('distilled'), encoding='utf8')
     return folder
 
+# %% ../nbs/02_distilled.ipynb #71d6797f
 @patch
-def _class_folders(self:Distilled):
+def _class_folders(self: Distilled):
     "A folder for each class, inside the chosen one whatever the class is called; {} if there are targets and no labels."
-    if self.y.ndim > 1: return {}
+    if self.y.ndim > 1:
+        return {}
     names, taken, of = self.manifest['classes'], {'readme.md', 'metadata.jsonl', 'distilled.png'}, {}
     for c in sorted(set(self.y.tolist())):
         name = stem = safe(names[c] if names else c, 'path')
         n = 1
-        while name.lower() in taken: name, n = f'{stem}-{n + 1}', n + 1        # of classes that look alike in a path
+        while name.lower() in taken:
+            name, n = f'{stem}-{n + 1}', n + 1  # of classes that look alike in a path
         taken.add(name.lower())
         of[c] = name
     return of
 
 # %% ../nbs/02_distilled.ipynb #6bd58961
-def run_distiller(task:Distiller, # what `run` can drive, with a `distilled()`
-                  steps:int, # how many
-                  out:Path|None=None, # folder for checkpoint, log, record and distilled.safetensors with its PNG and card
-                  **kwargs # for `run`: `name`, `config`, `seed`, `show`, …
-                 ) -> Distilled: # with the Run record as its `run`
+def run_distiller(
+    task: Distiller,  # what `run` can drive, with a `distilled()`
+    steps: int,  # how many
+    out: Path | None = None,  # folder for checkpoint, log, record and distilled.safetensors with its PNG and card
+    **kwargs,  # for `run`: `name`, `config`, `seed`, `show`, …
+) -> Distilled:  # with the Run record as its `run`
     "Run a distiller, or take up or read the run in `out`."
-    path = None if out is None else as_path(out, 'out')/'distilled.safetensors'
+    path = None if out is None else as_path(out, 'out') / 'distilled.safetensors'
     rec = run(task, steps, out, finish=(lambda t: t.distilled().save(path)) if path else None, **kwargs)
     d = load(path) if path else task.distilled()
     d.run = rec
     return d
 
 # %% ../nbs/02_distilled.ipynb #5d1e0a02
-METHODS = {} # name: the class of its settings; `registry` puts those of the library here, and you may add yours
+METHODS = {}  # name: the class of its settings; `registry` puts those of the library here, and you may add yours
+
 
 @dataclass(frozen=True)
 class Method:
     "Settings of a way to make a set. A method of your own derives from this class and is a line in `METHODS`."
-    name = '' # what the method is called
-    needs = frozenset({'teacher'}) # of `teacher`, `self-supervised teacher`, `supervised teacher`, `labels`
-    teaching = 'tiny' # the preset by which its teacher is trained where none is given
-    papers = {} # data set: the fields that the paper's settings for it change
-    tunable = True # whether it has presets and steps
-    sized = True # whether it makes as many images as it is told
-    makes = True # whether it makes a set at all
-    of_classes = False # whether it makes equally many images of each class
-    divided = False # whether several processes share its work
-    options = () # arguments of `start` that are not for `run`
+
+    name = ''  # what the method is called
+    needs = frozenset({'teacher'})  # of `teacher`, `self-supervised teacher`, `supervised teacher`, `labels`
+    teaching = 'tiny'  # the preset by which its teacher is trained where none is given
+    papers = {}  # data set: the fields that the paper's settings for it change
+    tunable = True  # whether it has presets and steps
+    sized = True  # whether it makes as many images as it is told
+    makes = True  # whether it makes a set at all
+    of_classes = False  # whether it makes equally many images of each class
+    divided = False  # whether several processes share its work
+    options = ()  # arguments of `start` that are not for `run`
 
     @classmethod
     def reads_labels(cls) -> bool:
@@ -491,82 +669,109 @@ class Method:
         return any('teacher' in n for n in cls.needs)
 
     @classmethod
-    def tiny(cls, m:int|None=20, # synthetic images
-             ): # the settings
+    def tiny(
+        cls,
+        m: int | None = 20,  # synthetic images
+    ):  # the settings
         "For a laptop."
         return cls(m=m)
 
     @classmethod
-    def paper(cls, data:str|None=None, # one of `papers`; the first if None
-              m:int|None=None # synthetic images, if not the paper's
-             ): # the settings
+    def paper(
+        cls,
+        data: str | None = None,  # one of `papers`; the first if None
+        m: int | None = None,  # synthetic images, if not the paper's
+    ):  # the settings
         "The paper's settings for a data set; raises `BadInput` with those that there are."
         need(cls.papers, 'preset', data, f'{cls.name} has no settings of a paper; use tiny')
         name = known(data or next(iter(cls.papers)), cls.papers, 'preset')
         return changed(cls(**cls.papers[name]), m=m)
 
     @classmethod
-    def settings(cls, images:Images, # what will be distilled
-                 preset:str='tiny', # `tiny`, or one of `papers`
-                 m:int|None=None, # synthetic images, if not the preset's
-                 steps:int|None=None # steps, if not the preset's
-                ): # the settings
+    def settings(
+        cls,
+        images: Images,  # what will be distilled
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # synthetic images, if not the preset's
+        steps: int | None = None,  # steps, if not the preset's
+    ):  # the settings
         "Settings by name, for given images; raises `BadInput`."
-        if not cls.tunable: return cls.tiny() if m is None else cls.tiny(m)
+        if not cls.tunable:
+            return cls.tiny() if m is None else cls.tiny(m)
         small = known(preset, ('tiny', *cls.papers), 'preset') == 'tiny'
         return changed(cls.tiny() if small else cls.paper(preset), m=m, steps=steps)
 
     @classmethod
-    def suits(cls, teacher # what would be asked, or None
-             ) -> None:
+    def suits(
+        cls,
+        teacher,  # what would be asked, or None
+    ) -> None:
         "Raise `BadInput` for a teacher that the method cannot use."
         need(teacher is not None or not cls.asks_teacher(), 'teacher', None, f'{cls.name} gets its targets from one')
 
-    def check(self, images:Images # what would be distilled
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # what would be distilled
+    ) -> None:
         "Raise `BadInput`, before anything is computed, if these settings cannot work for these images."
 
-    def start(self, images:Images, # X_t
-              teacher, # g_φ; None for a method that asks none
-              seed:int=0, # of everything random
-              **kwargs # `out`, `shared`, and what else `distil` was given
-             ) -> Distiller: # may have `steps` and a `name` of its own
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher,  # g_φ; None for a method that asks none
+        seed: int = 0,  # of everything random
+        **kwargs,  # `out`, `shared`, and what else `distil` was given
+    ) -> Distiller:  # may have `steps` and a `name` of its own
         "What `run` is to drive."
         raise NotImplementedError(f'{type(self).__name__} needs a method `start` that returns a Distiller')
 
-    def config(self, images:Images, teacher, task:Distiller # as for `start`; what it returned
-              ) -> dict: # JSON
+    def config(
+        self,
+        images: Images,
+        teacher,
+        task: Distiller,  # as for `start`; what it returned
+    ) -> dict:  # JSON
         "Every setting that the result depends on, for the record."
         about = dict(teacher=teacher.hash()) if self.asks_teacher() else {}
-        if self.reads_labels(): about['labels'] = images.label_hash
+        if self.reads_labels():
+            about['labels'] = images.label_hash
         return dict(**asdict(self), source=images.describe(), **about)
 
-    def finish(self, d:Distilled, task:Distiller, out:Path|None # the set, what made it, the folder
-              ) -> Distilled: # the set
+    def finish(
+        self,
+        d: Distilled,
+        task: Distiller,
+        out: Path | None,  # the set, what made it, the folder
+    ) -> Distilled:  # the set
         "What is left to do when the set is there."
         return d
 
-    def cost(self, images:Images, # X_t
-             net=None # the teacher's network, perhaps without weights
-            ): # `costs.Estimate`, or None for what takes no time
+    def cost(
+        self,
+        images: Images,  # X_t
+        net=None,  # the teacher's network, perhaps without weights
+    ):  # `costs.Estimate`, or None for what takes no time
         "What a run will take."
         return importlib.import_module('ssdd_nb.costs').estimate(self, images, net)
 
 # %% ../nbs/02_distilled.ipynb #5d1e0a03
-def method_named(name:str # of a method
-                ) -> type: # the class of its settings
+def method_named(
+    name: str,  # of a method
+) -> type:  # the class of its settings
     "The method of this name; raises `BadInput` with the nearest one."
-    importlib.import_module('ssdd_nb.registry')            # which knows all that the library has
+    importlib.import_module('ssdd_nb.registry')  # which knows all that the library has
     return METHODS[known(name, METHODS, 'method')]
 
-def distil(images:Images, # X_t
-           method:Method|str, # settings, or a method's name for its tiny ones
-           teacher=None, # g_φ, for methods that ask one
-           seed:int=0, # of everything random
-           out:Path|None=None, # folder for checkpoint, log, record and distilled.safetensors with its PNG and card
-           shared:Path|None=None, # folder for what other sets can use too, such as MKDT's experts
-           **kwargs # for the method, or for `run`: `show`, `precision`, `on_step`, …
-          ) -> Distilled: # with the Run record as its `run`
+# %% ../nbs/02_distilled.ipynb #67775c0b
+def distil(
+    images: Images,  # X_t
+    method: Method | str,  # settings, or a method's name for its tiny ones
+    teacher=None,  # g_φ, for methods that ask one
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record and distilled.safetensors with its PNG and card
+    shared: Path | None = None,  # folder for what other sets can use too, such as MKDT's experts
+    **kwargs,  # for the method, or for `run`: `show`, `precision`, `on_step`, …
+) -> Distilled:  # with the Run record as its `run`
     "Distil images with any method, or take up or read the run in `out`; raises `BadInput`."
     how = method_named(method).settings(images) if isinstance(method, str) else method
     need(isinstance(how, Method) and how.makes, 'method', method, 'settings of a method, or its name')

@@ -12,81 +12,102 @@ import dataclasses, difflib, html, importlib, re, signal, unicodedata
 class BadInput(ValueError):
     "Something the user can mend, said in one line: the argument, its value, what would be right."
 
+
 class Diverged(RuntimeError):
     "A run's numbers are no longer finite; the message says where, and what usually helps."
+
 
 class Lost(RuntimeError):
     "Another process of the run is gone."
 
 # %% ../nbs/000_errors.ipynb #184a6f7b
-SIGNALS = tuple(getattr(signal, s) for s in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, s)) # that stop a run
+SIGNALS = tuple(getattr(signal, s) for s in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, s))  # that stop a run
+
 
 class Stopped(KeyboardInterrupt):
     "A signal stopped the run; the message says where."
-    def __init__(self, message:str='stopped', sig:int=signal.SIGINT):
+
+    def __init__(self, message: str = 'stopped', sig: int = signal.SIGINT):
         super().__init__(message)
-        self.code = 128 + sig                              # what a shell expects as exit code
+        self.code = 128 + sig  # what a shell expects as exit code
 
 # %% ../nbs/000_errors.ipynb #1d374c15
-def need(ok:bool, # the condition that must hold
-         arg:str, # the argument's name
-         value, # its value
-         right:str # what would be right
-        ) -> None:
+def need(
+    ok: bool,  # the condition that must hold
+    arg: str,  # the argument's name
+    value,  # its value
+    right: str,  # what would be right
+) -> None:
     "Raise `BadInput` naming the argument, its value and what would be right, unless `ok`."
-    if not ok: raise BadInput(f'{arg}={value}: {right}')
+    if not ok:
+        raise BadInput(f'{arg}={value}: {right}')
 
 # %% ../nbs/000_errors.ipynb #7d257af0
-def known(name:str, # what the user wrote
-          names, # the names there are
-          what:str # what they are names of, for the message
-         ) -> str: # the known name, whatever the case it was written in
+def known(
+    name: str,  # what the user wrote
+    names,  # the names there are
+    what: str,  # what they are names of, for the message
+) -> str:  # the known name, whatever the case it was written in
     "The known name that `name` means; raises `BadInput` with the nearest known one otherwise."
     lower = {n.lower(): n for n in names}
-    if str(name).lower() in lower: return lower[str(name).lower()]
-    near = difflib.get_close_matches(str(name).lower(), lower, 1, .5)
+    if str(name).lower() in lower:
+        return lower[str(name).lower()]
+    near = difflib.get_close_matches(str(name).lower(), lower, 1, 0.5)
     listed = ', '.join(list(lower.values())[:12]) + (', …' if len(lower) > 12 else '')
     hint = f'did you mean {lower[near[0]]!r}? ' if near else ''
     raise BadInput(f'{what}={name}: unknown; {hint}known: {listed}')
 
 # %% ../nbs/000_errors.ipynb #2847731b
-def changed(cfg, # a dataclass
-            **given # fields; those that are None keep their value
-           ): # the same kind of dataclass
+def changed(
+    cfg,  # a dataclass
+    **given,  # fields; those that are None keep their value
+):  # the same kind of dataclass
     "A dataclass with the given fields changed."
     return dataclasses.replace(cfg, **{k: v for k, v in given.items() if v is not None})
 
 # %% ../nbs/000_errors.ipynb #7ad9f25e
 _MARKS = re.compile(r'([\\`*_\[\]()#|!~])')
-_RESERVED = re.compile(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)') # names that Windows keeps for itself
+_RESERVED = re.compile(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)')  # names that Windows keeps for itself
+
 
 def _plain(c):
     "A character as it is shown: control characters and halves of pairs by their number."
-    if c in '\u200c\u200d' or unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Co', 'Cn', 'Zl', 'Zp'): return c
-    if '\udc80' <= c <= '\udcff': return f'\\x{ord(c) - 0xdc00:02x}'            # a byte of a file's name that is no UTF-8
+    if c in '\u200c\u200d' or unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Co', 'Cn', 'Zl', 'Zp'):
+        return c
+    if '\udc80' <= c <= '\udcff':
+        return f'\\x{ord(c) - 0xDC00:02x}'  # a byte of a file's name that is no UTF-8
     return f'\\x{ord(c):02x}' if ord(c) < 256 else f'\\u{ord(c):04x}' if ord(c) < 2**16 else f'\\U{ord(c):08x}'
 
-def safe(text, # a string from a file, or a file's name
-         where:str='terminal', # where it goes: `terminal`, `markdown` (and HTML), or `path`: one part of a path
-         most:int=200 # characters; a longer one is cut
-        ) -> str:
+# %% ../nbs/000_errors.ipynb #056cb74d
+def safe(
+    text,  # a string from a file, or a file's name
+    where: str = 'terminal',  # where it goes: `terminal`, `markdown` (and HTML), or `path`: one part of a path
+    most: int = 200,  # characters; a longer one is cut
+) -> str:
     "A string from elsewhere that can do no harm: without control characters, markup, or a way out of a folder."
     text = ''.join(map(_plain, str(text)))
-    if len(text) > most: text = text[:most - 1] + '…'
-    if where == 'markdown': return _MARKS.sub(r'\\\1', html.escape(text))
-    if where != 'path': return text
+    if len(text) > most:
+        text = text[: most - 1] + '…'
+    if where == 'markdown':
+        return _MARKS.sub(r'\\\1', html.escape(text))
+    if where != 'path':
+        return text
     name = re.sub(r'[\\/:*?"<>|]+', '_', text).strip(' .')
-    while len(name.encode()) > 200: name = name[:-1]                            # a file system takes 255 bytes
+    while len(name.encode()) > 200:
+        name = name[:-1]  # a file system takes 255 bytes
     return f'_{name}' if not name or _RESERVED.match(name) else name
 
 # %% ../nbs/000_errors.ipynb #e44c0008
 class Late:
     "A module of the library that is imported when one of its names is first used."
-    def __init__(self,
-                 name:str # of the module, such as `data`
-                ):
+
+    def __init__(
+        self,
+        name: str,  # of the module, such as `data`
+    ):
         self._name = name
 
     def __getattr__(self, key):
-        if key.startswith('_'): raise AttributeError(key)                  # pickle asks for such before `__init__` ran
+        if key.startswith('_'):
+            raise AttributeError(key)  # pickle asks for such before `__init__` ran
         return getattr(importlib.import_module(f'ssdd_nb.{self._name}'), key)

@@ -8,10 +8,15 @@ __all__ = []
 # %% ../nbs/61_old_names.ipynb #b61d0005
 import sys, types
 from . import evaluation
-from .evaluation import * # noqa: F403
+from .evaluation import *  # noqa: F403
+
 
 class _Both(types.ModuleType):
     "A module that can be called as the function of its name."
-    def __call__(self, *args, **kwargs): return evaluation.evaluate(*args, **kwargs)
 
-if __name__ == 'ssdd_nb.evaluate': sys.modules[__name__].__class__ = _Both
+    def __call__(self, *args, **kwargs):
+        return evaluation.evaluate(*args, **kwargs)
+
+
+if __name__ == 'ssdd_nb.evaluate':
+    sys.modules[__name__].__class__ = _Both

@@ -16,7 +16,21 @@ import math, statistics, time
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import BadInput, Batches, Run, as_path, digest, generator, known, meeting_place, need, place, precision, run, safe
+from ssdd_nb.core import (
+    BadInput,
+    Batches,
+    Run,
+    as_path,
+    digest,
+    generator,
+    known,
+    meeting_place,
+    need,
+    place,
+    precision,
+    run,
+    safe,
+)
 from .data import Images, in_short, index_to, known_options, labelled, need_images, normalise, stratified
 from .distilled import Distilled, PROBABILITIES, distilled_from, need_set, read_tensors, write_tensors
 from .nets import Encoder, in_batches, make_net
@@ -26,64 +40,87 @@ from .teachers import OF_RUN, Teacher, Views, view_of
 @dataclass(frozen=True)
 class Recipe:
     "How a student is pre-trained on a distilled set, by SGD."
-    steps:int|None = 200 # steps; None: `epochs` decide
-    epochs:float = 1000 # passes over the set, if `steps` is None
-    batch:int = 256 # images at a time; all of them if there are fewer
-    lr:float|None = .1 # learning rate; None: the set's own, if its manifest names one (MKDT's α_syn), or else .1
-    momentum:float = .9
-    weight_decay:float = 1e-4
-    schedule:str = 'constant' # or `cosine`, to 0
 
-    def total(self, m:int) -> int: # how many images there are; the number of steps
+    steps: int | None = 200  # steps; None: `epochs` decide
+    epochs: float = 1000  # passes over the set, if `steps` is None
+    batch: int = 256  # images at a time; all of them if there are fewer
+    lr: float | None = 0.1  # learning rate; None: the set's own, if its manifest names one (MKDT's α_syn), or else .1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = 'constant'  # or `cosine`, to 0
+
+    def total(self, m: int) -> int:  # how many images there are; the number of steps
         "How many steps the training takes."
-        return self.steps or max(1, int(self.epochs*(m//min(self.batch, m))))
+        return self.steps or max(1, int(self.epochs * (m // min(self.batch, m))))
 
-def paper_recipe(name:str # `krrst`, `krrst-tinyimagenet` or `mkdt`
-                ) -> Recipe:
+# %% ../nbs/06_evaluate.ipynb #51bcc939
+def paper_recipe(
+    name: str,  # `krrst`, `krrst-tinyimagenet` or `mkdt`
+) -> Recipe:
     "The papers' pre-training: KRR-ST 4.1 (arXiv version), MKDT A.1."
-    recipes = {'krrst': Recipe(None, 1000, weight_decay=1e-3), 'krrst-tinyimagenet': Recipe(None, 1000, weight_decay=5e-4), 'mkdt': Recipe(None, 20, lr=None)}
+    recipes = {
+        'krrst': Recipe(None, 1000, weight_decay=1e-3),
+        'krrst-tinyimagenet': Recipe(None, 1000, weight_decay=5e-4),
+        'mkdt': Recipe(None, 20, lr=None),
+    }
     return recipes[known(name, recipes, 'recipe')]
 
 # %% ../nbs/06_evaluate.ipynb #ce5728bc
 class Viewing:
     "Views of a set's images, and what its teacher says of them: asked each time, or stored."
-    def __init__(self,
-                 d:Distilled, # a set with views
-                 teacher:Teacher|None, # whom to ask; None: the answers are stored
-                 seed:int, # which views, step by step
-                 device # where they are made
-                ):
+
+    def __init__(
+        self,
+        d: Distilled,  # a set with views
+        teacher: Teacher | None,  # whom to ask; None: the answers are stored
+        seed: int,  # which views, step by step
+        device,  # where they are made
+    ):
         about, name = d.views, getattr(teacher, 'hash', lambda: None)()
         self.how, self.count, self.seed, self.teacher = views_of(d), about['count'], seed, teacher
         right = f"the set asks its teacher ({about['teacher']}) about each view; pass it: teacher=…"
         need(teacher is not None or d.answers is not None, 'teacher', None, right)
-        need(name in (None, about['teacher']), 'teacher', name, f"the views of the set are for another ({about['teacher']})")
+        need(
+            name in (None, about['teacher']),
+            'teacher',
+            name,
+            f"the views of the set are for another ({about['teacher']})",
+        )
         self.x, self.stats = d.x.to(device), [t.to(device) for t in d.stats()]
         self.answers = d.answers.to(device) if teacher is None else None
         self.M = view_matrices(d) if self.count else None
 
-    def draw(self, i:Tensor, step:int) -> tuple: # which images (b,); matrices (b, 2, 3), which view of each (b,) or None
+    def draw(
+        self, i: Tensor, step: int
+    ) -> tuple:  # which images (b,); matrices (b, 2, 3), which view of each (b,) or None
         "The views of a step, from the seed and the step alone."
         gen = generator(self.seed, 'pretraining views', step)
-        if self.M is None: return self.how.matrices(len(i), self.x.shape[2:], gen), None
+        if self.M is None:
+            return self.how.matrices(len(i), self.x.shape[2:], gen), None
         v = torch.randint(self.count, (len(i),), generator=gen)
         return self.M[i, v], v
 
     @torch.no_grad()
-    def batch(self, i:Tensor, step:int) -> tuple: # which images (b,); views (b, C, H, W), normalised, and targets (b, k)
+    def batch(
+        self, i: Tensor, step: int
+    ) -> tuple:  # which images (b,); views (b, C, H, W), normalised, and targets (b, k)
         "A view of each image, and what the teacher says of it."
         (M, v), at = self.draw(i, step), index_to(i, self.x.device)
         seen = view_of(self.x[at], M, self.how.padding)
         y = self.teacher(seen) if self.answers is None else self.answers.at(at, index_to(v, self.x.device))
         return normalise(seen, *self.stats), y
 
-def views_of(d:Distilled # a set with views
-            ) -> Views:
+# %% ../nbs/06_evaluate.ipynb #84a7b08d
+def views_of(
+    d: Distilled,  # a set with views
+) -> Views:
     "How its views are drawn."
     return Views(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.views['recipe'].items()})
 
-def view_matrices(d:Distilled # a set with a number of views of each image
-                 ) -> Tensor: # (m, V, 2, 3) half precision, on the CPU
+
+def view_matrices(
+    d: Distilled,  # a set with a number of views of each image
+) -> Tensor:  # (m, V, 2, 3) half precision, on the CPU
     "The views of the set, made again from its seed; the first are the same for every number of them."
     how, size = views_of(d), d.x.shape[2:]
     gens = (generator(d.views['seed'], 'view targets', v) for v in range(d.views['count']))
@@ -92,41 +129,48 @@ def view_matrices(d:Distilled # a set with a number of views of each image
 # %% ../nbs/06_evaluate.ipynb #4466df3d
 class Pretraining:
     "SGD on a distilled set, a `Task` for `run`."
+
     hint = 'The recipe\'s learning rate is too high for these targets; lower `lr`.'
-    def __init__(self,
-                 net:nn.Module, # the student, trained in place
-                 d:Distilled, # what on
-                 recipe:Recipe, # how
-                 seed:int=0, # of the batches and the views
-                 teacher:Teacher|None=None # who answers, for a set whose views are unlimited
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # the student, trained in place
+        d: Distilled,  # what on
+        recipe: Recipe,  # how
+        seed: int = 0,  # of the batches and the views
+        teacher: Teacher | None = None,  # who answers, for a set whose views are unlimited
+    ):
         self.net, self.recipe, self.device, self.t = net.train(), recipe, next(net.parameters()).device, 0
         self.seed, self.teacher = seed, teacher
         self.hold(d)
         self.classes = d.y.ndim == 1 or d.manifest.get('target_kind') == PROBABILITIES
         known(recipe.schedule, ('constant', 'cosine'), 'schedule')
-        self.lr = (d.manifest.get('recipe') or {}).get('lr', .1) if recipe.lr is None else recipe.lr
+        self.lr = (d.manifest.get('recipe') or {}).get('lr', 0.1) if recipe.lr is None else recipe.lr
         self.steps, self.batches = recipe.total(len(d)), Batches(len(d), recipe.batch, seed, 'pretraining')
-        self.opt = torch.optim.SGD(net.parameters(), lr=self.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self.opt = torch.optim.SGD(
+            net.parameters(), lr=self.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
 
-    def hold(self, d:Distilled): # what it trains on
+    def hold(self, d: Distilled):  # what it trains on
         "Keep the set where the network is."
         self.views = Viewing(d, self.teacher, self.seed, self.device) if d.views else None
         self.x, self.y = d.normalised().to(self.device), d.y.to(self.device)
 
-    def batch(self, i:Tensor) -> tuple: # indices (b,); images (b, C, H, W), normalised, and their targets
+    def batch(self, i: Tensor) -> tuple:  # indices (b,); images (b, C, H, W), normalised, and their targets
         "A mini-batch of the set, or of views of its images."
-        if self.views: return self.views.batch(i, self.t)
+        if self.views:
+            return self.views.batch(i, self.t)
         i = index_to(i, self.device)
         return self.x[i], self.y[i]
 
     def step(self) -> dict:
         "One step of SGD on the MSE to the targets, or on the cross-entropy to labels or class probabilities."
         if self.recipe.schedule == 'cosine':
-            for group in self.opt.param_groups: group['lr'] = self.lr*.5*(1 + torch.cos(torch.tensor(torch.pi*self.t/self.steps)).item())
+            for group in self.opt.param_groups:
+                group['lr'] = self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.t / self.steps)).item())
         x, y = self.batch(self.batches.next())
         out = self.net(x)
-        loss = (F.cross_entropy if self.classes else F.mse_loss)(out.float(), y)               # eq. 5
+        loss = (F.cross_entropy if self.classes else F.mse_loss)(out.float(), y)  # eq. 5
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
@@ -137,27 +181,32 @@ class Pretraining:
         "All that `step` depends on."
         return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
 
-    def load_state_dict(self, s:dict): # from `state_dict`
+    def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
-        for k in ('net', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
+        for k in ('net', 'opt', 'batches'):
+            getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
 # %% ../nbs/06_evaluate.ipynb #f8ff7aef
-def pretrain(net:nn.Module|Distilled|None=None, # the student (N, C, H, W) → (N, k), trained in place; None: a ConvNet
-             d:Distilled|None=None, # what on; `pretrain(d)` will do
-             recipe:Recipe=Recipe(), # how
-             seed:int=0, # of the batches
-             out:Path|None=None, # folder for checkpoint, log, record and student.safetensors
-             teacher:Teacher|None=None, # who is asked about views; None: the set has no views, or stored answers
-             **kwargs # for `run`: `show`, `precision`, …
-            ) -> nn.Module: # the student, in eval mode
+def pretrain(
+    net: nn.Module | Distilled | None = None,  # the student (N, C, H, W) → (N, k), trained in place; None: a ConvNet
+    d: Distilled | None = None,  # what on; `pretrain(d)` will do
+    recipe: Recipe = Recipe(),  # how
+    seed: int = 0,  # of the batches
+    out: Path | None = None,  # folder for checkpoint, log, record and student.safetensors
+    teacher: Teacher | None = None,  # who is asked about views; None: the set has no views, or stored answers
+    **kwargs,  # for `run`: `show`, `precision`, …
+) -> nn.Module:  # the student, in eval mode
     "Pre-train a student on a distilled set (KRR-ST, eq. 5), or on views of it."
-    if isinstance(net, Distilled) or d is None and not isinstance(net, nn.Module): net, d = d, net
-    if isinstance(net, Recipe): net, recipe = None, net
+    if isinstance(net, Distilled) or d is None and not isinstance(net, nn.Module):
+        net, d = d, net
+    if isinstance(net, Recipe):
+        net, recipe = None, net
     need_set(d)
     known_options(kwargs, OF_RUN)
     need(isinstance(recipe, Recipe), 'recipe', in_short(recipe), 'must be a Recipe, such as Recipe(steps=200)')
-    if net is None: net = Student().make(d, outputs(d, None), seed)
+    if net is None:
+        net = Student().make(d, outputs(d, None), seed)
     need_fit(net, d)
     right = 'the set has no views to ask a teacher about; with_views(d, teacher) draws some'
     need(teacher is None or d.views, 'teacher', in_short(teacher), right)
@@ -165,22 +214,27 @@ def pretrain(net:nn.Module|Distilled|None=None, # the student (N, C, H, W) → (
     config = dict(**asdict(recipe), set=d.hash, **(dict(teacher=teacher.hash()) if teacher else {}))
     return train_student(task, out, name='pretraining', config=config, seed=seed, **kwargs)
 
+# %% ../nbs/06_evaluate.ipynb #1391bda5
 def _asked(d, teacher):
     "The teacher, if a set asks one about views because it stores no answers; or None."
     return teacher if d.views and d.answers is None else None
 
-def train_student(task, # has a `net` and a number of `steps`
-                  out:Path|None, # folder for checkpoint, log, record and student.safetensors
-                  **kwargs # for `run`
-                 ) -> nn.Module: # the task's network, trained, in eval mode
+# %% ../nbs/06_evaluate.ipynb #c4f89b86
+def train_student(
+    task,  # has a `net` and a number of `steps`
+    out: Path | None,  # folder for checkpoint, log, record and student.safetensors
+    **kwargs,  # for `run`
+) -> nn.Module:  # the task's network, trained, in eval mode
     "Run a training, or read the weights of the one that is finished in `out`."
-    file = None if out is None else as_path(out, 'out')/'student.safetensors'
+    file = None if out is None else as_path(out, 'out') / 'student.safetensors'
     state = lambda: task.net.state_dict()
     keep = lambda _: write_tensors(file, state(), dict(hash=digest(*state().values())))
     run(task, task.steps, out, finish=keep if file else None, **kwargs)
-    if file: task.net.load_state_dict(_student(file, state()))
+    if file:
+        task.net.load_state_dict(_student(file, state()))
     return task.net.eval()
 
+# %% ../nbs/06_evaluate.ipynb #ea738e44
 def _student(file, like):
     "The weights of a finished student."
     about, weights = read_tensors(file, 'student')
@@ -190,9 +244,10 @@ def _student(file, like):
     return weights
 
 # %% ../nbs/06_evaluate.ipynb #0ec461cd
-def need_fit(net:nn.Module, # a student
-             d:Distilled # what it shall be trained on
-            ) -> None:
+def need_fit(
+    net: nn.Module,  # a student
+    d: Distilled,  # what it shall be trained on
+) -> None:
     "Raise `BadInput` unless the student takes such images and has as many outputs as they have targets."
     need(isinstance(net, nn.Module), 'net', in_short(net), 'must be a network; pretrain(d) makes one that fits')
     if isinstance(net, Encoder) and isinstance(net.head, nn.Linear):
@@ -202,192 +257,269 @@ def need_fit(net:nn.Module, # a student
     made = getattr(net, 'spec', None) or {}
     c = made.get('in_channels')
     need(c in (None, d.x.shape[1]), 'net', f'made for {c} channels', f'the images of the set have {d.x.shape[1]}')
-    if not isinstance(net, Encoder): _need_outputs(net, d)
+    if not isinstance(net, Encoder):
+        _need_outputs(net, d)
 
+# %% ../nbs/06_evaluate.ipynb #60095bca
 def _need_outputs(net, d):
     "Raise `BadInput` unless a network of somebody else's gives a number for each target, or each class."
     k = d.y.shape[-1] if d.y.ndim > 1 else len(d.manifest.get('classes') or ()) or int(d.y.max()) + 1
     was, device = net.training, next((p.device for p in net.parameters()), 'cpu')
     right = f'must map images of {tuple(d.x.shape[1:])} to (N, {k})'
-    net.eval()                                             # a batch norm takes no single image otherwise, and learns from it
+    net.eval()  # a batch norm takes no single image otherwise, and learns from it
     try:
-        with torch.no_grad(): out = net(d.normalised()[:2].to(device))
-    except (RuntimeError, TypeError, ValueError) as e: raise BadInput(f'net={in_short(net)}: {right} ({safe(e, most=120)})') from e
-    finally: net.train(was)
+        with torch.no_grad():
+            out = net(d.normalised()[:2].to(device))
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise BadInput(f'net={in_short(net)}: {right} ({safe(e, most=120)})') from e
+    finally:
+        net.train(was)
     got = f'output of shape {tuple(out.shape)}' if isinstance(out, Tensor) else f'output of type {type(out).__name__}'
-    fits = isinstance(out, Tensor) and out.ndim == 2 and len(out) == min(2, len(d)) and (out.shape[1] == k if d.y.ndim > 1 else out.shape[1] >= k)
+    fits = (
+        isinstance(out, Tensor)
+        and out.ndim == 2
+        and len(out) == min(2, len(d))
+        and (out.shape[1] == k if d.y.ndim > 1 else out.shape[1] >= k)
+    )
     need(fits, 'net', got, right)
 
 # %% ../nbs/06_evaluate.ipynb #9a9b3939
-def linear_probe(f:Tensor, # features of the labelled images (n, d)
-                 y:Tensor, # their classes (n,)
-                 n_classes:int, # how many classes there are
-                 l2:float=1e-3, # weight of ‖V‖², the bias excepted (MKDT, A.1)
-                 iterations:int=100 # of L-BFGS
-                ) -> tuple: # V (d, n_classes) and b (n_classes,), float64
+def linear_probe(
+    f: Tensor,  # features of the labelled images (n, d)
+    y: Tensor,  # their classes (n,)
+    n_classes: int,  # how many classes there are
+    l2: float = 1e-3,  # weight of ‖V‖², the bias excepted (MKDT, A.1)
+    iterations: int = 100,  # of L-BFGS
+) -> tuple:  # V (d, n_classes) and b (n_classes,), float64
     "Multinomial logistic regression with a ridge, by L-BFGS in float64."
     f, basis = f.double(), None
     if len(f) < f.shape[1]:
-        basis, R = torch.linalg.qr(f.T)                    # f = Rᵀ basisᵀ
+        basis, R = torch.linalg.qr(f.T)  # f = Rᵀ basisᵀ
         f = R.T
     V, b = f.new_zeros(f.shape[1], n_classes, requires_grad=True), f.new_zeros(n_classes, requires_grad=True)
-    opt = torch.optim.LBFGS([V, b], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn='strong_wolfe')
+    opt = torch.optim.LBFGS(
+        [V, b], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn='strong_wolfe'
+    )
+
     def closure():
         opt.zero_grad()
-        loss = F.cross_entropy(f @ V + b, y) + l2*V.square().sum()
+        loss = F.cross_entropy(f @ V + b, y) + l2 * V.square().sum()
         loss.backward()
         return loss
-    with torch.enable_grad(): opt.step(closure)
+
+    with torch.enable_grad():
+        opt.step(closure)
     return (V if basis is None else basis @ V).detach(), b.detach()
 
-def accuracy(probe:tuple, # from `linear_probe`
-             f, # features (n, d), or a function that gives those of a slice
-             y:Tensor # classes (n,)
-            ) -> float: # percent
+# %% ../nbs/06_evaluate.ipynb #99240a5e
+def accuracy(
+    probe: tuple,  # from `linear_probe`
+    f,  # features (n, d), or a function that gives those of a slice
+    y: Tensor,  # classes (n,)
+) -> float:  # percent
     "Share of images that the probe classifies rightly."
     V, b = probe
-    parts = [slice(at, at + 16_384) for at in range(0, len(y), 16_384)]              # not all of them in float64
+    parts = [slice(at, at + 16_384) for at in range(0, len(y), 16_384)]  # not all of them in float64
     guess = torch.cat([((f(i) if callable(f) else f[i]).double() @ V + b).argmax(1) for i in parts])
-    return (guess == y).double().mean().item()*100
+    return (guess == y).double().mean().item() * 100
 
 # %% ../nbs/06_evaluate.ipynb #6d4c8274
-def knn(f:Tensor, # features of the labelled images (n, d)
-        y:Tensor, # their classes
-        f_test:Tensor, # features to classify
-        y_test:Tensor, # their classes
-        k:int=5 # neighbours
-       ) -> float: # percent
+def knn(
+    f: Tensor,  # features of the labelled images (n, d)
+    y: Tensor,  # their classes
+    f_test: Tensor,  # features to classify
+    y_test: Tensor,  # their classes
+    k: int = 5,  # neighbours
+) -> float:  # percent
     "Accuracy of the k nearest neighbours by cosine (scikit-learn's)."
     from sklearn.neighbors import KNeighborsClassifier
-    host = [t.detach().cpu().numpy() for t in (f, y, f_test, y_test)]
-    return KNeighborsClassifier(min(k, len(f)), metric='cosine').fit(*host[:2]).score(*host[2:])*100
 
-def embed(net:Encoder, # the encoder
-          images:Images, # what of
-          what:str='features', # `features` before the head, or `output` after it
-          batch:int=512, # images at a time
-          index:Tensor|None=None # which images, in which order; all if None
-         ) -> Tensor: # (n, d) or (n, k), on the images' device
+    host = [t.detach().cpu().numpy() for t in (f, y, f_test, y_test)]
+    return KNeighborsClassifier(min(k, len(f)), metric='cosine').fit(*host[:2]).score(*host[2:]) * 100
+
+# %% ../nbs/06_evaluate.ipynb #10502b0e
+def embed(
+    net: Encoder,  # the encoder
+    images: Images,  # what of
+    what: str = 'features',  # `features` before the head, or `output` after it
+    batch: int = 512,  # images at a time
+    index: Tensor | None = None,  # which images, in which order; all if None
+) -> Tensor:  # (n, d) or (n, k), on the images' device
     "Features or outputs of images, in eval mode."
     known(what, ('features', 'output'), 'what')
     place(net, meeting_place(net, images.x.device))
-    return in_batches(net.features if what == 'features' else net, net, images.batches(batch, index)).to(images.x.device)
+    return in_batches(net.features if what == 'features' else net, net, images.batches(batch, index)).to(
+        images.x.device
+    )
 
-def target_mse(net:Encoder, # a student with its head
-               images:Images, # usually the test images
-               targets:Tensor # the teacher's (n, k)
-              ) -> float:
+# %% ../nbs/06_evaluate.ipynb #bad0e90e
+def target_mse(
+    net: Encoder,  # a student with its head
+    images: Images,  # usually the test images
+    targets: Tensor,  # the teacher's (n, k)
+) -> float:
     "Mean squared error to the teacher, over all entries."
     return F.mse_loss(embed(net, images, 'output').double(), targets.double()).item()
 
 # %% ../nbs/06_evaluate.ipynb #11d53d57
-def fractions(labels # a fraction, or several
-             ) -> tuple:
+def fractions(
+    labels,  # a fraction, or several
+) -> tuple:
     "Fractions of the labels, however they were written; raises `BadInput`."
     several = (labels,) if isinstance(labels, Real) else labels
     right = 'must be a fraction above 0 and at most 1, or several: .1 or (.01, .1)'
     need(isinstance(several, (tuple, list, set)) and len(several), 'labels', in_short(labels), right)
-    for l in several: need(isinstance(l, Real) and 0 < l <= 1, 'labels', in_short(l), right)
+    for l in several:
+        need(isinstance(l, Real) and 0 < l <= 1, 'labels', in_short(l), right)
     return tuple(several)
 
-def labelled_draws(images:Images, # with labels
-                   labels:float, # fraction
-                   seed:int, # the draw
-                   draws:int # how many sets, where there are at most 20 images a class
-                  ) -> list: # of sorted indices, on the CPU
+# %% ../nbs/06_evaluate.ipynb #5e5c620e
+def labelled_draws(
+    images: Images,  # with labels
+    labels: float,  # fraction
+    seed: int,  # the draw
+    draws: int,  # how many sets, where there are at most 20 images a class
+) -> list:  # of sorted indices, on the CPU
     "The sets of labelled images that a fraction is measured on."
     y = images.y.cpu()
     first = labelled(y, labels, seed, 0)
-    if len(first) > 20*len(images.classes): return [first]
+    if len(first) > 20 * len(images.classes):
+        return [first]
     return [first] + [labelled(y, labels, seed, d) for d in range(1, draws)]
 
-def probe_scores(f, # features of the training images (n, d), or a function that gives those of some indices
-                 f_test, # features of the test images, or a function that gives those of a slice
-                 train:Images, # for the labels
-                 test:Images, # for the labels
-                 labels=(.01, .05, .1), # fractions, or one
-                 seed:int=0, # which labelled images
-                 draws:int=5 # sets of labelled images to average over, where there are at most 20 a class
-                ) -> dict: # fraction: accuracy in percent, or None without labels
+# %% ../nbs/06_evaluate.ipynb #53e98c45
+def probe_scores(
+    f,  # features of the training images (n, d), or a function that gives those of some indices
+    f_test,  # features of the test images, or a function that gives those of a slice
+    train: Images,  # for the labels
+    test: Images,  # for the labels
+    labels=(0.01, 0.05, 0.1),  # fractions, or one
+    seed: int = 0,  # which labelled images
+    draws: int = 5,  # sets of labelled images to average over, where there are at most 20 a class
+) -> dict:  # fraction: accuracy in percent, or None without labels
     "Linear-probe accuracy at several fractions of labels, averaged over draws of the labelled images."
     labels = fractions(labels)
-    if train.y is None: return {l: None for l in labels}
+    if train.y is None:
+        return {l: None for l in labels}
     chosen = {l: labelled_draws(train, l, seed, draws) for l in labels}
-    index = torch.cat([i for sets in chosen.values() for i in sets]).unique()         # sorted
+    index = torch.cat([i for sets in chosen.values() for i in sets]).unique()  # sorted
     f = f(index) if callable(f) else f[index_to(index, f.device)]
+
     def score(i):
         at, y = index_to(torch.searchsorted(index, i), f.device), train.y[index_to(i, train.y.device)]
         return accuracy(linear_probe(f[at], y, len(train.classes)), f_test, test.y)
-    return {l: sum(map(score, sets))/len(sets) for l, sets in chosen.items()}
 
-def probe(net:Encoder, # the network; its features before the head count
-          train:Images, # where labels come from
-          test:Images, # where it is tested
-          labels=(.01, .05, .1), # fractions, or one
-          seed:int=0, # which labelled images
-          draws:int=5 # see `probe_scores`
-         ) -> dict: # fraction: accuracy in percent, or None without labels
+    return {l: sum(map(score, sets)) / len(sets) for l, sets in chosen.items()}
+
+# %% ../nbs/06_evaluate.ipynb #5e62e02f
+def probe(
+    net: Encoder,  # the network; its features before the head count
+    train: Images,  # where labels come from
+    test: Images,  # where it is tested
+    labels=(0.01, 0.05, 0.1),  # fractions, or one
+    seed: int = 0,  # which labelled images
+    draws: int = 5,  # see `probe_scores`
+) -> dict:  # fraction: accuracy in percent, or None without labels
     "`probe_scores` of a network, which sees only the training images that have a label."
-    if train.y is None: return {l: None for l in fractions(labels)}
+    if train.y is None:
+        return {l: None for l in fractions(labels)}
     return probe_scores(lambda i: embed(net, train, index=i), embed(net, test), train, test, labels, seed, draws)
 
 # %% ../nbs/06_evaluate.ipynb #e2dbe23d
 @dataclass(frozen=True)
 class Student:
     "The network that is pre-trained and probed."
-    net:str = 'convnet' # one of `nets.NETS`
-    widths:tuple|None = None # `auto_widths` if None
-    norm:str = 'instance' # see `nets.norm_layer`
-    stem_stride:int|None = None # of a ResNet's first convolution; 1 if None
 
-    def make(self, images:Images, out_dim:int, seed:int) -> Encoder: # for such images, with k outputs, from a seed
+    net: str = 'convnet'  # one of `nets.NETS`
+    widths: tuple | None = None  # `auto_widths` if None
+    norm: str = 'instance'  # see `nets.norm_layer`
+    stem_stride: int | None = None  # of a ResNet's first convolution; 1 if None
+
+    def make(self, images: Images, out_dim: int, seed: int) -> Encoder:  # for such images, with k outputs, from a seed
         "A fresh one, where the images are."
         _, c, h, w = images.x.shape
-        return place(make_net(self.net, c, (h, w), out_dim, seed=seed, widths=self.widths, norm=self.norm, stem_stride=self.stem_stride), images.x.device)
+        return place(
+            make_net(
+                self.net,
+                c,
+                (h, w),
+                out_dim,
+                seed=seed,
+                widths=self.widths,
+                norm=self.norm,
+                stem_stride=self.stem_stride,
+            ),
+            images.x.device,
+        )
 
 # %% ../nbs/06_evaluate.ipynb #24b2f8b2
-def pretrained(d:Distilled|None, # a set; None: nothing to train on
-               train:Images, test:Images, # for the network's shape; for the distance
-               teacher:Teacher|None, # g_φ; without it there is no distance
-               recipe:Recipe=Recipe(), student:Student=Student(), seed:int=0, # how, which network, of student and batches
-               **kwargs # for `run`
-              ) -> tuple: # the student in eval mode, its test MSE to the teacher or None, seconds of pre-training
+def pretrained(
+    d: Distilled | None,  # a set; None: nothing to train on
+    train: Images,
+    test: Images,  # for the network's shape; for the distance
+    teacher: Teacher | None,  # g_φ; without it there is no distance
+    recipe: Recipe = Recipe(),
+    student: Student = Student(),
+    seed: int = 0,  # how, which network, of student and batches
+    **kwargs,  # for `run`
+) -> tuple:  # the student in eval mode, its test MSE to the teacher or None, seconds of pre-training
     "A fresh student, pre-trained on a set."
     Y = None if teacher is None else teacher.targets(test)
     net, t = student.make(train, outputs(d, Y), seed), time.monotonic()
-    if d is not None: pretrain(net, d, recipe, seed, teacher=_asked(d, teacher), **kwargs)
+    if d is not None:
+        pretrain(net, d, recipe, seed, teacher=_asked(d, teacher), **kwargs)
     seconds = time.monotonic() - t
-    return net.eval(), target_mse(net, test, Y) if Y is not None and net.head.out_features == Y.shape[1] else None, seconds
+    return (
+        net.eval(),
+        target_mse(net, test, Y) if Y is not None and net.head.out_features == Y.shape[1] else None,
+        seconds,
+    )
 
-def outputs(d:Distilled|None, # a set
-            Y:Tensor|None # a teacher's targets
-           ) -> int: # k
+# %% ../nbs/06_evaluate.ipynb #2da5e6d8
+def outputs(
+    d: Distilled | None,  # a set
+    Y: Tensor | None,  # a teacher's targets
+) -> int:  # k
     "How many outputs a student needs: for the set's targets or labels, or else for the teacher's targets."
-    if d is None: return 1 if Y is None else Y.shape[1]
+    if d is None:
+        return 1 if Y is None else Y.shape[1]
     return d.y.shape[1] if d.y.ndim == 2 else int(d.y.max()) + 1
 
 # %% ../nbs/06_evaluate.ipynb #ce1918b5
 class Evaluation(dict):
     "What a set scored: `accuracy` {fraction: percent}, `target_mse`, `seconds`; means, if there are several seeds."
-    def __init__(self,
-                 runs:list, # a dict with these keys for each seed
-                 said:str='' # what else the reader should know
-                ):
+
+    def __init__(
+        self,
+        runs: list,  # a dict with these keys for each seed
+        said: str = '',  # what else the reader should know
+    ):
         self.runs, self.said = runs, said
         labels = runs[0]['accuracy']
-        super().__init__(accuracy={l: _mean([r['accuracy'][l] for r in runs]) for l in labels},
-                         target_mse=_mean([r['target_mse'] for r in runs]),
-                         seconds=_mean([r['seconds'] for r in runs]))
+        super().__init__(
+            accuracy={l: _mean([r['accuracy'][l] for r in runs]) for l in labels},
+            target_mse=_mean([r['target_mse'] for r in runs]),
+            seconds=_mean([r['seconds'] for r in runs]),
+        )
 
-    def __reduce__(self): return Evaluation, (self.runs, self.said)
+    def __reduce__(self):
+        return Evaluation, (self.runs, self.said)
 
-    def rows(self) -> list: # of pairs: what was measured, and how it came out
+    def rows(self) -> list:  # of pairs: what was measured, and how it came out
         "The table: each line with its mean, and its standard deviation if there are several seeds."
-        found = [(f'accuracy with {l:.3g} of the labels' if l < .001 else f'accuracy with {100*l:.3g} % of the labels',
-                  _spread([r['accuracy'][l] for r in self.runs], '.1f', ' %')) for l in self['accuracy']]
-        if None in self['accuracy'].values(): found = [('accuracy', 'not measured: the images have no labels')]
+        found = [
+            (
+                f'accuracy with {l:.3g} of the labels' if l < 0.001 else f'accuracy with {100 * l:.3g} % of the labels',
+                _spread([r['accuracy'][l] for r in self.runs], '.1f', ' %'),
+            )
+            for l in self['accuracy']
+        ]
+        if None in self['accuracy'].values():
+            found = [('accuracy', 'not measured: the images have no labels')]
         mse = _spread([r['target_mse'] for r in self.runs], '.4f', '')
-        found.append(('distance to the teacher (MSE)', mse or 'not measured: no teacher whose targets the student learned'))
+        found.append(
+            ('distance to the teacher (MSE)', mse or 'not measured: no teacher whose targets the student learned')
+        )
         return found
 
     def about(self) -> str:
@@ -404,53 +536,65 @@ class Evaluation(dict):
         lines = [f'| {what} | {value} |' for what, value in self.rows()]
         return '\n'.join(['| measured | result |', '|:--|:--|', *lines, '', f'{self.about()}.'])
 
+# %% ../nbs/06_evaluate.ipynb #cdec2c2a
 def _mean(values):
     "The mean; None if there is nothing to take it of; one value as it is."
-    if None in values: return None
-    return values[0] if len(values) == 1 else sum(values)/len(values)
+    if None in values:
+        return None
+    return values[0] if len(values) == 1 else sum(values) / len(values)
+
 
 def _spread(values, form, unit):
     "Mean ± standard deviation, in words."
-    if None in values: return None
+    if None in values:
+        return None
     std = f' ± {statistics.stdev(values):{form}}' if len(values) > 1 else ''
     return f'{_mean(values):{form}}{std}{unit}'
 
 # %% ../nbs/06_evaluate.ipynb #e0066580
-def evaluate(d:Distilled|None, # the set; None for a network without pre-training
-             train:Images|None=None, # where labels come from
-             test:Images|None=None, # where it is tested; None: on one half of the first, with labels from the other
-             teacher:Teacher|None=None, # whose targets the distance is measured to; None leaves the distance out
-             labels=(.01, .05, .1), # fractions of the labels, or one
-             seed:int=0, # of student, batches and labelled images
-             recipe:Recipe=Recipe(), # how to pre-train
-             student:Student=Student(), # what to pre-train
-             draws:int=5, # see `probe_scores`
-             seeds:int=1, # how many, from `seed` on; their mean is given
-             **kwargs # for `run`: `show`, `precision`, …
-            ) -> Evaluation: # a dict: `accuracy` {fraction: percent}, `target_mse`, `seconds` (of pre-training)
+def evaluate(
+    d: Distilled | None,  # the set; None for a network without pre-training
+    train: Images | None = None,  # where labels come from
+    test: Images | None = None,  # where it is tested; None: on one half of the first, with labels from the other
+    teacher: Teacher | None = None,  # whose targets the distance is measured to; None leaves the distance out
+    labels=(0.01, 0.05, 0.1),  # fractions of the labels, or one
+    seed: int = 0,  # of student, batches and labelled images
+    recipe: Recipe = Recipe(),  # how to pre-train
+    student: Student = Student(),  # what to pre-train
+    draws: int = 5,  # see `probe_scores`
+    seeds: int = 1,  # how many, from `seed` on; their mean is given
+    **kwargs,  # for `run`: `show`, `precision`, …
+) -> Evaluation:  # a dict: `accuracy` {fraction: percent}, `target_mse`, `seconds` (of pre-training)
     "Pre-train a fresh student on a set and probe it."
-    if train is None: train, test = test, None
+    if train is None:
+        train, test = test, None
     _check_evaluate(d, train, test, teacher, recipe, student, seeds, kwargs)
     labels, said = fractions(labels), ''
-    if test is None: train, test, said = halves(d, train, teacher)
+    if test is None:
+        train, test, said = halves(d, train, teacher)
     _same_shape(d, train, test, student)
     out, runs = kwargs.pop('out', None), []
     for s in range(seed, seed + seeds):
-        if out: kwargs['out'] = Path(out) if seeds == 1 else Path(out)/f'seed{s}'
+        if out:
+            kwargs['out'] = Path(out) if seeds == 1 else Path(out) / f'seed{s}'
         net, mse, seconds = pretrained(d, train, test, teacher, recipe, student, s, **kwargs)
         accuracy = probe(net, train, test, labels, s, draws)
         runs.append(dict(accuracy=accuracy, target_mse=mse, seconds=seconds))
     return Evaluation(runs, said)
 
+# %% ../nbs/06_evaluate.ipynb #8b1ec7cb
 def _check_evaluate(d, train, test, teacher, recipe, student, seeds, options):
     "Raise `BadInput` where an argument is of the wrong kind."
-    if d is not None: need_set(d)
+    if d is not None:
+        need_set(d)
     need_images(train, 'train')
     need(not isinstance(test, Teacher), 'test', 'a teacher', 'pass it by name: evaluate(d, test, teacher=teacher)')
-    if test is not None: need_images(test, 'test')
+    if test is not None:
+        need_images(test, 'test')
     named = isinstance(teacher, (str, Path))
     right = 'must be a Teacher, as train_teacher and load_teacher give it'
-    if named: right = f'load_teacher({str(teacher)!r}) reads it'
+    if named:
+        right = f'load_teacher({str(teacher)!r}) reads it'
     need(teacher is None or hasattr(teacher, 'targets'), 'teacher', in_short(teacher), right)
     need(isinstance(recipe, Recipe), 'recipe', in_short(recipe), 'must be a Recipe, such as Recipe(steps=200)')
     right = "must be a Student, such as Student('resnet_tiny', norm='batch')"
@@ -459,23 +603,28 @@ def _check_evaluate(d, train, test, teacher, recipe, student, seeds, options):
     own = 'train', 'test', 'teacher', 'labels', 'seed', 'recipe', 'student', 'draws', 'seeds', 'out'
     known_options(options, OF_RUN, own)
 
+# %% ../nbs/06_evaluate.ipynb #e15ec53d
 def _same_shape(d, train, test, student):
     "Raise `BadInput` unless one student can take the images of the set, of training and of test."
     for arg, images in dict(d=d, test=test).items():
-        if images is None or images.x.shape[1:] == train.x.shape[1:]: continue
+        if images is None or images.x.shape[1:] == train.x.shape[1:]:
+            continue
         c, h, w = images.x.shape[1:]
         net = student.make(train, 1, 0).eval()
         try:
-            with torch.no_grad(): net(torch.zeros(1, c, h, w, device=train.x.device))
+            with torch.no_grad():
+                net(torch.zeros(1, c, h, w, device=train.x.device))
         except (RuntimeError, AssertionError):
             want = '×'.join(map(str, train.x.shape[1:]))
             said = f'{arg}=images of {c}×{h}×{w}: those of train are of {want}; alike makes images of one shape'
             raise BadInput(said) from None
 
-def halves(d:Distilled|None, # the set that is evaluated
-           images:Images, # all there is to evaluate on
-           teacher:Teacher|None # g_φ, if it is measured
-          ) -> tuple: # `Images` for the labels and for the test, and what has to be said of it
+# %% ../nbs/06_evaluate.ipynb #6c03b041
+def halves(
+    d: Distilled | None,  # the set that is evaluated
+    images: Images,  # all there is to evaluate on
+    teacher: Teacher | None,  # g_φ, if it is measured
+) -> tuple:  # `Images` for the labels and for the test, and what has to be said of it
     "One half of the images for the labels, the other to test on, always the same; raises `BadInput`."
     made_from = d.manifest.get('source', {}).get('hash') if d else None
     right = 'these are the images that the set was made from; pass others: evaluate(d, train, test)'
@@ -484,97 +633,122 @@ def halves(d:Distilled|None, # the set that is evaluated
         right = 'without labels and without a teacher there is nothing to measure; pass teacher=…'
         need(teacher is not None, 'test', f'{len(images)} images without labels', right)
         return images, images, ''
-    half = stratified(images.y, .5, generator(0, 'halves'), 1, 1)
+    half = stratified(images.y, 0.5, generator(0, 'halves'), 1, 1)
     rest = torch.ones(len(images), dtype=torch.bool)
     rest[half] = False
-    need(len(half) and rest.any(), 'test', f'{len(images)} images', 'too few for a half with labels and a half to test on')
+    need(
+        len(half) and rest.any(),
+        'test',
+        f'{len(images)} images',
+        'too few for a half with labels and a half to test on',
+    )
     said = f'no training images were given: labels from {len(half):,} of the images, tested on the other {int(rest.sum()):,}'
     return images[half], images[rest], said
 
 # %% ../nbs/06_evaluate.ipynb #513f9dc8
-def rankme(f:Tensor # features (n, d)
-          ) -> float: # from 1 to min(n, d)
+def rankme(
+    f: Tensor,  # features (n, d)
+) -> float:  # from 1 to min(n, d)
     "How many directions the features use (Garrido et al., 2023)."
     s = torch.linalg.svdvals(f.double())
-    p = s/s.sum().clamp_min(1e-300) + 1e-7
-    return math.exp(-(p*p.log()).sum().item())
+    p = s / s.sum().clamp_min(1e-300) + 1e-7
+    return math.exp(-(p * p.log()).sum().item())
 
-def neighbours_in_common(a:Tensor, # features (n, d)
-                         b:Tensor, # other features of the same images (n, k)
-                         k:int=10 # neighbours, by cosine
-                        ) -> float: # share, from 0 to 1
+# %% ../nbs/06_evaluate.ipynb #297ea6e3
+def neighbours_in_common(
+    a: Tensor,  # features (n, d)
+    b: Tensor,  # other features of the same images (n, k)
+    k: int = 10,  # neighbours, by cosine
+) -> float:  # share, from 0 to 1
     "How many of each image's nearest neighbours are the same by both."
     k = min(k, len(a) - 1)
+
     def nearest(f):
         f = F.normalize(f.double(), dim=1)
         near = (f @ f.T).fill_diagonal_(-torch.inf).topk(k).indices
         return torch.zeros(len(f), len(f), dtype=torch.bool, device=f.device).scatter_(1, near, True)
-    return ((nearest(a) & nearest(b)).sum()/(k*len(a))).item()
 
+    return ((nearest(a) & nearest(b)).sum() / (k * len(a))).item()
+
+# %% ../nbs/06_evaluate.ipynb #ad9900fe
 @dataclass(frozen=True)
 class Verdict:
     "Whether a set is better than as many random images, by the distance of students to the teacher."
-    m:int # images of the set
-    images:int # images that the distance is measured on
-    where:str # which these are, in words
-    ours:tuple # MSE of a student of the set, for each seed
-    random:tuple # MSE of a student of random images, for each seed
-    rank:float|None = None # RankMe of the student's features
-    neighbours:float|None = None # share of nearest neighbours in common with the teacher
+
+    m: int  # images of the set
+    images: int  # images that the distance is measured on
+    where: str  # which these are, in words
+    ours: tuple  # MSE of a student of the set, for each seed
+    random: tuple  # MSE of a student of random images, for each seed
+    rank: float | None = None  # RankMe of the student's features
+    neighbours: float | None = None  # share of nearest neighbours in common with the teacher
 
     @property
-    def better(self) -> bool|None: # None: the difference is within the spread over seeds
+    def better(self) -> bool | None:  # None: the difference is within the spread over seeds
         "Whether the set's students are nearer to the teacher, by more than two standard errors."
-        gaps = [math.log(r/o) for o, r in zip(self.ours, self.random)]
-        mean = sum(gaps)/len(gaps)
-        error = statistics.stdev(gaps)/len(gaps)**.5 if len(gaps) > 1 else 0.
-        return mean > 0 if abs(mean) > 2*error else None
+        gaps = [math.log(r / o) for o, r in zip(self.ours, self.random)]
+        mean = sum(gaps) / len(gaps)
+        error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+        return mean > 0 if abs(mean) > 2 * error else None
 
     def __str__(self):
         mine, theirs = _mean(self.ours), _mean(self.random)
         said = {True: 'better than', False: 'not better but worse than', None: 'no better than'}[self.better]
-        less = abs(1 - mine/theirs)
+        less = abs(1 - mine / theirs)
         by = f", {less:.0%} {'nearer to' if mine < theirs else 'further from'} the teacher"
         spread = '' if self.better is not None else ', within the spread over seeds'
         n = len(self.ours)
-        return (f'{said} {self.m} random images{by}{spread} (distance {mine:.3g} against {theirs:.3g}, '
-                f"{n} student{'s' if n > 1 else ''} each, on {self.where})")
+        return (
+            f'{said} {self.m} random images{by}{spread} (distance {mine:.3g} against {theirs:.3g}, '
+            f"{n} student{'s' if n > 1 else ''} each, on {self.where})"
+        )
 
-    def about(self) -> dict: # JSON
+    def about(self) -> dict:  # JSON
         "What a record says."
         return dict(asdict(self), better=self.better, said=str(self))
 
 # %% ../nbs/06_evaluate.ipynb #ff9bd117
-def verdict(d:Distilled, # the set
-            train:Images, # what it was made from
-            test:Images|None, # held-out images; None: measured on images of `train` that are not in the sets
-            teacher:Teacher, # g_φ
-            seeds:int=3, # students, and draws of random images
-            recipe:Recipe=Recipe(), # how students are pre-trained
-            student:Student=Student(), # what they are
-            most:int=2000, # images to measure on
-            **kwargs # for `run`
-           ) -> Verdict|None: # None for a set whose targets are not the teacher's
+def verdict(
+    d: Distilled,  # the set
+    train: Images,  # what it was made from
+    test: Images | None,  # held-out images; None: measured on images of `train` that are not in the sets
+    teacher: Teacher,  # g_φ
+    seeds: int = 3,  # students, and draws of random images
+    recipe: Recipe = Recipe(),  # how students are pre-trained
+    student: Student = Student(),  # what they are
+    most: int = 2000,  # images to measure on
+    **kwargs,  # for `run`
+) -> Verdict | None:  # None for a set whose targets are not the teacher's
     "Is the set better than as many random images with the teacher's targets? No label is read."
     k = teacher(train.pixels(slice(0, 1))).shape[1]
-    if d.y.ndim != 2 or d.y.shape[1] != k: return None
+    if d.y.ndim != 2 or d.y.shape[1] != k:
+        return None
     some = torch.randperm(len(train), generator=generator(0, 'verdict'))
-    drawn_from = some if test is not None else some[:max(len(d), len(some)//2)]
-    left = some[len(drawn_from):][:most].sort().values if test is None else torch.arange(min(len(test), most))
-    if len(left) < 2 or len(d) > len(drawn_from): return None
-    on, where = (train[left], 'images that are not in the random sets') if test is None else (test[left], 'held-out images')
+    drawn_from = some if test is not None else some[: max(len(d), len(some) // 2)]
+    left = some[len(drawn_from) :][:most].sort().values if test is None else torch.arange(min(len(test), most))
+    if len(left) < 2 or len(d) > len(drawn_from):
+        return None
+    on, where = (
+        (train[left], 'images that are not in the random sets') if test is None else (test[left], 'held-out images')
+    )
     Y = teacher.targets(on)
+
     def distance(s, seed):
         net = pretrain(student.make(train, k, seed), s, recipe, seed, teacher=_asked(s, teacher), **kwargs)
         return net, target_mse(net, on, Y)
+
     ours, random = [], []
     for seed in range(seeds):
-        draw = torch.randperm(len(drawn_from), generator=generator(seed, 'verdict'))[:len(d)]
+        draw = torch.randperm(len(drawn_from), generator=generator(seed, 'verdict'))[: len(d)]
         beside = train[drawn_from[draw].sort().values]
-        real = distilled_from(beside.normalised(), teacher(beside.pixels()), train, method='random', config={}, seed=seed)
+        real = distilled_from(
+            beside.normalised(), teacher(beside.pixels()), train, method='random', config={}, seed=seed
+        )
         random.append(distance(real, seed)[1])
         net, mse = distance(d, seed)
         ours.append(mse)
     few = torch.arange(min(len(on), 1000))
     f = embed(net, on, index=few)
-    return Verdict(len(d), len(on), f'{len(on):,} {where}', tuple(ours), tuple(random), rankme(f), neighbours_in_common(f, Y[few]))
+    return Verdict(
+        len(d), len(on), f'{len(on):,} {where}', tuple(ours), tuple(random), rankme(f), neighbours_in_common(f, Y[few])
+    )

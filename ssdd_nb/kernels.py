@@ -21,156 +21,203 @@ from .nets import make_net
 from .posttrain import per_class
 
 # %% ../nbs/32_kernels.ipynb #2d7fc2c5
-def centred(images:Images # with labels
-           ) -> Tensor: # float32 (n, C)
+def centred(
+    images: Images,  # with labels
+) -> Tensor:  # float32 (n, C)
     "Centred one-hot labels."
     C = len(images.classes)
-    return F.one_hot(images.y, C).float() - 1/C
+    return F.one_hot(images.y, C).float() - 1 / C
 
-def check_labels(images:Images, m:int # with labels; synthetic images
-                ) -> None:
+# %% ../nbs/32_kernels.ipynb #d9c71cd4
+def check_labels(
+    images: Images,
+    m: int,  # with labels; synthetic images
+) -> None:
     "Raise `BadInput` unless there are labels, and m is so many of each class."
-    need(images.y is not None, 'images', images.name, 'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none')
+    need(
+        images.y is not None,
+        'images',
+        images.name,
+        'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none',
+    )
     C = len(images.classes)
     need(isinstance(m, int) and m >= 1 and m % C == 0, 'm', m, f'must be a multiple of the number of classes, {C}')
-    per_class(images, m//C, generator(0))
+    per_class(images, m // C, generator(0))
 
-def balanced(images:Images, m:int, seed:int # with labels; synthetic images; the draw
-            ) -> tuple: # X_s (m, C, H, W), normalised, and Y_s (m, C)
+# %% ../nbs/32_kernels.ipynb #b9ea9b2f
+def balanced(
+    images: Images,
+    m: int,
+    seed: int,  # with labels; synthetic images; the draw
+) -> tuple:  # X_s (m, C, H, W), normalised, and Y_s (m, C)
     "Where X_s and Y_s start: random real images, as many of each class, and their labels."
-    i = per_class(images, m//len(images.classes), generator(seed, 'kernels init')).to(images.x.device)
+    i = per_class(images, m // len(images.classes), generator(seed, 'kernels init')).to(images.x.device)
     return images.normalised(i), centred(images)[i]
 
 # %% ../nbs/32_kernels.ipynb #e4c86f93
-def arc_cosine(c:Tensor # cosines, in [-1, 1] up to rounding
-              ) -> tuple: # κ₀(c) and κ₁(c), of the same shape
+def arc_cosine(
+    c: Tensor,  # cosines, in [-1, 1] up to rounding
+) -> tuple:  # κ₀(c) and κ₁(c), of the same shape
     "The arc-cosine kernels of order 0 and 1 (Cho & Saul, 2009), with finite slopes everywhere."
     inside = c.abs() < 1 - 1e-12
-    safe = torch.where(inside, c, torch.zeros_like(c))     # what has no slope is not differentiated
-    angle = torch.where(inside, safe.arccos(), (c < 0).to(c)*torch.pi)
-    sine = torch.where(inside, (1 - safe*safe).sqrt(), torch.zeros_like(c))
-    return 1 - angle/torch.pi, (sine + (torch.pi - angle)*c)/torch.pi
+    safe = torch.where(inside, c, torch.zeros_like(c))  # what has no slope is not differentiated
+    angle = torch.where(inside, safe.arccos(), (c < 0).to(c) * torch.pi)
+    sine = torch.where(inside, (1 - safe * safe).sqrt(), torch.zeros_like(c))
+    return 1 - angle / torch.pi, (sine + (torch.pi - angle) * c) / torch.pi
 
 # %% ../nbs/32_kernels.ipynb #0db2e9c3
-def infinite(X:Tensor, Z:Tensor, # inputs (n, …) and (m, …), flattened
-             depth:int=1, # L: hidden layers
-             w_var:float=2., b_var:float=.01, # σ_w² and σ_b²
-             kind:str='ntk' # `ntk` or `nngp`
-            ) -> Tensor: # (n, m)
+def infinite(
+    X: Tensor,
+    Z: Tensor,  # inputs (n, …) and (m, …), flattened
+    depth: int = 1,  # L: hidden layers
+    w_var: float = 2.0,
+    b_var: float = 0.01,  # σ_w² and σ_b²
+    kind: str = 'ntk',  # `ntk` or `nngp`
+) -> Tensor:  # (n, m)
     "The kernel of an infinitely wide fully-connected ReLU network."
     X, Z = X.flatten(1), Z.flatten(1)
-    p, q = (b_var + w_var*t.square().mean(1) for t in (X, Z))                   # Σ(x, x) and Σ(x', x')
-    S = T = b_var + w_var*(X @ Z.T)/X.shape[1]
+    p, q = (b_var + w_var * t.square().mean(1) for t in (X, Z))  # Σ(x, x) and Σ(x', x')
+    S = T = b_var + w_var * (X @ Z.T) / X.shape[1]
     for _ in range(depth):
-        norm = (p[:, None]*q).clamp_min(1e-30).sqrt()
-        k0, k1 = arc_cosine(S/norm)
-        S, p, q = b_var + w_var/2*norm*k1, b_var + w_var/2*p, b_var + w_var/2*q
-        T = S + w_var/2*k0*T
+        norm = (p[:, None] * q).clamp_min(1e-30).sqrt()
+        k0, k1 = arc_cosine(S / norm)
+        S, p, q = b_var + w_var / 2 * norm * k1, b_var + w_var / 2 * p, b_var + w_var / 2 * q
+        T = S + w_var / 2 * k0 * T
     return T if known(kind, ('ntk', 'nngp'), 'kind') == 'ntk' else S
 
 # %% ../nbs/32_kernels.ipynb #09d7bb94
-def random_net(x:Tensor, # images (n, C, H, W), for size and device
-               seed:int, # of the weights
-               widths:tuple|None=None, # of its blocks; `auto_widths` if None
-               w_var:float=2., b_var:float=.01 # σ_w² and σ_b²
-              ) -> nn.Module:
+def random_net(
+    x: Tensor,  # images (n, C, H, W), for size and device
+    seed: int,  # of the weights
+    widths: tuple | None = None,  # of its blocks; `auto_widths` if None
+    w_var: float = 2.0,
+    b_var: float = 0.01,  # σ_w² and σ_b²
+) -> nn.Module:
     "A ConvNet without norms, weights of variance σ_w² over their number of inputs, biases of variance σ_b²."
-    net, gen = make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False), generator(seed, 'random features')
+    net, gen = (
+        make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False),
+        generator(seed, 'random features'),
+    )
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
-            m.weight.copy_(torch.randn(m.weight.shape, generator=gen)*(w_var/m.weight[0].numel())**.5)
-            m.bias.copy_(torch.randn(m.bias.shape, generator=gen)*b_var**.5)
+            m.weight.copy_(torch.randn(m.weight.shape, generator=gen) * (w_var / m.weight[0].numel()) ** 0.5)
+            m.bias.copy_(torch.randn(m.bias.shape, generator=gen) * b_var**0.5)
     return place(net, x.device)
 
-def random_features(X:Tensor, # images (n, C, H, W)
-                    nets:list, # from `random_net`
-                    w_var:float=2., b_var:float=.01 # of the last layer
-                   ) -> Tensor: # (n, r·d + 1)
+# %% ../nbs/32_kernels.ipynb #1d4e0b4f
+def random_features(
+    X: Tensor,  # images (n, C, H, W)
+    nets: list,  # from `random_net`
+    w_var: float = 2.0,
+    b_var: float = 0.01,  # of the last layer
+) -> Tensor:  # (n, r·d + 1)
     "Features whose inner products estimate the NNGP kernel of a ConvNet (RFAD)."
     f = torch.cat([net.features(X).float() for net in nets], 1)
-    return F.pad(f*(w_var/f.shape[1])**.5, (0, 1), value=b_var**.5)
+    return F.pad(f * (w_var / f.shape[1]) ** 0.5, (0, 1), value=b_var**0.5)
 
 # %% ../nbs/32_kernels.ipynb #ae8928be
-def kernel_ridge(K_ss:Tensor, K_ts:Tensor, # kernels (m, m) and (b, m)
-                 Y_s:Tensor, # targets (m, k)
-                 lam:float=1e-6 # λ₀, as a fraction of the mean diagonal of K_ss
-                ) -> Tensor: # predictions (b, k)
+def kernel_ridge(
+    K_ss: Tensor,
+    K_ts: Tensor,  # kernels (m, m) and (b, m)
+    Y_s: Tensor,  # targets (m, k)
+    lam: float = 1e-6,  # λ₀, as a fraction of the mean diagonal of K_ss
+) -> Tensor:  # predictions (b, k)
     "Kernel ridge regression with a kernel that has no features (KIP, eq. 2)."
     m = len(K_ss)
-    K = K_ss + lam*K_ss.trace()/m*torch.eye(m, dtype=K_ss.dtype, device=K_ss.device)
+    K = K_ss + lam * K_ss.trace() / m * torch.eye(m, dtype=K_ss.dtype, device=K_ss.device)
     return K_ts @ solve(K, Y_s.to(K.dtype))
 
 # %% ../nbs/32_kernels.ipynb #89730970
 @dataclass(frozen=True)
 class KIP(Method):
     "Everything KIP and RFAD depend on but the seed and the images."
+
     name, needs, of_classes = 'kip', frozenset({'labels'}), True
-    papers = dict.fromkeys(('paper', 'cifar10'), dict(learn_y=False)) # the authors' demonstration
-    m:int = 100 # synthetic images (the authors' notebook)
-    steps:int = 10_000 # of Adam (ours; KIP is trained until it converges)
-    batch:int = 5000 # real images in a step (the authors' notebook)
-    lr:float = 4e-2 # Adam's on X_s and Y_s (likewise; RFAD: 1e-3, AdaBelief)
-    lam:float = 1e-6 # λ₀, as a fraction of the kernel's mean diagonal (RFAD's code: 5e-3)
-    kernel:str = 'ntk' # `ntk` or `nngp`, both analytic and fully connected; or `features`: RFAD
-    depth:int = 1 # L: hidden layers of the analytic kernel (the authors' notebook)
-    w_var:float = 2. # σ_w² (likewise)
-    b_var:float = .01 # σ_b² (likewise)
-    nets:int = 8 # r: random networks in a step, all new (RFAD's code)
-    widths:tuple|None = (256, 256, 256) # of their blocks (RFAD's 4,096 features at 32 pixels; from memory); `auto_widths` if None
-    learn_y:bool = True # False holds Y_s at the labels
+    papers = dict.fromkeys(('paper', 'cifar10'), dict(learn_y=False))  # the authors' demonstration
+    m: int = 100  # synthetic images (the authors' notebook)
+    steps: int = 10_000  # of Adam (ours; KIP is trained until it converges)
+    batch: int = 5000  # real images in a step (the authors' notebook)
+    lr: float = 4e-2  # Adam's on X_s and Y_s (likewise; RFAD: 1e-3, AdaBelief)
+    lam: float = 1e-6  # λ₀, as a fraction of the kernel's mean diagonal (RFAD's code: 5e-3)
+    kernel: str = 'ntk'  # `ntk` or `nngp`, both analytic and fully connected; or `features`: RFAD
+    depth: int = 1  # L: hidden layers of the analytic kernel (the authors' notebook)
+    w_var: float = 2.0  # σ_w² (likewise)
+    b_var: float = 0.01  # σ_b² (likewise)
+    nets: int = 8  # r: random networks in a step, all new (RFAD's code)
+    widths: tuple | None = (
+        256,
+        256,
+        256,
+    )  # of their blocks (RFAD's 4,096 features at 32 pixels; from memory); `auto_widths` if None
+    learn_y: bool = True  # False holds Y_s at the labels
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=300 # of Adam
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 300,  # of Adam
+    ):  # the settings
         "For a laptop: fewer and longer steps."
         return cls(m=m, steps=steps, batch=512, lr=1e-2)
 
-    def check(self, images:Images # X_t
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         check_labels(images, self.m)
-        for key in ('steps', 'batch', 'nets'): need(isinstance(v := getattr(self, key), int) and v >= 1, key, v, 'at least 1')
+        for key in ('steps', 'batch', 'nets'):
+            need(isinstance(v := getattr(self, key), int) and v >= 1, key, v, 'at least 1')
         need(isinstance(self.depth, int) and self.depth >= 0, 'depth', self.depth, 'hidden layers: 0 or more')
         numbers = self.lam, self.w_var, self.b_var
         right = 'a ridge and a variance above 0, and a variance of at least 0'
         need(self.lam > 0 and self.w_var > 0 and self.b_var >= 0, 'lam, w_var, b_var', numbers, right)
-        if known(self.kernel, ('ntk', 'nngp', 'features'), 'kernel') != 'features': return
+        if known(self.kernel, ('ntk', 'nngp', 'features'), 'kernel') != 'features':
+            return
         _, c, h, w = images.x.shape
-        with torch.device('meta'): make_net('convnet', c, (h, w), 1, widths=self.widths, norm='none')
+        with torch.device('meta'):
+            make_net('convnet', c, (h, w), 1, widths=self.widths, norm='none')
 
-    def start(self, images:Images, # X_t
-              teacher, # not asked
-              seed:int=0, # of everything random
-              **kwargs # not used
-             ): # a `KIPTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher,  # not asked
+        seed: int = 0,  # of everything random
+        **kwargs,  # not used
+    ):  # a `KIPTask`
         "The regression, ready to run."
         return KIPTask(images, self, seed)
 
+# %% ../nbs/32_kernels.ipynb #885e4a3f
 @dataclass(frozen=True)
 class RFAD(KIP):
     "KIP's settings, with random features for its kernel."
+
     name, papers = 'rfad', dict.fromkeys(('paper', 'cifar10'), dict(steps=100_000, batch=1280, lr=1e-3, lam=5e-3))
-    kernel:str = 'features' # of random networks
+    kernel: str = 'features'  # of random networks
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=150 # of Adam
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 150,  # of Adam
+    ):  # the settings
         "For a laptop: narrow networks, fewer and longer steps."
         return cls(m=m, steps=steps, batch=256, lr=2e-2, lam=5e-3, nets=2, widths=None)
 
 # %% ../nbs/32_kernels.ipynb #8056b9e1
-def regress(X_s:Tensor, Y_s:Tensor, # synthetic images (m, C, H, W) and targets (m, k)
-            X_t:Tensor, # real images (b, C, H, W)
-            cfg:KIP, # the kernel
-            seed:int=0 # of the random networks, if the kernel has any
-           ) -> Tensor: # predictions (b, k)
+def regress(
+    X_s: Tensor,
+    Y_s: Tensor,  # synthetic images (m, C, H, W) and targets (m, k)
+    X_t: Tensor,  # real images (b, C, H, W)
+    cfg: KIP,  # the kernel
+    seed: int = 0,  # of the random networks, if the kernel has any
+) -> Tensor:  # predictions (b, k)
     "What the regression on (X_s, Y_s) says of other images."
     if cfg.kernel == 'features':
         nets = [random_net(X_s, seed_of(seed, i), cfg.widths, cfg.w_var, cfg.b_var) for i in range(cfg.nets)]
         F_s, F_t = (random_features(x, nets, cfg.w_var, cfg.b_var) for x in (X_s, X_t))
-        return krr(F_s, Y_s, F_t, cfg.lam/len(X_s), bias=False)
+        return krr(F_s, Y_s, F_t, cfg.lam / len(X_s), bias=False)
     X_s, X_t = X_s.double(), X_t.double()
     K_ss, K_ts = (infinite(x, X_s, cfg.depth, cfg.w_var, cfg.b_var, cfg.kernel) for x in (X_s, X_t))
     return kernel_ridge(K_ss, K_ts, Y_s, cfg.lam)
@@ -178,14 +225,24 @@ def regress(X_s:Tensor, Y_s:Tensor, # synthetic images (m, C, H, W) and targets 
 # %% ../nbs/32_kernels.ipynb #f6d6aded
 class KIPTask:
     "Kernel Inducing Points, a `Distiller`; with random features for its kernel, RFAD."
+
     hint = 'Lower `lr`, or raise `lam`.'
-    def __init__(self,
-                 images:Images, # X_t, with labels
-                 cfg:KIP, # how
-                 seed:int=0 # of everything random
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t, with labels
+        cfg: KIP,  # how
+        seed: int = 0,  # of everything random
+    ):
         cfg.check(images)
-        self.images, self.cfg, self.seed, self.device, self.Y_t, self.t = images, cfg, seed, images.x.device, centred(images), 0
+        self.images, self.cfg, self.seed, self.device, self.Y_t, self.t = (
+            images,
+            cfg,
+            seed,
+            images.x.device,
+            centred(images),
+            0,
+        )
         self.X_s, self.Y_s = (t.requires_grad_() for t in balanced(images, cfg.m, seed))
         self.opt = torch.optim.Adam([self.X_s, self.Y_s] if cfg.learn_y else [self.X_s], cfg.lr)
         self.batches = Batches(len(images), cfg.batch, seed, 'kip batches')
@@ -194,7 +251,9 @@ class KIPTask:
     def step(self) -> dict:
         "One step of Adam on the regression's loss (KIP, eq. 2)."
         i = to_device(self.batches.next(), self.device)
-        predicted = regress(self.X_s, self.Y_s, self.images.normalised(i), self.cfg, seed_of(self.seed, 'kip nets', self.t))
+        predicted = regress(
+            self.X_s, self.Y_s, self.images.normalised(i), self.cfg, seed_of(self.seed, 'kip nets', self.t)
+        )
         loss = mse(predicted, self.Y_t[i].to(predicted.dtype))
         self.opt.zero_grad()
         loss.backward()
@@ -204,31 +263,49 @@ class KIPTask:
 
 # %% ../nbs/32_kernels.ipynb #3a99f7a8
 @patch
-def state_dict(self:KIPTask) -> dict:
+def state_dict(self: KIPTask) -> dict:
     "All that `step` depends on."
-    return dict(X_s=self.X_s.detach(), Y_s=self.Y_s.detach(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
+    return dict(
+        X_s=self.X_s.detach(),
+        Y_s=self.Y_s.detach(),
+        opt=self.opt.state_dict(),
+        batches=self.batches.state_dict(),
+        t=self.t,
+    )
 
+# %% ../nbs/32_kernels.ipynb #53f9166c
 @patch
-def load_state_dict(self:KIPTask, s:dict): # from `state_dict`
+def load_state_dict(self: KIPTask, s: dict):  # from `state_dict`
     "Go on from there."
     with torch.no_grad():
         self.X_s.copy_(s['X_s'])
         self.Y_s.copy_(s['Y_s'])
-    for k in ('opt', 'batches'): getattr(self, k).load_state_dict(s[k])
+    for k in ('opt', 'batches'):
+        getattr(self, k).load_state_dict(s[k])
     self.t = s['t']
 
+# %% ../nbs/32_kernels.ipynb #917711e2
 @patch
-def distilled(self:KIPTask) -> Distilled:
+def distilled(self: KIPTask) -> Distilled:
     "The set as it stands."
-    return distilled_from(self.X_s, self.Y_s.detach(), self.images, method=self.name, config=asdict(self.cfg), seed=self.seed, target_kind='centred labels')
+    return distilled_from(
+        self.X_s,
+        self.Y_s.detach(),
+        self.images,
+        method=self.name,
+        config=asdict(self.cfg),
+        seed=self.seed,
+        target_kind='centred labels',
+    )
 
 # %% ../nbs/32_kernels.ipynb #bf14a8aa
-def kip(images:Images, # X_t, with labels
-        cfg:KIP|None=None, # `KIP.tiny()` if None
-        seed:int=0, # of everything random
-        out=None, # folder for checkpoint, log, record and distilled.safetensors
-        **kwargs # for `run`: `show`, `precision`, `on_step`, …
-       ) -> Distilled: # with float targets (m, C) and the Run record as its `run`
+def kip(
+    images: Images,  # X_t, with labels
+    cfg: KIP | None = None,  # `KIP.tiny()` if None
+    seed: int = 0,  # of everything random
+    out=None,  # folder for checkpoint, log, record and distilled.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, `on_step`, …
+) -> Distilled:  # with float targets (m, C) and the Run record as its `run`
     "Distil labelled images with KIP or, with random features, with RFAD, or take up or read the run in `out`."
     return distil(images, cfg or KIP.tiny(), None, seed, out, **kwargs)
 
@@ -236,141 +313,179 @@ def kip(images:Images, # X_t, with labels
 @dataclass(frozen=True)
 class FRePo(Method):
     "Everything FRePo depends on but the seed and the images; fields that KRR-ST has, too, mean the same, but for `lam`."
+
     name, needs, of_classes, divided = 'frepo', frozenset({'labels'}), True, True
     papers = dict.fromkeys(('paper', 'cifar100'), {})
-    m:int = 1000 # synthetic images
-    steps:int = 500_000 # outer iterations (the authors' code)
-    batch:int = 1024 # real images in one (likewise)
-    lr:float = 3e-4 # LAMB's on X_s and Y_s (likewise)
-    lr_end:float = .1 # share of `lr` that is left at the end (likewise)
-    lam:float = 1e-6 # λ₀, as a fraction of the kernel's mean diagonal (likewise; KRR-ST: of its trace)
-    bias:bool = False # a column of ones beside the features (likewise; KRR-ST: True)
-    pool:int = 10 # models
-    max_steps:int = 100 # steps a model is trained before it is drawn anew
-    inner_lr:float = 3e-4 # of the models in the pool (the authors' code)
-    inner_momentum:float = .9 # Adam's β₁, or SGD's momentum
-    inner_weight_decay:float = 0. # of the models in the pool
-    net:str = 'convnet' # one of `nets.NETS`
-    widths:tuple|None = (128, 256, 512) # of its blocks: doubled where the sides are halved
-    norm:str = 'batch' # its normalisation
-    learn_y:bool = True # False holds Y_s at the labels
+    m: int = 1000  # synthetic images
+    steps: int = 500_000  # outer iterations (the authors' code)
+    batch: int = 1024  # real images in one (likewise)
+    lr: float = 3e-4  # LAMB's on X_s and Y_s (likewise)
+    lr_end: float = 0.1  # share of `lr` that is left at the end (likewise)
+    lam: float = 1e-6  # λ₀, as a fraction of the kernel's mean diagonal (likewise; KRR-ST: of its trace)
+    bias: bool = False  # a column of ones beside the features (likewise; KRR-ST: True)
+    pool: int = 10  # models
+    max_steps: int = 100  # steps a model is trained before it is drawn anew
+    inner_lr: float = 3e-4  # of the models in the pool (the authors' code)
+    inner_momentum: float = 0.9  # Adam's β₁, or SGD's momentum
+    inner_weight_decay: float = 0.0  # of the models in the pool
+    net: str = 'convnet'  # one of `nets.NETS`
+    widths: tuple | None = (128, 256, 512)  # of its blocks: doubled where the sides are halved
+    norm: str = 'batch'  # its normalisation
+    learn_y: bool = True  # False holds Y_s at the labels
     # KRR-ST does these differently
-    optimiser:str = 'lamb' # of X_s and Y_s; or `adamw`, KRR-ST's
-    schedule:str = 'cosine' # of `lr`; or `linear`, KRR-ST's
-    inner:str = 'adam' # optimiser of the pool's models; or `sgd`, KRR-ST's
+    optimiser: str = 'lamb'  # of X_s and Y_s; or `adamw`, KRR-ST's
+    schedule: str = 'cosine'  # of `lr`; or `linear`, KRR-ST's
+    inner: str = 'adam'  # optimiser of the pool's models; or `sgd`, KRR-ST's
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=300 # outer iterations
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 300,  # outer iterations
+    ):  # the settings
         "For a laptop: a narrow network, a small pool, fewer and longer steps."
         return cls(m=m, steps=steps, batch=256, lr=1e-2, pool=5, inner_lr=1e-3, widths=None, norm='instance')
 
-    def check(self, images:Images # X_t
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         check_labels(images, self.m)
         as_krrst(self).check(images)
         choices = dict(optimiser=('lamb', 'adamw'), schedule=('cosine', 'linear'), inner=('adam', 'sgd'))
-        for key, names in choices.items(): known(getattr(self, key), names, key)
+        for key, names in choices.items():
+            known(getattr(self, key), names, key)
 
-    def start(self, images:Images, # X_t
-              teacher, # not asked
-              seed:int=0, # of everything random
-              show:bool=True, # a progress bar while the pool is being filled
-              **kwargs # not used
-             ): # a `FRePoTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher,  # not asked
+        seed: int = 0,  # of everything random
+        show: bool = True,  # a progress bar while the pool is being filled
+        **kwargs,  # not used
+    ):  # a `FRePoTask`
         "Algorithm 1 with labels, ready to run."
         return FRePoTask(images, self, seed, show)
 
-def as_krrst(cfg:FRePo) -> KRRST:
+# %% ../nbs/32_kernels.ipynb #8440512b
+def as_krrst(cfg: FRePo) -> KRRST:
     "The same settings in KRR-ST's words."
     shared = {f.name: getattr(cfg, f.name) for f in fields(KRRST) if hasattr(cfg, f.name)}
-    return KRRST(**shared | dict(lam=cfg.lam/cfg.m))
+    return KRRST(**shared | dict(lam=cfg.lam / cfg.m))
 
 # %% ../nbs/32_kernels.ipynb #6f6f8841
 class Lamb(torch.optim.AdamW):
     "LAMB without weight decay: Adam's direction, a step as long as `lr` times the tensor."
-    def __init__(self, params, lr:float): # tensors, η
+
+    def __init__(self, params, lr: float):  # tensors, η
         super().__init__(params, lr, eps=1e-6, weight_decay=0)
 
     @torch.no_grad()
     def step(self):
         "Adam's step, then its length."
         tensors = [(p, g['lr'], p.clone()) for g in self.param_groups for p in g['params']]
-        for p, *_ in tensors: p.zero_()                    # so that Adam leaves its step there, and nothing else
+        for p, *_ in tensors:
+            p.zero_()  # so that Adam leaves its step there, and nothing else
         super().step()
         for p, lr, w in tensors:
-            long = lr*w.norm()/p.norm()
+            long = lr * w.norm() / p.norm()
             p.mul_(torch.where(long.isfinite() & (long > 0), long, 1)).add_(w)
 
 # %% ../nbs/32_kernels.ipynb #05b30c71
 class Labels:
     "What FRePo has for a teacher: the labels."
-    def targets(self, images:Images) -> Tensor: # float32 (n, C)
+
+    def targets(self, images: Images) -> Tensor:  # float32 (n, C)
         "Centred one-hot labels of images."
         return centred(images)
 
     def about(self) -> None:
         "No network has had a say."
 
+# %% ../nbs/32_kernels.ipynb #c57b18d5
 class FRePoTask(KRRSTTask):
     "FRePo, a `Distiller`: KRR-ST's Algorithm 1 with labels for targets."
-    def __init__(self,
-                 images:Images, # X_t, with labels
-                 cfg:FRePo, # how
-                 seed:int=0, # of everything random
-                 show:bool=False # a progress bar while the pool is being filled
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t, with labels
+        cfg: FRePo,  # how
+        seed: int = 0,  # of everything random
+        show: bool = False,  # a progress bar while the pool is being filled
+    ):
         cfg.check(images)
         self.how = cfg
         super().__init__(images, Labels(), as_krrst(cfg), seed, show)
         X_s, Y_s = balanced(images, cfg.m, seed)
         with torch.no_grad():
             self.X_s.copy_(X_s)
-            self.Y_s.copy_(Y_s/(len(images.classes)/10)**.5)                    # the authors' code: smaller where classes are many
-        if cfg.optimiser == 'lamb': self.opt = Lamb(self.opt.param_groups[0]['params'], cfg.lr)
+            self.Y_s.copy_(Y_s / (len(images.classes) / 10) ** 0.5)  # the authors' code: smaller where classes are many
+        if cfg.optimiser == 'lamb':
+            self.opt = Lamb(self.opt.param_groups[0]['params'], cfg.lr)
 
 # %% ../nbs/32_kernels.ipynb #8a2e5143
 @patch
-def fresh(self:FRePoTask) -> Slot:
+def fresh(self: FRePoTask) -> Slot:
     "A model with new weights, and the optimiser it is to have."
     slot = KRRSTTask.fresh(self)
-    if self.how.inner == 'adam': slot.opt = torch.optim.Adam(slot.net.parameters(), self.cfg.inner_lr, (self.cfg.inner_momentum, .999), weight_decay=self.cfg.inner_weight_decay)
+    if self.how.inner == 'adam':
+        slot.opt = torch.optim.Adam(
+            slot.net.parameters(),
+            self.cfg.inner_lr,
+            (self.cfg.inner_momentum, 0.999),
+            weight_decay=self.cfg.inner_weight_decay,
+        )
     return slot
 
+# %% ../nbs/32_kernels.ipynb #229f9e82
 @patch
-def rate(self:FRePoTask) -> float:
+def rate(self: FRePoTask) -> float:
     "The learning rate of this step."
-    if self.how.schedule == 'linear': return KRRSTTask.rate(self)
-    return self.cfg.lr*(self.cfg.lr_end + (1 - self.cfg.lr_end)*cosine(self.t, self.cfg.steps))
+    if self.how.schedule == 'linear':
+        return KRRSTTask.rate(self)
+    return self.cfg.lr * (self.cfg.lr_end + (1 - self.cfg.lr_end) * cosine(self.t, self.cfg.steps))
 
+# %% ../nbs/32_kernels.ipynb #ecbadff0
 @patch
-def distilled(self:FRePoTask) -> Distilled:
+def distilled(self: FRePoTask) -> Distilled:
     "The set as it stands."
-    return distilled_from(self.X_s, self.Y_s.detach(), self.images, method='frepo', config=asdict(self.how), seed=self.seed, target_kind='centred labels')
+    return distilled_from(
+        self.X_s,
+        self.Y_s.detach(),
+        self.images,
+        method='frepo',
+        config=asdict(self.how),
+        seed=self.seed,
+        target_kind='centred labels',
+    )
 
 # %% ../nbs/32_kernels.ipynb #edb0585b
-def frepo(images:Images, # X_t, with labels
-          cfg:FRePo|None=None, # `FRePo.tiny()` if None
-          seed:int=0, # of everything random
-          out=None, # folder for checkpoint, log, record and distilled.safetensors
-          **kwargs # for `run`: `show`, `precision`, `on_step`, …
-         ) -> Distilled: # with float targets (m, C) and the Run record as its `run`
+def frepo(
+    images: Images,  # X_t, with labels
+    cfg: FRePo | None = None,  # `FRePo.tiny()` if None
+    seed: int = 0,  # of everything random
+    out=None,  # folder for checkpoint, log, record and distilled.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, `on_step`, …
+) -> Distilled:  # with float targets (m, C) and the Run record as its `run`
     "Distil labelled images with FRePo, or take up or read the run in `out`."
     return distil(images, cfg or FRePo.tiny(), None, seed, out, **kwargs)
 
 # %% ../nbs/32_kernels.ipynb #1da88396
 KERNELS = dict(kip=KIP, rfad=RFAD, frepo=FRePo)
 
-def paper(system:str='kip' # one of `KERNELS`
-         ) -> KIP|FRePo:
+
+def paper(
+    system: str = 'kip',  # one of `KERNELS`
+) -> KIP | FRePo:
     "The papers' settings: KIP's demonstration, RFAD for CIFAR-10, FRePo for CIFAR-100."
     return KERNELS[known(system, KERNELS, 'system')].paper()
 
-def tiny(system:str='kip', # one of `KERNELS`
-         m:int=20, # synthetic images
-         steps:int|None=None # outer iterations, if not the preset's
-        ) -> KIP|FRePo:
+# %% ../nbs/32_kernels.ipynb #85106e05
+def tiny(
+    system: str = 'kip',  # one of `KERNELS`
+    m: int = 20,  # synthetic images
+    steps: int | None = None,  # outer iterations, if not the preset's
+) -> KIP | FRePo:
     "For a laptop: narrow networks, small pools, fewer and longer steps."
     return changed(KERNELS[known(system, KERNELS, 'system')].tiny(m), steps=steps)

@@ -13,7 +13,26 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import Batches, all_sum, alone, asked_to_stop, changed, compiled, enough, exchanged, gathered, generator, known, need, place, precision, progress_bar, seed_of, to_device, world
+from ssdd_nb.core import (
+    Batches,
+    all_sum,
+    alone,
+    asked_to_stop,
+    changed,
+    compiled,
+    enough,
+    exchanged,
+    gathered,
+    generator,
+    known,
+    need,
+    place,
+    precision,
+    progress_bar,
+    seed_of,
+    to_device,
+    world,
+)
 from .coresets import check_m, kmeans_index
 from .data import Images, index_to, normalise
 from .distilled import Distilled, Method, distil, distilled_from
@@ -21,123 +40,164 @@ from .nets import Encoder, joint_norms, make_net
 from .teachers import Teacher
 
 # %% ../nbs/10_krrst.ipynb #52ff7ade
-def gram(F_s:Tensor, # features (m, d)
-         lam:float, # λ as a fraction of the trace
-         dual:bool # (m, m), or else (d, d)
-        ) -> Tensor: # of the features' type
+def gram(
+    F_s: Tensor,  # features (m, d)
+    lam: float,  # λ as a fraction of the trace
+    dual: bool,  # (m, m), or else (d, d)
+) -> Tensor:  # of the features' type
     "F_s F_sᵀ + λI or F_sᵀ F_s + λI, where λ is `lam` times the trace (the same for both, and held constant)."
     A = F_s if dual else F_s.T
-    ridge = lam*F_s.detach().square().sum()
-    return A @ A.T + ridge*torch.eye(len(A), dtype=A.dtype, device=A.device)
+    ridge = lam * F_s.detach().square().sum()
+    return A @ A.T + ridge * torch.eye(len(A), dtype=A.dtype, device=A.device)
 
-def solve_dtype(lam:float # λ as a fraction of the trace
-               ) -> torch.dtype:
+# %% ../nbs/10_krrst.ipynb #d7116447
+def solve_dtype(
+    lam: float,  # λ as a fraction of the trace
+) -> torch.dtype:
     "float32 where four digits of the solution survive it, else float64: the matrix has condition at most 1 + 1/λ."
-    return torch.float32 if (1 + 1/max(lam, 1e-30))*torch.finfo(torch.float32).eps < 1e-4 else torch.float64
+    return torch.float32 if (1 + 1 / max(lam, 1e-30)) * torch.finfo(torch.float32).eps < 1e-4 else torch.float64
 
-def solve(K:Tensor, # positive definite (n, n)
-          Y:Tensor # (n, k)
-         ) -> Tensor: # (n, k)
+
+def solve(
+    K: Tensor,  # positive definite (n, n)
+    Y: Tensor,  # (n, k)
+) -> Tensor:  # (n, k)
     "K⁻¹Y by Cholesky. NaN where rounding made K indefinite: a card would have to be waited for to raise an error here, and `run` finds a NaN."
     L, failed = torch.linalg.cholesky_ex(K)
     return torch.where(failed == 0, torch.cholesky_solve(Y, L), torch.nan)
 
+# %% ../nbs/10_krrst.ipynb #bb228590
 @precision()
-def krr(F_s:Tensor, # features of the synthetic images (m, d)
-        Y_s:Tensor, # their targets (m, k)
-        F_t:Tensor, # features to predict for (b, d)
-        lam:float=1e-6, # λ, as a fraction of the kernel's trace
-        bias:bool=True, # append a column of ones to the features
-        form:str='auto' # `dual` solves (m, m), `primal` (d, d), `auto` the smaller
-       ) -> Tensor: # predictions (b, k), in `solve_dtype` or what is given, if that is finer
+def krr(
+    F_s: Tensor,  # features of the synthetic images (m, d)
+    Y_s: Tensor,  # their targets (m, k)
+    F_t: Tensor,  # features to predict for (b, d)
+    lam: float = 1e-6,  # λ, as a fraction of the kernel's trace
+    bias: bool = True,  # append a column of ones to the features
+    form: str = 'auto',  # `dual` solves (m, m), `primal` (d, d), `auto` the smaller
+) -> Tensor:  # predictions (b, k), in `solve_dtype` or what is given, if that is finer
     "Kernel ridge regression: predictions of the head fitted to (F_s, Y_s) (KRR-ST, eq. 4)."
     dtype = torch.promote_types(F_s.dtype, solve_dtype(lam))
     F_s, Y_s, F_t = F_s.to(dtype), Y_s.to(dtype), F_t.to(dtype)
-    if bias: F_s, F_t = (F.pad(f, (0, 1), value=1.) for f in (F_s, F_t))
+    if bias:
+        F_s, F_t = (F.pad(f, (0, 1), value=1.0) for f in (F_s, F_t))
     dual = len(F_s) <= F_s.shape[1] if form == 'auto' else known(form, ('dual', 'primal'), 'form') == 'dual'
     K = gram(F_s, lam, dual)
     return (F_t @ F_s.T) @ solve(K, Y_s) if dual else F_t @ solve(K, F_s.T @ Y_s)
 
 # %% ../nbs/10_krrst.ipynb #982c58db
-def mse(a:Tensor, b:Tensor, # of one shape (n, k)
-        reduction:str='mean' # `mean` over all entries (the code), or `sum`: half the sum of squares (the paper)
-       ) -> Tensor: # scalar
+def mse(
+    a: Tensor,
+    b: Tensor,  # of one shape (n, k)
+    reduction: str = 'mean',  # `mean` over all entries (the code), or `sum`: half the sum of squares (the paper)
+) -> Tensor:  # scalar
     "The squared error between predictions and targets."
-    return F.mse_loss(a, b) if known(reduction, ('mean', 'sum'), 'reduction') == 'mean' else .5*(a - b).square().sum()
+    return (
+        F.mse_loss(a, b) if known(reduction, ('mean', 'sum'), 'reduction') == 'mean' else 0.5 * (a - b).square().sum()
+    )
 
-def weight(part, whole, # this process's rows, and all of them
-           reduction:str='mean' # as for `mse`
-          ) -> float:
+# %% ../nbs/10_krrst.ipynb #5ddaaf2a
+def weight(
+    part,
+    whole,  # this process's rows, and all of them
+    reduction: str = 'mean',  # as for `mse`
+) -> float:
     "What a loss over a part counts in the loss over the whole."
-    return len(part)/len(whole) if reduction == 'mean' else 1
+    return len(part) / len(whole) if reduction == 'mean' else 1
 
-def outer_loss(F_s:Tensor, # features of the synthetic images (m, d)
-               Y_s:Tensor, # their targets (m, k)
-               F_t:Tensor, # features of real images (b, d)
-               Y_t:Tensor, # g_φ of the same real images (b, k)
-               lam:float=1e-6, bias:bool=True, reduction:str='mean' # see `krr`, `mse`
-              ) -> Tensor: # scalar
+# %% ../nbs/10_krrst.ipynb #001ef988
+def outer_loss(
+    F_s: Tensor,  # features of the synthetic images (m, d)
+    Y_s: Tensor,  # their targets (m, k)
+    F_t: Tensor,  # features of real images (b, d)
+    Y_t: Tensor,  # g_φ of the same real images (b, k)
+    lam: float = 1e-6,
+    bias: bool = True,
+    reduction: str = 'mean',  # see `krr`, `mse`
+) -> Tensor:  # scalar
     "How far the refitted head's predictions on real images are from the teacher (KRR-ST, eq. 4)."
     predicted = krr(F_s, Y_s, F_t, lam, bias)
     return mse(predicted, Y_t.to(predicted.dtype), reduction)
 
 # %% ../nbs/10_krrst.ipynb #9d48d0ef
-PAPER = dict(cifar100=dict(), tinyimagenet=dict(m=2000, lr=1e-5, widths=(64, 128, 256, 512)),
-             imagenet64=dict(m=1000, lr=1e-5, widths=(64, 128, 256, 512)),
-             imagenette224=dict(m=10, lr=1e-5, widths=(32, 64, 128, 256, 512)))
+PAPER = dict(
+    cifar100=dict(),
+    tinyimagenet=dict(m=2000, lr=1e-5, widths=(64, 128, 256, 512)),
+    imagenet64=dict(m=1000, lr=1e-5, widths=(64, 128, 256, 512)),
+    imagenette224=dict(m=10, lr=1e-5, widths=(32, 64, 128, 256, 512)),
+)
+
 
 @dataclass(frozen=True)
 class KRRST(Method):
     "Everything KRR-ST depends on but the seed, the images and the teacher."
-    name, papers, divided = 'krrst', PAPER, True # `papers`: 4.1 and Appendix D; sizes and widths from the authors' code
-    m:int = 1000 # synthetic images
-    steps:int = 160_000 # outer iterations
-    batch:int = 1024 # real images in one (the code's)
-    lr:float = 1e-4 # AdamW's on X_s and Y_s (arXiv version: 1e-3 for all sets; code: 1e-4 CIFAR-100, 1e-5 the others)
-    lr_end:float = 1e-3 # share of `lr` that is left at the end of the linear decay (the code's)
-    lam:float = 1e-6 # λ as a fraction of the kernel's trace (the code's)
-    bias:bool = True # a column of ones beside the features (the code's)
-    pool:int = 10 # l: models
-    max_steps:int = 1000 # T: steps a model is trained before it is drawn anew
-    inner_lr:float = .1 # of the models in the pool
-    inner_momentum:float = .9
-    inner_weight_decay:float = 1e-3
-    net:str = 'convnet' # one of `nets.NETS`
-    widths:tuple|None = (128, 256, 512) # of its blocks; `auto_widths` if None
-    norm:str = 'batch' # its normalisation
-    x_init:str = 'real' # where X_s starts: `real` images, `kmeans` (real ones, spread out), or `noise`
-    y_init:str = 'teacher' # where Y_s starts: `teacher`, or `random` (Appendix E: w/o init)
-    learn_y:bool = True # False holds Y_s where it started
+
+    name, papers, divided = (
+        'krrst',
+        PAPER,
+        True,
+    )  # `papers`: 4.1 and Appendix D; sizes and widths from the authors' code
+    m: int = 1000  # synthetic images
+    steps: int = 160_000  # outer iterations
+    batch: int = 1024  # real images in one (the code's)
+    lr: float = 1e-4  # AdamW's on X_s and Y_s (arXiv version: 1e-3 for all sets; code: 1e-4 CIFAR-100, 1e-5 the others)
+    lr_end: float = 1e-3  # share of `lr` that is left at the end of the linear decay (the code's)
+    lam: float = 1e-6  # λ as a fraction of the kernel's trace (the code's)
+    bias: bool = True  # a column of ones beside the features (the code's)
+    pool: int = 10  # l: models
+    max_steps: int = 1000  # T: steps a model is trained before it is drawn anew
+    inner_lr: float = 0.1  # of the models in the pool
+    inner_momentum: float = 0.9
+    inner_weight_decay: float = 1e-3
+    net: str = 'convnet'  # one of `nets.NETS`
+    widths: tuple | None = (128, 256, 512)  # of its blocks; `auto_widths` if None
+    norm: str = 'batch'  # its normalisation
+    x_init: str = 'real'  # where X_s starts: `real` images, `kmeans` (real ones, spread out), or `noise`
+    y_init: str = 'teacher'  # where Y_s starts: `teacher`, or `random` (Appendix E: w/o init)
+    learn_y: bool = True  # False holds Y_s where it started
     # what the authors' code does differently from the paper, off by default
-    reset_counter:bool = True # False: a model drawn anew keeps its counter, and is never trained again
-    augment:bool = False # True: real batches are shifted (pad 4) and mirrored, before teacher and student alike
-    raw_pixels:bool = False # True: X_s is fed to networks as pixels in [0, 1], while real images are normalised
-    features_in:str = 'eval' # batch-norm mode for features: `eval` (the code's), or `train`
-    reduction:str = 'mean' # of both losses: `mean` (the code's) or `sum` (the paper's)
+    reset_counter: bool = True  # False: a model drawn anew keeps its counter, and is never trained again
+    augment: bool = False  # True: real batches are shifted (pad 4) and mirrored, before teacher and student alike
+    raw_pixels: bool = False  # True: X_s is fed to networks as pixels in [0, 1], while real images are normalised
+    features_in: str = 'eval'  # batch-norm mode for features: `eval` (the code's), or `train`
+    reduction: str = 'mean'  # of both losses: `mean` (the code's) or `sum` (the paper's)
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=800 # outer iterations
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 800,  # outer iterations
+    ):  # the settings
         "For a laptop: a narrow network, a small pool, fewer and longer steps."
         return cls(m=m, steps=steps, batch=256, lr=4e-2, pool=5, max_steps=100, widths=None, norm='instance')
 
-    def check(self, images:Images # X_t
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         check_m(self.m, len(images), images.name)
-        choices = dict(x_init=('real', 'kmeans', 'noise'), y_init=('teacher', 'random'), features_in=('eval', 'train'), reduction=('mean', 'sum'))
-        for key, names in choices.items(): known(getattr(self, key), names, key)
+        choices = dict(
+            x_init=('real', 'kmeans', 'noise'),
+            y_init=('teacher', 'random'),
+            features_in=('eval', 'train'),
+            reduction=('mean', 'sum'),
+        )
+        for key, names in choices.items():
+            known(getattr(self, key), names, key)
         _, c, h, w = images.x.shape
-        with torch.device('meta'): make_net(self.net, c, (h, w), 1, widths=self.widths, norm=self.norm)
+        with torch.device('meta'):
+            make_net(self.net, c, (h, w), 1, widths=self.widths, norm=self.norm)
 
-    def start(self, images:Images, # X_t
-              teacher:Teacher, # g_φ
-              seed:int=0, # of everything random
-              show:bool=True, # a progress bar while the pool is being filled
-              **kwargs # not used
-             ): # a `KRRSTTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher: Teacher,  # g_φ
+        seed: int = 0,  # of everything random
+        show: bool = True,  # a progress bar while the pool is being filled
+        **kwargs,  # not used
+    ):  # a `KRRSTTask`
         "Algorithm 1, ready to run."
         return KRRSTTask(images, teacher, self, seed, show)
 
@@ -147,21 +207,31 @@ paper, tiny = KRRST.paper, KRRST.tiny
 # %% ../nbs/10_krrst.ipynb #e6eb4a5a
 class Slot:
     "One model of the pool: f_ω with a head, its optimiser, and how long it has trained."
-    def __init__(self,
-                 cfg:KRRST, # how
-                 images:Images, # for size and device
-                 k:int, # target dimension
-                 seed:int # of the weights
-                ):
+
+    def __init__(
+        self,
+        cfg: KRRST,  # how
+        images: Images,  # for size and device
+        k: int,  # target dimension
+        seed: int,  # of the weights
+    ):
         _, c, h, w = images.x.shape
-        self.net = compiled(joint_norms(place(make_net(cfg.net, c, (h, w), k, seed=seed, widths=cfg.widths, norm=cfg.norm), images.x.device).train()))
-        self.opt = torch.optim.SGD(self.net.parameters(), cfg.inner_lr, cfg.inner_momentum, weight_decay=cfg.inner_weight_decay)
+        self.net = compiled(
+            joint_norms(
+                place(
+                    make_net(cfg.net, c, (h, w), k, seed=seed, widths=cfg.widths, norm=cfg.norm), images.x.device
+                ).train()
+            )
+        )
+        self.opt = torch.optim.SGD(
+            self.net.parameters(), cfg.inner_lr, cfg.inner_momentum, weight_decay=cfg.inner_weight_decay
+        )
         self.reduction, self.t = cfg.reduction, 0
 
-    def train(self, x:Tensor, y:Tensor) -> Tensor: # X_s, Y_s; the loss before the step
+    def train(self, x: Tensor, y: Tensor) -> Tensor:  # X_s, Y_s; the loss before the step
         "One full-batch step on the inner MSE (eq. 2); several processes share the images."
         part, wanted = world().share(x), world().share(y)
-        loss = weight(part, x, self.reduction)*mse(self.net(part).float(), wanted, self.reduction)
+        loss = weight(part, x, self.reduction) * mse(self.net(part).float(), wanted, self.reduction)
         self.opt.zero_grad()
         loss.backward()
         loss = loss.detach()
@@ -174,7 +244,7 @@ class Slot:
         "Weights, momentum, and the step count."
         return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), t=self.t)
 
-    def load_state_dict(self, s:dict): # from `state_dict`
+    def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
         self.net.load_state_dict(s['net'])
         self.opt.load_state_dict(s['opt'])
@@ -183,17 +253,27 @@ class Slot:
 # %% ../nbs/10_krrst.ipynb #e63b167a
 class KRRSTTask:
     "KRR-ST's Algorithm 1, a `Distiller` for `run`."
+
     hint = 'Lower `lr`, or raise `lam`.'
-    def __init__(self,
-                 images:Images, # X_t, unlabelled
-                 teacher:Teacher, # g_φ
-                 cfg:KRRST, # how
-                 seed:int=0, # of everything random
-                 show:bool=False # a progress bar while the pool is being filled
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t, unlabelled
+        teacher: Teacher,  # g_φ
+        cfg: KRRST,  # how
+        seed: int = 0,  # of everything random
+        show: bool = False,  # a progress bar while the pool is being filled
+    ):
         cfg.check(images)
         enough(min(cfg.m, cfg.batch), 'm, batch')
-        self.images, self.teacher, self.cfg, self.seed, self.show, self.device = images, teacher, cfg, seed, show, images.x.device
+        self.images, self.teacher, self.cfg, self.seed, self.show, self.device = (
+            images,
+            teacher,
+            cfg,
+            seed,
+            show,
+            images.x.device,
+        )
         self.Y_t = teacher.targets(images)
         self.batches, self.gen = Batches(len(images), cfg.batch, seed, 'krrst batches'), generator(seed, 'krrst')
         self.X_s, self.Y_s = (t.requires_grad_() for t in initial(images, self.Y_t, cfg, seed))
@@ -205,40 +285,51 @@ class KRRSTTask:
         self.made += 1
         return Slot(self.cfg, self.images, self.Y_t.shape[1], seed_of(self.seed, 'krrst model', self.made))
 
-    def draw(self, lo:int, hi:int) -> int: # a uniform integer in [lo, hi)
+    def draw(self, lo: int, hi: int) -> int:  # a uniform integer in [lo, hi)
         "A random integer from the run's own stream."
         return int(torch.randint(lo, hi, (1,), generator=self.gen))
 
 # %% ../nbs/10_krrst.ipynb #5adabba4
 @patch
-def inner_set(self:KRRSTTask, at:int) -> tuple: # which model will learn it; images (m, C, H, W), normalised, and targets (m, k)
+def inner_set(
+    self: KRRSTTask, at: int
+) -> tuple:  # which model will learn it; images (m, C, H, W), normalised, and targets (m, k)
     "What a model of the pool is trained on."
     return self.X_s.detach(), self.Y_s.detach()
 
+
 @patch
-def head_set(self:KRRSTTask, net:Encoder) -> tuple: # f_ω; features (m, d) and targets (m, k)
+def head_set(self: KRRSTTask, net: Encoder) -> tuple:  # f_ω; features (m, d) and targets (m, k)
     "What the head is fitted to; several processes share the images."
     return gathered(self.features(net, world().share(self.X_s)).float(), len(self.X_s)), self.Y_s
 
+# %% ../nbs/10_krrst.ipynb #6bfbcea7
 @patch
-def fill(self:KRRSTTask):
+def fill(self: KRRSTTask):
     "Line 4: fill the pool with models trained for a random number of steps each."
     ages = [self.draw(1, self.cfg.max_steps + 1) for _ in range(self.cfg.pool)]
     self.pool = [self.fresh() for _ in ages]
-    mine = world().share(sorted(range(len(ages)), key=lambda i: -ages[i]))     # each process trains some of them
+    mine = world().share(sorted(range(len(ages)), key=lambda i: -ages[i]))  # each process trains some of them
     bar = progress_bar(show=self.show, total=sum(ages[i] for i in mine), desc='filling the model pool')
     with alone():
         for i in mine:
             while self.pool[i].t < ages[i]:
-                if asked_to_stop(): raise KeyboardInterrupt('stopped while the pool of models was being filled, of which nothing is kept; the same again begins anew')
+                if asked_to_stop():
+                    raise KeyboardInterrupt(
+                        'stopped while the pool of models was being filled, of which nothing is kept; the same again begins anew'
+                    )
                 self.pool[i].train(*self.inner_set(i))
                 bar.update()
     bar.close()
     for theirs in exchanged({i: self.pool[i].state_dict() for i in mine}):
-        for i, s in theirs.items(): self.pool[i].load_state_dict(s)
+        for i, s in theirs.items():
+            self.pool[i].load_state_dict(s)
 
+# %% ../nbs/10_krrst.ipynb #a48f1d3b
 @patch
-def real_batch(self:KRRSTTask) -> tuple: # normalised images (b, C, H, W), teacher targets (b, k), and what share of the loss they are
+def real_batch(
+    self: KRRSTTask,
+) -> tuple:  # normalised images (b, C, H, W), teacher targets (b, k), and what share of the loss they are
     "Line 6: a mini-batch of real images and what the teacher says of them; of several processes, each gets its share of it."
     every = self.batches.next()
     i = world().share(every)
@@ -251,117 +342,164 @@ def real_batch(self:KRRSTTask) -> tuple: # normalised images (b, C, H, W), teach
     self.images.prefetch(self.batches.peek)
     return normalise(x, self.images.mean, self.images.std), self.teacher(x), share
 
+# %% ../nbs/10_krrst.ipynb #46e58f08
 @patch
-def features(self:KRRSTTask, net:Encoder, x:Tensor) -> Tensor: # (n, C, H, W) to (n, d)
+def features(self: KRRSTTask, net: Encoder, x: Tensor) -> Tensor:  # (n, C, H, W) to (n, d)
     "f_ω(x), with batch norm as configured, and without changing its running statistics."
     net.train(self.cfg.features_in == 'train')
     kept = [(m, dict(m._buffers)) for m in net.modules()] if net.training else []
-    for m, own in kept: m._buffers.update({k: b.clone() for k, b in own.items()})      # not undone in place: the backward pass looks at them
+    for m, own in kept:
+        m._buffers.update(
+            {k: b.clone() for k, b in own.items()}
+        )  # not undone in place: the backward pass looks at them
     f = net.features(x)
-    for m, own in kept: m._buffers.update(own)
+    for m, own in kept:
+        m._buffers.update(own)
     net.train()
     return f
 
 # %% ../nbs/10_krrst.ipynb #3809af93
 @patch
-def rate(self:KRRSTTask) -> float:
+def rate(self: KRRSTTask) -> float:
     "The learning rate of this step: linear decay to `lr_end` of it."
-    return self.cfg.lr*(1 - (1 - self.cfg.lr_end)*self.t/self.cfg.steps)
+    return self.cfg.lr * (1 - (1 - self.cfg.lr_end) * self.t / self.cfg.steps)
 
 # %% ../nbs/10_krrst.ipynb #551279c5
 @patch
-def step(self:KRRSTTask) -> dict: # `outer`, and `inner` when a model was trained
+def step(self: KRRSTTask) -> dict:  # `outer`, and `inner` when a model was trained
     "Lines 6 to 15 of Algorithm 1."
-    if not self.pool: self.fill()
-    x, y, share = self.real_batch()                                            # line 6
-    at = self.draw(0, len(self.pool))                                          # line 7
+    if not self.pool:
+        self.fill()
+    x, y, share = self.real_batch()  # line 6
+    at = self.draw(0, len(self.pool))  # line 7
     slot = self.pool[at]
-    slot.net.requires_grad_(False)                                             # ω is a constant of the outer problem
-    with torch.no_grad(): F_t = self.features(slot.net, x)                     # (b, d)
-    F_s, Y_s = self.head_set(slot.net)                                         # (m, d), (m, k)
-    loss = share*outer_loss(F_s, Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)   # line 8
+    slot.net.requires_grad_(False)  # ω is a constant of the outer problem
+    with torch.no_grad():
+        F_t = self.features(slot.net, x)  # (b, d)
+    F_s, Y_s = self.head_set(slot.net)  # (m, d), (m, k)
+    loss = share * outer_loss(F_s, Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)  # line 8
     self.opt.zero_grad()
     loss.backward()
     slot.net.requires_grad_(True)
     loss = loss.detach()
     all_sum(loss, self.X_s.grad, *([self.Y_s.grad] if self.cfg.learn_y else []))
-    for group in self.opt.param_groups: group['lr'] = self.rate()
-    self.opt.step()                                                            # line 9
+    for group in self.opt.param_groups:
+        group['lr'] = self.rate()
+    self.opt.step()  # line 9
     self.t += 1
     return dict(outer=loss, **self.advance(at))
 
+# %% ../nbs/10_krrst.ipynb #10336aa3
 @patch
-def advance(self:KRRSTTask, at:int) -> dict: # which model; `inner` if it was trained
+def advance(self: KRRSTTask, at: int) -> dict:  # which model; `inner` if it was trained
     "Lines 10 to 15: train the model one step further, or draw it anew."
     slot = self.pool[at]
-    if slot.t < self.cfg.max_steps: return dict(inner=slot.train(*self.inner_set(at)))
+    if slot.t < self.cfg.max_steps:
+        return dict(inner=slot.train(*self.inner_set(at)))
     self.pool[at] = self.fresh()
-    if not self.cfg.reset_counter: self.pool[at].t = slot.t
+    if not self.cfg.reset_counter:
+        self.pool[at].t = slot.t
     return {}
 
 # %% ../nbs/10_krrst.ipynb #c3005141
-def initial(images:Images, # X_t
-            Y_t:Tensor, # the teacher's targets (n, k)
-            cfg:KRRST, # `m`, `x_init`, `y_init`, `raw_pixels`
-            seed:int # the draw
-           ) -> tuple: # X_s (m, C, H, W) as networks see it, and Y_s (m, k)
+def initial(
+    images: Images,  # X_t
+    Y_t: Tensor,  # the teacher's targets (n, k)
+    cfg: KRRST,  # `m`, `x_init`, `y_init`, `raw_pixels`
+    seed: int,  # the draw
+) -> tuple:  # X_s (m, C, H, W) as networks see it, and Y_s (m, k)
     "Line 3: where X_s and Y_s start."
     gen = generator(seed, 'krrst init')
-    if cfg.x_init == 'kmeans': i = kmeans_index(Y_t, cfg.m, seed)
-    else: i = torch.randperm(len(images), generator=gen)[:cfg.m]
+    if cfg.x_init == 'kmeans':
+        i = kmeans_index(Y_t, cfg.m, seed)
+    else:
+        i = torch.randperm(len(images), generator=gen)[: cfg.m]
     x = images.pixels(i) if cfg.raw_pixels else images.normalised(i)
     y = Y_t[i.to(Y_t.device)]
-    if cfg.x_init == 'noise': x = torch.randn(x.shape, generator=gen).to(x)*x.std() + x.mean()
-    if cfg.y_init == 'random': y = torch.randn(y.shape, generator=gen).to(y)
+    if cfg.x_init == 'noise':
+        x = torch.randn(x.shape, generator=gen).to(x) * x.std() + x.mean()
+    if cfg.y_init == 'random':
+        y = torch.randn(y.shape, generator=gen).to(y)
     return x.clone(), y.clone()
 
-def shift_and_flip(x:Tensor, # (n, C, H, W)
-                   gen:torch.Generator, # on the CPU
-                   pad:int=4 # shifted by up to so many pixels
-                  ) -> Tensor: # (n, C, H, W)
+# %% ../nbs/10_krrst.ipynb #da083735
+def shift_and_flip(
+    x: Tensor,  # (n, C, H, W)
+    gen: torch.Generator,  # on the CPU
+    pad: int = 4,  # shifted by up to so many pixels
+) -> Tensor:  # (n, C, H, W)
     "Each image cut from its zero-padded self at a random place, and mirrored or not (the authors' augmentation)."
     n, c, h, w = x.shape
-    dy, dx = torch.randint(0, 2*pad + 1, (2, n, 1), generator=gen)
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=gen)
     flip = torch.randint(0, 2, (n, 1), generator=gen)
     rows, cols = dy + torch.arange(h), torch.where(flip == 1, dx + w - 1 - torch.arange(w), dx + torch.arange(w))
-    at = (torch.arange(n).view(n, 1, 1, 1), torch.arange(c).view(1, c, 1, 1), rows.view(n, 1, h, 1), cols.view(n, 1, 1, w))
-    return F.pad(x, [pad]*4)[tuple(to_device(a, x.device) for a in at)]
+    at = (
+        torch.arange(n).view(n, 1, 1, 1),
+        torch.arange(c).view(1, c, 1, 1),
+        rows.view(n, 1, h, 1),
+        cols.view(n, 1, 1, w),
+    )
+    return F.pad(x, [pad] * 4)[tuple(to_device(a, x.device) for a in at)]
 
 # %% ../nbs/10_krrst.ipynb #fa2f0ec9
 @patch
-def state_dict(self:KRRSTTask) -> dict:
+def state_dict(self: KRRSTTask) -> dict:
     "All that `step` depends on."
-    return dict(X_s=self.X_s.detach(), Y_s=self.Y_s.detach(), opt=self.opt.state_dict(), pool=[s.state_dict() for s in self.pool],
-                batches=self.batches.state_dict(), gen=self.gen.get_state(), made=self.made, t=self.t)
+    return dict(
+        X_s=self.X_s.detach(),
+        Y_s=self.Y_s.detach(),
+        opt=self.opt.state_dict(),
+        pool=[s.state_dict() for s in self.pool],
+        batches=self.batches.state_dict(),
+        gen=self.gen.get_state(),
+        made=self.made,
+        t=self.t,
+    )
 
+# %% ../nbs/10_krrst.ipynb #b8001577
 @patch
-def load_state_dict(self:KRRSTTask, s:dict): # from `state_dict`
+def load_state_dict(self: KRRSTTask, s: dict):  # from `state_dict`
     "Go on from there."
     with torch.no_grad():
         self.X_s.copy_(s['X_s'])
         self.Y_s.copy_(s['Y_s'])
     self.opt.load_state_dict(s['opt'])
     self.pool = [self.fresh() for _ in s['pool']]
-    for slot, state in zip(self.pool, s['pool']): slot.load_state_dict(state)
+    for slot, state in zip(self.pool, s['pool']):
+        slot.load_state_dict(state)
     self.batches.load_state_dict(s['batches'])
     self.gen.set_state(s['gen'])
     self.made, self.t = s['made'], s['t']
 
+# %% ../nbs/10_krrst.ipynb #8a340d5c
 @patch
-def distilled(self:KRRSTTask) -> Distilled:
+def distilled(self: KRRSTTask) -> Distilled:
     "The set as it stands."
-    images = replace(self.images, mean=torch.zeros_like(self.images.mean), std=torch.ones_like(self.images.std)) if self.cfg.raw_pixels else self.images
-    d = distilled_from(self.X_s, self.Y_s.detach(), images, method=self.cfg.name, config=asdict(self.cfg), seed=self.seed, teacher=self.teacher.about())
+    images = (
+        replace(self.images, mean=torch.zeros_like(self.images.mean), std=torch.ones_like(self.images.std))
+        if self.cfg.raw_pixels
+        else self.images
+    )
+    d = distilled_from(
+        self.X_s,
+        self.Y_s.detach(),
+        images,
+        method=self.cfg.name,
+        config=asdict(self.cfg),
+        seed=self.seed,
+        teacher=self.teacher.about(),
+    )
     d.manifest['source']['hash'] = self.images.hash
     return d
 
 # %% ../nbs/10_krrst.ipynb #d8271878
-def krrst(images:Images, # X_t; labels are not looked at
-          teacher:Teacher, # g_φ
-          cfg:KRRST|None=None, # `KRRST.tiny()` if None
-          seed:int=0, # of everything random
-          out:Path|None=None, # folder for checkpoint, log, record and distilled.safetensors
-          **kwargs # for `run`: `show`, `precision`, `checkpoint_steps`, `on_step`, …
-         ) -> Distilled: # with the Run record as its `run`
+def krrst(
+    images: Images,  # X_t; labels are not looked at
+    teacher: Teacher,  # g_φ
+    cfg: KRRST | None = None,  # `KRRST.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record and distilled.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, `checkpoint_steps`, `on_step`, …
+) -> Distilled:  # with the Run record as its `run`
     "Distil images with KRR-ST, or take up or read the run in `out`."
     return distil(images, cfg or KRRST.tiny(), teacher, seed, out, **kwargs)

@@ -30,197 +30,349 @@ from .viz import colour, label, show_images
 @dataclass(frozen=True)
 class Labelled:
     "A way to make a set with labels."
-    make:Callable # (images, network, ipc, seed, settings, out=, **kwargs for `run`) → Distilled
-    net:str # whose soft labels it gets, and which it is recovered from: `ssl` or `sl`
-    method:type|None = None # the class of its settings, if it is made from the network
-    whole:bool = False # whether it is all images, however many are asked for
-    again:bool = False # whether the same images are in the table with the other network's labels: with hard ones it would be the same line
+
+    make: Callable  # (images, network, ipc, seed, settings, out=, **kwargs for `run`) → Distilled
+    net: str  # whose soft labels it gets, and which it is recovered from: `ssl` or `sl`
+    method: type | None = None  # the class of its settings, if it is made from the network
+    whole: bool = False  # whether it is all images, however many are asked for
+    again: bool = False  # whether the same images are in the table with the other network's labels: with hard ones it would be the same line
 
     @property
     def recovered(self) -> bool:
         "Whether it is made from the network, so that preset and steps matter."
         return self.method is not None
 
-    def settings(self, images:Images, ipc:int, preset:str, steps:int|None): # as for `compare_labelled`; the settings, or None
+    def settings(
+        self, images: Images, ipc: int, preset: str, steps: int | None
+    ):  # as for `compare_labelled`; the settings, or None
         "Settings by name, if it has any."
-        return self.method and self.method.settings(images, preset, ipc*len(images.classes), steps)
-def _random(images, net, ipc, seed, settings, out=None, **kwargs): return posttrain.random_set(images, ipc, seed)
+        return self.method and self.method.settings(images, preset, ipc * len(images.classes), steps)
+
+# %% ../nbs/43_labelled.ipynb #ead2bb2f
+def _random(images, net, ipc, seed, settings, out=None, **kwargs):
+    return posttrain.random_set(images, ipc, seed)
+
+
 def _full(images, net, ipc, seed, settings, out=None, **kwargs):
-    return distilled_from(images.normalised(), images.y, images, method='full', config={}, seed=seed, target_kind='labels')
-def _recovered(images, net, ipc, seed, settings, out=None, **kwargs): return distil(images, settings, net, seed, out, **kwargs)
+    return distilled_from(
+        images.normalised(), images.y, images, method='full', config={}, seed=seed, target_kind='labels'
+    )
+
+
+def _recovered(images, net, ipc, seed, settings, out=None, **kwargs):
+    return distil(images, settings, net, seed, out, **kwargs)
+
+# %% ../nbs/43_labelled.ipynb #15535a91
 def _noise(images, net, ipc, seed, settings, out=None, **kwargs):
     d = METHODS['scdd'].tiny(ipc, 1, images.x.shape[1]).start(images, net, seed).distilled()
     d.manifest['method'] = 'noise'
     return d
-LABELLED = {'noise': Labelled(_noise, 'ssl'), 'random': Labelled(_random, 'ssl'), 'random-sl': Labelled(_random, 'sl', again=True)}
-LABELLED |= {'sre2l': Labelled(_recovered, 'sl', METHODS['sre2l']), 'cda': Labelled(_recovered, 'sl', METHODS['cda']),
-             'scdd': Labelled(_recovered, 'ssl', METHODS['scdd'])}
+
+
+LABELLED = {
+    'noise': Labelled(_noise, 'ssl'),
+    'random': Labelled(_random, 'ssl'),
+    'random-sl': Labelled(_random, 'sl', again=True),
+}
+LABELLED |= {
+    'sre2l': Labelled(_recovered, 'sl', METHODS['sre2l']),
+    'cda': Labelled(_recovered, 'sl', METHODS['cda']),
+    'scdd': Labelled(_recovered, 'ssl', METHODS['scdd']),
+}
 LABELLED |= {'full': Labelled(_full, 'ssl', whole=True), 'full-sl': Labelled(_full, 'sl', whole=True, again=True)}
 
 # %% ../nbs/43_labelled.ipynb #865b318e
-def same_net(net:Classifier # the network that compresses
-            ) -> Student: # fresh ones of the same architecture
+def same_net(
+    net: Classifier,  # the network that compresses
+) -> Student:  # fresh ones of the same architecture
     "The student that SRe²L and SC-DD use: the architecture they recover from."
     spec = getattr(net.net, 'spec', None)
     need(spec, 'student', None, 'the network is none of this library; name a student')
-    return Student(spec['name'], spec.get('widths') and tuple(spec['widths']), spec.get('norm') or 'batch', spec.get('stem_stride'))
+    return Student(
+        spec['name'], spec.get('widths') and tuple(spec['widths']), spec.get('norm') or 'batch', spec.get('stem_stride')
+    )
 
-def post_recipe(preset:str, # `tiny`, or one of SC-DD's presets
-                kind:str, # `soft` or `hard`
-                channels:int, # of the images
-                steps:int|None=None # if not the preset's
-               ) -> PostRecipe:
+# %% ../nbs/43_labelled.ipynb #561db0f7
+def post_recipe(
+    preset: str,  # `tiny`, or one of SC-DD's presets
+    kind: str,  # `soft` or `hard`
+    channels: int,  # of the images
+    steps: int | None = None,  # if not the preset's
+) -> PostRecipe:
     "The post-training that belongs to a preset."
     recipe = posttrain.tiny_post(channels) if preset == 'tiny' else posttrain.paper_post(preset.split('-')[0])
     return changed(recipe, kind=kind, steps=steps)
 
-def post_scores(d:Distilled, # a set with labels
-                train:Images, test:Images, # for the students' shape, and to test on
-                net:Classifier, # whose soft labels
-                recipe:PostRecipe, # how
-                student:Student, # what is trained
-                students:int=3, # how many
-                seed:int=0, # of views and students
-                stored=None, # soft labels, if they are there already
-                **kwargs # for `run`
-               ) -> list: # accuracies in percent
+# %% ../nbs/43_labelled.ipynb #3fd4318b
+def post_scores(
+    d: Distilled,  # a set with labels
+    train: Images,
+    test: Images,  # for the students' shape, and to test on
+    net: Classifier,  # whose soft labels
+    recipe: PostRecipe,  # how
+    student: Student,  # what is trained
+    students: int = 3,  # how many
+    seed: int = 0,  # of views and students
+    stored=None,  # soft labels, if they are there already
+    **kwargs,  # for `run`
+) -> list:  # accuracies in percent
     "Test accuracy of students that were trained on a set."
     labels = None if recipe.kind == 'hard' else stored or relabel(d, net, recipe, seed, device=train.x.device, **kwargs)
-    fresh = lambda i: student.make(train, len(train.classes), 1000*seed + i)
+    fresh = lambda i: student.make(train, len(train.classes), 1000 * seed + i)
     return [test_accuracy(post_train(fresh(i), d, recipe, labels, seed, **kwargs), test) for i in range(students)]
 
 # %% ../nbs/43_labelled.ipynb #8ec81629
-def measure_labelled(method:str, ipc:int, kind:str, seed:int, # one of `LABELLED`, images per class, kind of label, of everything random
-                     train:Images, test:Images, nets:dict, # images; `ssl` and `sl` classifiers
-                     student:Student, students:int, out:Path|None, preset:str, steps:int|None, post_steps:int|None, # how
-                     **kwargs # for `run`
-                    ) -> dict: # a row of the table
+def measure_labelled(
+    method: str,
+    ipc: int,
+    kind: str,
+    seed: int,  # one of `LABELLED`, images per class, kind of label, of everything random
+    train: Images,
+    test: Images,
+    nets: dict,  # images; `ssl` and `sl` classifiers
+    student: Student,
+    students: int,
+    out: Path | None,
+    preset: str,
+    steps: int | None,
+    post_steps: int | None,  # how
+    **kwargs,  # for `run`
+) -> dict:  # a row of the table
     "Make a set and post-train students on it, once."
     how, net = LABELLED[method], nets[LABELLED[method].net]
     recipe = post_recipe(preset, kind, train.x.shape[1], post_steps)
-    setting = dict(method=method, version=__version__, ipc=ipc, seed=seed, train=train.hash, labels=[train.label_hash, test.label_hash], net=net.hash(), **(dict(preset=preset, steps=steps) if how.recovered else {}))
-    ask = dict(**setting, kind=kind, test=test.hash, recipe=json.loads(json.dumps(asdict(recipe))), student=asdict(student), students=students, precision=kwargs.get('precision', 'float32'))
+    setting = dict(
+        method=method,
+        version=__version__,
+        ipc=ipc,
+        seed=seed,
+        train=train.hash,
+        labels=[train.label_hash, test.label_hash],
+        net=net.hash(),
+        **(dict(preset=preset, steps=steps) if how.recovered else {}),
+    )
+    ask = dict(
+        **setting,
+        kind=kind,
+        test=test.hash,
+        recipe=json.loads(json.dumps(asdict(recipe))),
+        student=asdict(student),
+        students=students,
+        precision=kwargs.get('precision', 'float32'),
+    )
+
     def compute():
-        folder = out and how.recovered and Path(out)/'sets'/f'{method}-ipc{ipc}-seed{seed}-{digest(setting)}'
+        folder = out and how.recovered and Path(out) / 'sets' / f'{method}-ipc{ipc}-seed{seed}-{digest(setting)}'
         d = how.make(train, net, ipc, seed, how.settings(train, ipc, preset, steps), out=folder or None, **kwargs)
         t = time.monotonic()
         acc = post_scores(d, train, test, net, recipe, student, students, seed, **kwargs)
-        return dict(method=method, ipc=ipc if len(d) == ipc*len(train.classes) else len(d)//len(train.classes), label_kind=kind, seed=seed, m=len(d), accuracy=float(np.mean(acc)), accuracies=acc,
-                    net=how.net, seconds_set=d.run.seconds if hasattr(d, 'run') else 0., seconds_students=time.monotonic() - t, set=str(folder.relative_to(out)/'distilled.safetensors') if folder else None)
-    return once(out and Path(out)/'rows', f'{method}-ipc{ipc}-{kind}-seed{seed}', ask, compute)
+        return dict(
+            method=method,
+            ipc=ipc if len(d) == ipc * len(train.classes) else len(d) // len(train.classes),
+            label_kind=kind,
+            seed=seed,
+            m=len(d),
+            accuracy=float(np.mean(acc)),
+            accuracies=acc,
+            net=how.net,
+            seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0,
+            seconds_students=time.monotonic() - t,
+            set=str(folder.relative_to(out) / 'distilled.safetensors') if folder else None,
+        )
+
+    return once(out and Path(out) / 'rows', f'{method}-ipc{ipc}-{kind}-seed{seed}', ask, compute)
 
 # %% ../nbs/43_labelled.ipynb #b6731ce5
-def compare_labelled(train:Images, # with labels
-                     test:Images, # held out
-                     nets:dict, # `ssl` and `sl`: classifiers
-                     methods=('random', 'sre2l', 'scdd', 'full'), # of `LABELLED`
-                     ipc=(1, 5, 10), # images per class
-                     kinds=('hard', 'soft'), # of labels
-                     seeds:int=3, # seeds 0, 1, …: each a new set, new views, new students
-                     students:int=3, # students for each row
-                     out:Path|None=None, # folder for sets, rows and compare.json
-                     preset:str='tiny', steps:int|None=None, post_steps:int|None=None, # of recovery; steps of recovery and of post-training, if not the preset's
-                     student:Student|None=None, # the architecture that is recovered from if None
-                     **kwargs # for `run`: `show`, `precision`
-                    ) -> dict: # `rows`, `settings`
+def compare_labelled(
+    train: Images,  # with labels
+    test: Images,  # held out
+    nets: dict,  # `ssl` and `sl`: classifiers
+    methods=('random', 'sre2l', 'scdd', 'full'),  # of `LABELLED`
+    ipc=(1, 5, 10),  # images per class
+    kinds=('hard', 'soft'),  # of labels
+    seeds: int = 3,  # seeds 0, 1, …: each a new set, new views, new students
+    students: int = 3,  # students for each row
+    out: Path | None = None,  # folder for sets, rows and compare.json
+    preset: str = 'tiny',
+    steps: int | None = None,
+    post_steps: int | None = None,  # of recovery; steps of recovery and of post-training, if not the preset's
+    student: Student | None = None,  # the architecture that is recovered from if None
+    **kwargs,  # for `run`: `show`, `precision`
+) -> dict:  # `rows`, `settings`
     "Methods × IPC × kinds of labels × seeds; resumes, and reuses what was measured before."
-    for name, v in dict(seeds=seeds, students=students).items(): need(isinstance(v, int) and v >= 1, name, v, 'at least 1')
-    methods, kinds = check_labelled(train, methods, ipc, preset, steps), [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
-    plan = [(n, i, k, s) for n in methods for i in (ipc[:1] if LABELLED[n].whole else ipc) for k in kinds for s in range(seeds)]
-    plan = [p for p in plan if not (LABELLED[p[0]].again and p[2] == 'hard')]       # the same real images with the same labels
-    who = student or same_net(nets.get('ssl') or nets['sl'])     # one for all
-    rows = [measure_labelled(*p, train, test, nets, who, students, out, preset, steps, post_steps, **kwargs) for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')]
-    settings = dict(source=train.name, train=train.hash, test=test.hash, n_train=len(train), n_test=len(test), split=train.about.get('split'), ipc=list(ipc), label_kinds=kinds, seeds=seeds, students=students, preset=preset,
-                    steps=steps, student=asdict(who), recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))), networks={k: dict(n.about(), accuracy=accuracy_of(n, test)) for k, n in nets.items()})
+    for name, v in dict(seeds=seeds, students=students).items():
+        need(isinstance(v, int) and v >= 1, name, v, 'at least 1')
+    methods, kinds = (
+        check_labelled(train, methods, ipc, preset, steps),
+        [known(k, ('hard', 'soft'), 'label-kind') for k in kinds],
+    )
+    plan = [
+        (n, i, k, s)
+        for n in methods
+        for i in (ipc[:1] if LABELLED[n].whole else ipc)
+        for k in kinds
+        for s in range(seeds)
+    ]
+    plan = [
+        p for p in plan if not (LABELLED[p[0]].again and p[2] == 'hard')
+    ]  # the same real images with the same labels
+    who = student or same_net(nets.get('ssl') or nets['sl'])  # one for all
+    rows = [
+        measure_labelled(*p, train, test, nets, who, students, out, preset, steps, post_steps, **kwargs)
+        for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')
+    ]
+    settings = dict(
+        source=train.name,
+        train=train.hash,
+        test=test.hash,
+        n_train=len(train),
+        n_test=len(test),
+        split=train.about.get('split'),
+        ipc=list(ipc),
+        label_kinds=kinds,
+        seeds=seeds,
+        students=students,
+        preset=preset,
+        steps=steps,
+        student=asdict(who),
+        recipe=json.loads(json.dumps(asdict(post_recipe(preset, 'soft', train.x.shape[1], post_steps)))),
+        networks={k: dict(n.about(), accuracy=accuracy_of(n, test)) for k, n in nets.items()},
+    )
     result = dict(protocol='posttrain', rows=rows, settings=settings, **describe(train.x.device))
-    if out: write_json(Path(out)/'compare.json', result)
+    if out:
+        write_json(Path(out) / 'compare.json', result)
     return result
 
-def check_labelled(train:Images, methods:list, ipc:tuple, preset:str='tiny', steps:int|None=None # as for `compare_labelled`
-                  ) -> list: # the methods' names
+# %% ../nbs/43_labelled.ipynb #a8f66363
+def check_labelled(
+    train: Images,
+    methods: list,
+    ipc: tuple,
+    preset: str = 'tiny',
+    steps: int | None = None,  # as for `compare_labelled`
+) -> list:  # the methods' names
     "Raise `BadInput`, before anything is computed, for what cannot work."
     methods = [known(n, LABELLED, 'method') for n in methods]
     need(train.y is not None, 'source', train.name, 'has no labels; use class folders, or the protocol probe')
     for i in ipc:
         posttrain.per_class(train, i, generator(0))
-        for k in {LABELLED[n].method or METHODS['scdd'] for n in methods}: k.settings(train, preset, i*len(train.classes), steps).check(train)
+        for k in {LABELLED[n].method or METHODS['scdd'] for n in methods}:
+            k.settings(train, preset, i * len(train.classes), steps).check(train)
     return methods
 
-def accuracy_of(net:Classifier, images:Images) -> float: # whose, on which; percent
+# %% ../nbs/43_labelled.ipynb #b81d39a0
+def accuracy_of(net: Classifier, images: Images) -> float:  # whose, on which; percent
     "Share of images whose highest score is their class."
-    return (net.targets(images).argmax(1) == images.y).double().mean().item()*100
+    return (net.targets(images).argmax(1) == images.y).double().mean().item() * 100
 
 # %% ../nbs/43_labelled.ipynb #04f0c683
-def picked(result:dict, # from `compare_labelled`
-           key:str='accuracy', # what
-           **which # `method=…`, `ipc=…`, `label_kind=…`
-          ) -> list: # by seed
+def picked(
+    result: dict,  # from `compare_labelled`
+    key: str = 'accuracy',  # what
+    **which,  # `method=…`, `ipc=…`, `label_kind=…`
+) -> list:  # by seed
     "One quantity of the rows that match."
     return pick(result['rows'], key, **which)
 
+# %% ../nbs/43_labelled.ipynb #5781d2a4
 LABELLERS = dict(ssl='the aligned self-supervised network', sl='the supervised network')
 
-def labelled_table(result:dict, # from `compare_labelled`
-                   markdown:bool=False # for a README, or else for a terminal
-                  ) -> str:
+
+def labelled_table(
+    result: dict,  # from `compare_labelled`
+    markdown: bool = False,  # for a README, or else for a terminal
+) -> str:
     "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC, and one for what is all images."
     s = result['settings']
     names = list(dict.fromkeys(r['method'] for r in result['rows']))
-    kinds = {n: LABELLED.get(n, LABELLED['random']) for n in names}      # a set of one's own has no entry
+    kinds = {n: LABELLED.get(n, LABELLED['random']) for n in names}  # a set of one's own has no entry
     whole = any(k.whole for k in kinds.values())
-    head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']], *['all']*whole], []
+    head, body = ['method', 'labels', *[f'IPC {i}' for i in s['ipc']], *['all'] * whole], []
     for n in names:
         for k in s['label_kinds']:
-            if kinds[n].whole: cells = ['']*len(s['ipc']) + [mean_std(picked(result, method=n, label_kind=k))]
-            else: cells = [mean_std(picked(result, method=n, label_kind=k, ipc=i)) for i in s['ipc']] + ['']*whole
-            if any(c not in ('–', '') for c in cells): body.append([label(n), k + (f" ({'self-supervised' if kinds[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''), *cells])
+            if kinds[n].whole:
+                cells = [''] * len(s['ipc']) + [mean_std(picked(result, method=n, label_kind=k))]
+            else:
+                cells = [mean_std(picked(result, method=n, label_kind=k, ipc=i)) for i in s['ipc']] + [''] * whole
+            if any(c not in ('–', '') for c in cells):
+                body.append(
+                    [
+                        label(n),
+                        k
+                        + (f" ({'self-supervised' if kinds[n].net == 'ssl' else 'supervised'})" if k == 'soft' else ''),
+                        *cells,
+                    ]
+                )
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
-def difference(result:dict, # from `compare_labelled`
-               a:tuple, b:tuple, # (method, kind) each
-               ipc:int # at which
-              ) -> list: # a − b, by seed
+# %% ../nbs/43_labelled.ipynb #1b4a6ef7
+def difference(
+    result: dict,  # from `compare_labelled`
+    a: tuple,
+    b: tuple,  # (method, kind) each
+    ipc: int,  # at which
+) -> list:  # a − b, by seed
     "Difference of two lines of the table in points, paired by seed."
     u, v = (picked(result, method=m, label_kind=k, ipc=ipc) for m, k in (a, b))
     return [x - y for x, y in zip(u, v)] if len(u) == len(v) else []
 
-def labelled_gains(result:dict # from `compare_labelled`
-                  ) -> str: # a line for each comparison
+# %% ../nbs/43_labelled.ipynb #f979ad1b
+def labelled_gains(
+    result: dict,  # from `compare_labelled`
+) -> str:  # a line for each comparison
     "What the table says about images and about labels, in differences paired by seed."
     s, lines = result['settings'], []
-    for text, a, b in [('SC-DD − SRe²L, soft labels', ('scdd', 'soft'), ('sre2l', 'soft')), ('SC-DD − random real images, soft labels from the same network', ('scdd', 'soft'), ('random', 'soft')),
-                       ('SRe²L − random real images, soft labels from the same network', ('sre2l', 'soft'), ('random-sl', 'soft')), ('random: soft − hard labels', ('random', 'soft'), ('random', 'hard')),
-                       ('SC-DD: soft − hard labels', ('scdd', 'soft'), ('scdd', 'hard'))]:
+    for text, a, b in [
+        ('SC-DD − SRe²L, soft labels', ('scdd', 'soft'), ('sre2l', 'soft')),
+        ('SC-DD − random real images, soft labels from the same network', ('scdd', 'soft'), ('random', 'soft')),
+        ('SRe²L − random real images, soft labels from the same network', ('sre2l', 'soft'), ('random-sl', 'soft')),
+        ('random: soft − hard labels', ('random', 'soft'), ('random', 'hard')),
+        ('SC-DD: soft − hard labels', ('scdd', 'soft'), ('scdd', 'hard')),
+    ]:
         cells = [(i, mean_std(difference(result, a, b, i))) for i in s['ipc']]
-        if any(c != '–' for _, c in cells): lines.append(f'{text}: ' + ', '.join(f'{c} at IPC {i}' for i, c in cells))
+        if any(c != '–' for _, c in cells):
+            lines.append(f'{text}: ' + ', '.join(f'{c} at IPC {i}' for i, c in cells))
     return '\n'.join(lines)
 
 # %% ../nbs/43_labelled.ipynb #757d85fa
-def labelled_picture(result:dict, # from `compare_labelled`
-                     sets:dict|None=None # method: Distilled, to show an image of each class above
-                    ): # the figure
+def labelled_picture(
+    result: dict,  # from `compare_labelled`
+    sets: dict | None = None,  # method: Distilled, to show an image of each class above
+):  # the figure
     "Accuracy against images per class, a panel for each kind of label and a line for each method; above, images."
     s, sets = result['settings'], sets or {}
-    fig = plt.figure(figsize=(8.6, 3.8 + .75*len(sets)), layout='constrained', dpi=80)
-    parts = fig.subfigures(2, 1, height_ratios=[.75*len(sets) + 1e-9, 3.8]) if sets else [None, fig]
+    fig = plt.figure(figsize=(8.6, 3.8 + 0.75 * len(sets)), layout='constrained', dpi=80)
+    parts = fig.subfigures(2, 1, height_ratios=[0.75 * len(sets) + 1e-9, 3.8]) if sets else [None, fig]
     if sets:
-        axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1]*10])
+        axs = parts[0].subplots(len(sets), 11, squeeze=False, width_ratios=[1.6, *[1] * 10])
         for row, (n, d) in zip(axs, sets.items()):
-            row[0].text(1, .5, label(n), ha='right', va='center', fontsize=9)
+            row[0].text(1, 0.5, label(n), ha='right', va='center', fontsize=9)
             first = [int((d.y == c).nonzero()[0]) for c in d.y.unique()][:10]
-            show_images(d.pixels()[first], axs=row[1:1 + len(first)])
-            for ax in row: ax.axis('off')
+            show_images(d.pixels()[first], axs=row[1 : 1 + len(first)])
+            for ax in row:
+                ax.axis('off')
     kinds, handles = sorted({r['label_kind'] for r in result['rows']}, reverse=True), {}
     axs = parts[1].subplots(1, len(kinds), squeeze=False)[0]
-    for ax, k in zip(axs, kinds):                          # each with its own scale: hard labels are far behind
+    for ax, k in zip(axs, kinds):  # each with its own scale: hard labels are far behind
         for n in dict.fromkeys(r['method'] for r in result['rows']):
             how = LABELLED.get(n, LABELLED['random'])
-            name = label(n) + ' (supervised network)'*how.again
+            name = label(n) + ' (supervised network)' * how.again
             pts = [(i, v) for i in s['ipc'] if (v := picked(result, method=n, label_kind=k, ipc=i))]
-            if how.whole and (v := picked(result, method=n, label_kind=k)): handles[name] = ax.axhline(np.mean(v), ls='--' if how.again else '-', lw=1, color=colour(n))
-            elif pts: handles[name] = ax.errorbar([i for i, _ in pts], [np.mean(v) for _, v in pts], [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts], fmt='s--' if how.again else 'o-', ms=5, lw=1.5, capsize=3, color=colour(n))
+            if how.whole and (v := picked(result, method=n, label_kind=k)):
+                handles[name] = ax.axhline(np.mean(v), ls='--' if how.again else '-', lw=1, color=colour(n))
+            elif pts:
+                handles[name] = ax.errorbar(
+                    [i for i, _ in pts],
+                    [np.mean(v) for _, v in pts],
+                    [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts],
+                    fmt='s--' if how.again else 'o-',
+                    ms=5,
+                    lw=1.5,
+                    capsize=3,
+                    color=colour(n),
+                )
         ax.set(xlabel='images per class', title=f'{k} labels', xticks=s['ipc'])
-        ax.grid(alpha=.3)
+        ax.grid(alpha=0.3)
     axs[0].set_ylabel('test accuracy, %')
     fig.legend(handles.values(), handles, frameon=False, fontsize=9, loc='outside lower center', ncol=3)
     return fig

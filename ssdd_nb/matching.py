@@ -23,204 +23,265 @@ from .posttrain import ipc_of, per_class
 from .teachers import Teacher, affine_matrix, flip_matrix, full, matrix, warp
 
 # %% ../nbs/30_matching.ipynb #e33816f5
-def gradient(net:nn.Module, # the network, as it is
-             x:Tensor, # images of one class (n, C, H, W)
-             c:int, # which
-             create_graph:bool=False # so that the gradient can be differentiated, too
-            ) -> tuple: # of tensors (units, …), one for each weight matrix or filter bank
+def gradient(
+    net: nn.Module,  # the network, as it is
+    x: Tensor,  # images of one class (n, C, H, W)
+    c: int,  # which
+    create_graph: bool = False,  # so that the gradient can be differentiated, too
+) -> tuple:  # of tensors (units, …), one for each weight matrix or filter bank
     "The gradient of the cross-entropy with respect to the weights."
     y = torch.full((len(x),), c, device=x.device)
-    return torch.autograd.grad(F.cross_entropy(full(net(x)), y), [p for p in net.parameters() if p.ndim > 1], create_graph=create_graph)
+    return torch.autograd.grad(
+        F.cross_entropy(full(net(x)), y), [p for p in net.parameters() if p.ndim > 1], create_graph=create_graph
+    )
 
 # %% ../nbs/30_matching.ipynb #54eddc4a
-def gradient_distance(g_s, g_t, # gradients (units, …), layer by layer
-                      eps:float=1e-6 # keeps units without gradient from dividing by 0
-                     ) -> Tensor: # scalar: 0 if all directions agree, up to 2 for each unit
+def gradient_distance(
+    g_s,
+    g_t,  # gradients (units, …), layer by layer
+    eps: float = 1e-6,  # keeps units without gradient from dividing by 0
+) -> Tensor:  # scalar: 0 if all directions agree, up to 2 for each unit
     "One minus the cosine, summed over layers and output units (DC, gradient matching loss)."
+
     def layer(a, b):
         a, b = a.flatten(1), b.flatten(1)
-        return (1 - (a*b).sum(1)/(a.norm(dim=1)*b.norm(dim=1) + eps)).sum()
+        return (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)).sum()
+
     return sum(layer(a, b) for a, b in zip(g_s, g_t))
 
 # %% ../nbs/30_matching.ipynb #fe20c5fe
-def colour(x:Tensor, u:Tensor) -> Tensor: # (n, C, H, W); three numbers each (n, 3)
+def colour(x: Tensor, u: Tensor) -> Tensor:  # (n, C, H, W); three numbers each (n, 3)
     "Brightness, saturation and contrast of normalised images; grey ones have no saturation."
     b, s, c = u.view(-1, 3, 1, 1, 1).unbind(1)
-    x = x + b - .5
-    x = torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, 2*s) if x.shape[1] > 1 else x
-    return torch.lerp(x.mean((1, 2, 3), keepdim=True).expand_as(x), x, c + .5)
+    x = x + b - 0.5
+    x = torch.lerp(x.mean(1, keepdim=True).expand_as(x), x, 2 * s) if x.shape[1] > 1 else x
+    return torch.lerp(x.mean((1, 2, 3), keepdim=True).expand_as(x), x, c + 0.5)
 
 # %% ../nbs/30_matching.ipynb #d41e6100
-def crop(x:Tensor, u:Tensor, share:float=.125) -> Tensor: # likewise; of the side
+def crop(x: Tensor, u: Tensor, share: float = 0.125) -> Tensor:  # likewise; of the side
     "Shift by whole pixels; what comes in is zero, the mean of normalised images."
     h, w = x.shape[2:]
-    shift = lambda u, side: ((u*(2*int(side*share + .5) + 1)).floor() - int(side*share + .5))*2/side
+    shift = lambda u, side: ((u * (2 * int(side * share + 0.5) + 1)).floor() - int(side * share + 0.5)) * 2 / side
     return warp(x, matrix(len(u), x.device, {(0, 2): shift(u[:, 0], w), (1, 2): shift(u[:, 1], h)}))
 
 # %% ../nbs/30_matching.ipynb #5666f273
-def cutout(x:Tensor, u:Tensor, share:float=.5) -> Tensor: # likewise
+def cutout(x: Tensor, u: Tensor, share: float = 0.5) -> Tensor:  # likewise
     "A rectangle somewhere, perhaps partly outside, set to zero: the mean of normalised images."
+
     def inside(u, side):
-        size = int(side*share + .5)
-        at = torch.arange(side, device=x.device) - ((u*(side + 1 - size % 2)).floor() - size//2).view(-1, 1)
-        return (at >= 0) & (at < size)                     # (n, side)
+        size = int(side * share + 0.5)
+        at = torch.arange(side, device=x.device) - ((u * (side + 1 - size % 2)).floor() - size // 2).view(-1, 1)
+        return (at >= 0) & (at < size)  # (n, side)
+
     hole = inside(u[:, 0], x.shape[2])[:, None, :, None] & inside(u[:, 1], x.shape[3])[:, None, None, :]
-    return x.masked_fill(hole, 0.)
+    return x.masked_fill(hole, 0.0)
 
 # %% ../nbs/30_matching.ipynb #2a30a217
-def flip(x:Tensor, u:Tensor) -> Tensor: # (n, C, H, W); three numbers each (n, 3)
+def flip(x: Tensor, u: Tensor) -> Tensor:  # (n, C, H, W); three numbers each (n, 3)
     "Mirrored, or not."
-    return warp(x, flip_matrix(u[:, 0] < .5))
+    return warp(x, flip_matrix(u[:, 0] < 0.5))
 
-def scale(x:Tensor, u:Tensor, ratio:float=1.2) -> Tensor: # likewise
+
+def scale(x: Tensor, u: Tensor, ratio: float = 1.2) -> Tensor:  # likewise
     "Height and width stretched or shrunk, each for itself."
-    by = 1/ratio + u*(ratio - 1/ratio)
+    by = 1 / ratio + u * (ratio - 1 / ratio)
     return warp(x, matrix(len(u), x.device, {(0, 0): by[:, 0], (1, 1): by[:, 1]}))
 
 # %% ../nbs/30_matching.ipynb #da9af4f0
-def rotate(x:Tensor, u:Tensor, degrees:float=15.) -> Tensor: # likewise
+def rotate(x: Tensor, u: Tensor, degrees: float = 15.0) -> Tensor:  # likewise
     "Turned about the centre."
     one = torch.ones_like(u[:, 0])
-    return warp(x, affine_matrix(degrees*(2*u[:, 0] - 1), torch.zeros_like(u[:, :2]), one, 0*one, x.shape[2]/x.shape[3]))
+    return warp(
+        x, affine_matrix(degrees * (2 * u[:, 0] - 1), torch.zeros_like(u[:, :2]), one, 0 * one, x.shape[2] / x.shape[3])
+    )
 
 # %% ../nbs/30_matching.ipynb #233db482
 OPERATIONS = dict(colour=colour, crop=crop, cutout=cutout, flip=flip, scale=scale, rotate=rotate)
 
-def strategy(channels:int=3 # of the images; grey ones are taken for signs, whose mirror image is another sign
-            ) -> tuple: # of names
+
+def strategy(
+    channels: int = 3,  # of the images; grey ones are taken for signs, whose mirror image is another sign
+) -> tuple:  # of names
     "DSA's operations: all six, or all but the flip."
     return tuple(o for o in OPERATIONS if channels > 1 or o != 'flip')
 
 # %% ../nbs/30_matching.ipynb #c3caa3cd
-def draw(names:tuple, # of `OPERATIONS`; none leaves images as they are
-         n:int, # 1: for all images alike; or one for each image
-         gen:torch.Generator # on the CPU
-        ) -> tuple: # a name, and the numbers (n, 3); or None
+def draw(
+    names: tuple,  # of `OPERATIONS`; none leaves images as they are
+    n: int,  # 1: for all images alike; or one for each image
+    gen: torch.Generator,  # on the CPU
+) -> tuple:  # a name, and the numbers (n, 3); or None
     "One operation, and its random numbers."
-    return (names[int(torch.randint(len(names), (), generator=gen))], torch.rand(n, 3, generator=gen)) if names else None
+    return (
+        (names[int(torch.randint(len(names), (), generator=gen))], torch.rand(n, 3, generator=gen)) if names else None
+    )
 
-def augment(x:Tensor, # (n, C, H, W), normalised
-            how:tuple|None # from `draw`
-           ) -> Tensor: # (n, C, H, W)
+# %% ../nbs/30_matching.ipynb #8422a3a1
+def augment(
+    x: Tensor,  # (n, C, H, W), normalised
+    how: tuple | None,  # from `draw`
+) -> Tensor:  # (n, C, H, W)
     "The images, changed so."
     return OPERATIONS[how[0]](x, to_device(how[1], x.device).to(x).expand(len(x), -1)) if how else x
 
 # %% ../nbs/30_matching.ipynb #2f45b93d
-def mean_distance(F_t:Tensor, F_s:Tensor # features of real and of synthetic images (n, …), (m, …)
-                 ) -> Tensor: # scalar
+def mean_distance(
+    F_t: Tensor,
+    F_s: Tensor,  # features of real and of synthetic images (n, …), (m, …)
+) -> Tensor:  # scalar
     "The squared distance of the means (DM)."
     return (F_t.mean(0) - F_s.mean(0)).square().sum()
 
 # %% ../nbs/30_matching.ipynb #66d24d05
-def stages(net:Encoder, # whose body is a chain of layers
-           x:Tensor # (n, C, H, W)
-          ) -> list: # of tensors (n, …): what comes out of every ReLU, and the features
+def stages(
+    net: Encoder,  # whose body is a chain of layers
+    x: Tensor,  # (n, C, H, W)
+) -> list:  # of tensors (n, …): what comes out of every ReLU, and the features
     "What all layers of a network see in images."
     seen = []
     for layer in net.body:
         x = layer(x)
-        if isinstance(layer, nn.ReLU): seen.append(x)
+        if isinstance(layer, nn.ReLU):
+            seen.append(x)
     return [*seen, x.flatten(1)]
 
 # %% ../nbs/30_matching.ipynb #87212144
-def alignment(real:list, synthetic:list, # for each class, what `stages` returns
-              weights=None # w_l of each layer; 1 if None
-             ) -> Tensor: # scalar
+def alignment(
+    real: list,
+    synthetic: list,  # for each class, what `stages` returns
+    weights=None,  # w_l of each layer; 1 if None
+) -> Tensor:  # scalar
     "The distances of the mean features, over classes and layers (CAFE, layer-wise feature alignment)."
-    weights = weights or (1.,)*len(real[0])
-    return sum(w*mean_distance(a, b) for R, S in zip(real, synthetic) for w, a, b in zip(weights, R, S))
+    weights = weights or (1.0,) * len(real[0])
+    return sum(w * mean_distance(a, b) for R, S in zip(real, synthetic) for w, a, b in zip(weights, R, S))
 
-def discrimination(F_t:list, F_s:list # for each class, the features of real (n_c, d) and of synthetic images (m_c, d)
-                  ) -> Tensor: # scalar, the sum over all real images
+# %% ../nbs/30_matching.ipynb #69777eae
+def discrimination(
+    F_t: list,
+    F_s: list,  # for each class, the features of real (n_c, d) and of synthetic images (m_c, d)
+) -> Tensor:  # scalar, the sum over all real images
     "The cross-entropy of real images that are classified by the synthetic centres (CAFE, discrimination loss)."
-    centres = torch.stack([f.mean(0) for f in F_s])        # (C, d)
+    centres = torch.stack([f.mean(0) for f in F_s])  # (C, d)
     y = torch.cat([torch.full((len(f),), c, device=f.device) for c, f in enumerate(F_t)])
     return F.cross_entropy(full(torch.cat(F_t) @ centres.T), y, reduction='sum')
 
 # %% ../nbs/30_matching.ipynb #d491a5a3
-LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)} # images per class: updates with one network, epochs between them (DC's table)
-NETS_OF = dict(cifar10={}, cifar100={}, tinyimagenet=dict(widths=(128,)*4)) # data set: what it changes: a block more for 64 pixels
+LOOPS = {
+    1: (1, 1),
+    10: (10, 50),
+    50: (50, 10),
+}  # images per class: updates with one network, epochs between them (DC's table)
+NETS_OF = dict(
+    cifar10={}, cifar100={}, tinyimagenet=dict(widths=(128,) * 4)
+)  # data set: what it changes: a block more for 64 pixels
+
 
 @dataclass(frozen=True)
 class Matching(Method):
     "What a matching system depends on but the seed, the images and the teacher."
+
     papers, needs, of_classes = NETS_OF, frozenset({'labels'}), True
-    siamese = False # whether real and synthetic images are changed alike
-    free = False # whether it knows one class only
-    first = 2 # images per class where nobody says
-    method:str = 'dm' # one of `MATCHERS`
-    ipc:int = 10 # images per class; of `dm-ssl`, which knows one class only, all images
-    steps:int = 20_000 # updates of X_s
-    batch:int = 256 # real images of a class in one; all if there are fewer
-    lr:float = .1 # of X_s, by SGD (DM: 1)
-    momentum:float = .5
-    halve:tuple = () # shares of the steps after which `lr` is halved (CAFE: three times)
-    augment:tuple = () # operations of siamese augmentation; none for DC
-    init:str = 'real' # where X_s starts: `real` images of the class, or `noise`
-    lr_net:float = .01 # of networks in training, by SGD
-    momentum_net:float = .5
-    batch_net:int = 256 # synthetic images in a step of theirs
-    net:str = 'convnet' # one of `nets.NETS`
-    widths:tuple|None = (128, 128, 128) # of its blocks; `auto_widths` if None
-    norm:str = 'instance' # its normalisation
+    siamese = False  # whether real and synthetic images are changed alike
+    free = False  # whether it knows one class only
+    first = 2  # images per class where nobody says
+    method: str = 'dm'  # one of `MATCHERS`
+    ipc: int = 10  # images per class; of `dm-ssl`, which knows one class only, all images
+    steps: int = 20_000  # updates of X_s
+    batch: int = 256  # real images of a class in one; all if there are fewer
+    lr: float = 0.1  # of X_s, by SGD (DM: 1)
+    momentum: float = 0.5
+    halve: tuple = ()  # shares of the steps after which `lr` is halved (CAFE: three times)
+    augment: tuple = ()  # operations of siamese augmentation; none for DC
+    init: str = 'real'  # where X_s starts: `real` images of the class, or `noise`
+    lr_net: float = 0.01  # of networks in training, by SGD
+    momentum_net: float = 0.5
+    batch_net: int = 256  # synthetic images in a step of theirs
+    net: str = 'convnet'  # one of `nets.NETS`
+    widths: tuple | None = (128, 128, 128)  # of its blocks; `auto_widths` if None
+    norm: str = 'instance'  # its normalisation
 
     @classmethod
-    def small(cls) -> dict: # fields
+    def small(cls) -> dict:  # fields
         "What is smaller on a laptop."
         return {}
 
     @classmethod
-    def published(cls, data:str, ipc:int # one of `papers`, images per class
-                 ) -> dict: # fields
+    def published(
+        cls,
+        data: str,
+        ipc: int,  # one of `papers`, images per class
+    ) -> dict:  # fields
         "What the paper sets."
         return {}
 
     @classmethod
-    def tiny(cls, ipc:int|None=None, # images per class; of `dm-ssl`, all
-             steps:int|None=None, # updates, if not the preset's
-             channels:int=1 # 1: as for digits; 3: as for photographs
-            ): # the settings
+    def tiny(
+        cls,
+        ipc: int | None = None,  # images per class; of `dm-ssl`, all
+        steps: int | None = None,  # updates, if not the preset's
+        channels: int = 1,  # 1: as for digits; 3: as for photographs
+    ):  # the settings
         "For a laptop: a narrow network, few updates, larger steps."
         how = dict(augment=strategy(channels)) if cls.siamese and not cls.free else {}
         return changed(cls(ipc=ipc or cls.first, widths=None, **how, **cls.small()), steps=steps)
 
     @classmethod
-    def paper(cls, data:str|None=None, # one of `papers`; CIFAR-10 if None
-              ipc:int=10 # images per class; of `dm-ssl`, all
-             ): # the settings
+    def paper(
+        cls,
+        data: str | None = None,  # one of `papers`; CIFAR-10 if None
+        ipc: int = 10,  # images per class; of `dm-ssl`, all
+    ):  # the settings
         "The papers' settings. DC's loops for an `ipc` between two of its table are those of the lower one."
         name = known(data or 'cifar10', NETS_OF, 'preset')
         how = dict(augment=strategy(3)) if cls.siamese else {}
         return cls(ipc=ipc, **NETS_OF[name], **how, **cls.published(name, ipc))
 
     @classmethod
-    def settings(cls, images:Images, # what will be distilled
-                 preset:str='tiny', # `tiny`, or one of `papers`
-                 m:int|None=None, # all synthetic images, if not the preset's: a multiple of the number of classes
-                 steps:int|None=None # updates, if not the preset's
-                ): # the settings
+    def settings(
+        cls,
+        images: Images,  # what will be distilled
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # all synthetic images, if not the preset's: a multiple of the number of classes
+        steps: int | None = None,  # updates, if not the preset's
+    ):  # the settings
         "Settings by name, for given images; raises `BadInput`."
         ipc = m if cls.free else ipc_of(images, m)
-        if known(preset, ('tiny', *cls.papers), 'preset') == 'tiny': return cls.tiny(ipc, steps, images.x.shape[1])
+        if known(preset, ('tiny', *cls.papers), 'preset') == 'tiny':
+            return cls.tiny(ipc, steps, images.x.shape[1])
         return changed(cls.paper(preset, ipc or 10), steps=steps)
 
-    def check(self, images:Images # X_t
-             ): # a network as the method uses it
+    def check(
+        self,
+        images: Images,  # X_t
+    ):  # a network as the method uses it
         "Raise `BadInput` if these settings cannot work for these images."
-        need(images.y is not None or self.free, 'images', images.name, f'has no labels, and {self.name} compares images class by class; use class folders, or dm-ssl, krrst or mkdt')
+        need(
+            images.y is not None or self.free,
+            'images',
+            images.name,
+            f'has no labels, and {self.name} compares images class by class; use class folders, or dm-ssl, krrst or mkdt',
+        )
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         known(self.init, ('real', 'noise'), 'init')
-        for o in self.augment: known(o, OPERATIONS, 'augment')
+        for o in self.augment:
+            known(o, OPERATIONS, 'augment')
         per_class(one_class(images) if self.free else images, self.ipc, generator(0))
         net = make_net(self.net, images.x.shape[1], images.x.shape[2:], 1, widths=self.widths, norm=self.norm)
-        need(self.norm != 'batch', 'norm', self.norm, 'mixes the images of a batch, and a class is not to see the others; use instance or group')
+        need(
+            self.norm != 'batch',
+            'norm',
+            self.norm,
+            'mixes the images of a batch, and a class is not to see the others; use instance or group',
+        )
         return net
 
-    def start(self, images:Images, # X_t
-              teacher:Teacher|None, # for `dm-ssl`
-              seed:int=0, # of everything random
-              **kwargs # not used
-             ): # a `MatchingTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher: Teacher | None,  # for `dm-ssl`
+        seed: int = 0,  # of everything random
+        **kwargs,  # not used
+    ):  # a `MatchingTask`
         "Matching, ready to run."
         return self.task(images, self, seed, teacher)
 
@@ -228,182 +289,240 @@ class Matching(Method):
 @dataclass(frozen=True)
 class DC(Matching):
     "Gradient matching."
+
     name = 'dc'
-    method:str = 'dc'
-    outer:int = 10 # updates of X_s with one network
-    inner:int = 50 # epochs that it is trained on X_s between two of them
+    method: str = 'dc'
+    outer: int = 10  # updates of X_s with one network
+    inner: int = 50  # epochs that it is trained on X_s between two of them
 
     @classmethod
-    def small(cls): # see `Matching`
+    def small(cls):  # see `Matching`
         "Short loops."
-        return dict(steps=100, batch=64, lr=.2, outer=5, inner=5, lr_net=.1)
+        return dict(steps=100, batch=64, lr=0.2, outer=5, inner=5, lr_net=0.1)
 
     @classmethod
-    def published(cls, data:str, ipc:int): # see `Matching`
+    def published(cls, data: str, ipc: int):  # see `Matching`
         "DC's loops."
         outer, inner = LOOPS[max(i for i in LOOPS if i <= max(ipc, 1))]
-        return dict(steps=1000*outer, outer=outer, inner=inner, init='real' if cls.siamese else 'noise')
+        return dict(steps=1000 * outer, outer=outer, inner=inner, init='real' if cls.siamese else 'noise')
 
-    def task(self, *args): # see `MatchingTask`
+    def task(self, *args):  # see `MatchingTask`
         "What runs."
         return GradientMatching(*args)
 
+# %% ../nbs/30_matching.ipynb #33005d04
 @dataclass(frozen=True)
 class DSA(DC):
     "Gradient matching on images that are changed alike."
-    name, siamese = 'dsa', True
-    method:str = 'dsa'
 
+    name, siamese = 'dsa', True
+    method: str = 'dsa'
+
+# %% ../nbs/30_matching.ipynb #5638fe0a
 @dataclass(frozen=True)
 class DM(Matching):
     "Distribution matching."
+
     name, siamese = 'dm', True
 
     @classmethod
-    def small(cls): # see `Matching`
+    def small(cls):  # see `Matching`
         "Few updates."
-        return dict(steps=200, batch=64, lr=1.)
+        return dict(steps=200, batch=64, lr=1.0)
 
     @classmethod
-    def published(cls, data:str, ipc:int): # see `Matching`
+    def published(cls, data: str, ipc: int):  # see `Matching`
         "A larger step."
-        return dict(lr=1.)
+        return dict(lr=1.0)
 
-    def task(self, *args): # see `MatchingTask`
+    def task(self, *args):  # see `MatchingTask`
         "What runs."
         return DistributionMatching(*args)
 
+# %% ../nbs/30_matching.ipynb #dc2f9fd1
 @dataclass(frozen=True)
 class DMSSL(DM):
     "Distribution matching of one class, with the teacher's targets for what comes out (MKDT, Appendix F)."
+
     name, free, first = 'dm-ssl', True, 20
     needs, of_classes = frozenset({'teacher'}), False
-    method:str = 'dm-ssl'
+    method: str = 'dm-ssl'
 
     @classmethod
-    def small(cls): # see `Matching`
+    def small(cls):  # see `Matching`
         "More updates, in larger batches."
-        return dict(steps=500, lr=1.)
+        return dict(steps=500, lr=1.0)
 
+# %% ../nbs/30_matching.ipynb #3db31403
 @dataclass(frozen=True)
 class CAFE(Matching):
     "Aligned features; numbers from the authors' code."
+
     name = 'cafe'
-    method:str = 'cafe'
-    layers:tuple|None = (.1, .1, 1., 2.) # w_l, from the first ReLU to the features; 1 if None, as the paper writes it
-    beta:float = .01 # weight of the discrimination
-    settled:float = .04 # λ₁: a network is let go when its last accuracies differ by less
-    moved:float = .03 # λ₂: its training pauses when its last accuracies differ by more
-    queue:int = 10 # how many accuracies are looked at
-    query:int = 128 # real images of a class that they are measured on
-    most:int = 100 # epochs between two updates at most (ours: the authors' loop might not end)
+    method: str = 'cafe'
+    layers: tuple | None = (
+        0.1,
+        0.1,
+        1.0,
+        2.0,
+    )  # w_l, from the first ReLU to the features; 1 if None, as the paper writes it
+    beta: float = 0.01  # weight of the discrimination
+    settled: float = 0.04  # λ₁: a network is let go when its last accuracies differ by less
+    moved: float = 0.03  # λ₂: its training pauses when its last accuracies differ by more
+    queue: int = 10  # how many accuracies are looked at
+    query: int = 128  # real images of a class that they are measured on
+    most: int = 100  # epochs between two updates at most (ours: the authors' loop might not end)
 
     @classmethod
-    def small(cls): # see `Matching`
+    def small(cls):  # see `Matching`
         "Few updates, and small query sets."
-        return dict(steps=60, batch=64, lr=.1, halve=(.6, .8, .9), layers=None, beta=.01, queue=4, query=32, most=20, lr_net=.1)
+        return dict(
+            steps=60,
+            batch=64,
+            lr=0.1,
+            halve=(0.6, 0.8, 0.9),
+            layers=None,
+            beta=0.01,
+            queue=4,
+            query=32,
+            most=20,
+            lr_net=0.1,
+        )
 
     @classmethod
-    def published(cls, data:str, ipc:int): # see `Matching`
+    def published(cls, data: str, ipc: int):  # see `Matching`
         "2,000 networks, each for ten updates or more."
         weights = dict(layers=None) if data == 'tinyimagenet' else {}
-        return dict(steps=20_000, halve=(.6, .8, .9), init='noise', momentum_net=0., **weights)
+        return dict(steps=20_000, halve=(0.6, 0.8, 0.9), init='noise', momentum_net=0.0, **weights)
 
-    def check(self, images:Images): # see `Matching`
+    def check(self, images: Images):  # see `Matching`
         "Its layers are looked at one by one."
         net = super().check(images)
         chain = isinstance(net.body, nn.Sequential) and not any(list(m.children()) for m in net.body)
         need(chain, 'net', self.net, 'has to be a chain of layers; use convnet')
         n = 1 + sum(isinstance(m, nn.ReLU) for m in net.body)
-        need(self.layers is None or len(self.layers) == n, 'layers', self.layers, f'one weight for each of the {n} stages of this network')
+        need(
+            self.layers is None or len(self.layers) == n,
+            'layers',
+            self.layers,
+            f'one weight for each of the {n} stages of this network',
+        )
 
-    def task(self, *args): # see `MatchingTask`
+    def task(self, *args):  # see `MatchingTask`
         "What runs."
         return CAFETask(*args)
 
+# %% ../nbs/30_matching.ipynb #c7c1d0ba
 @dataclass(frozen=True)
 class CAFEDSA(CAFE):
     "CAFE on images that are changed alike."
+
     name, siamese = 'cafe-dsa', True
-    method:str = 'cafe-dsa'
+    method: str = 'cafe-dsa'
+
 
 MATCHERS = {k.name: k for k in (DC, DSA, DM, DMSSL, CAFE, CAFEDSA)}
 
 # %% ../nbs/30_matching.ipynb #4dbc99c3
-def paper(method:str='dc', # one of `MATCHERS`
-          name:str='cifar10', # one of `NETS_OF`
-          ipc:int=10 # images per class; of `dm-ssl`, all
-         ) -> Matching:
+def paper(
+    method: str = 'dc',  # one of `MATCHERS`
+    name: str = 'cifar10',  # one of `NETS_OF`
+    ipc: int = 10,  # images per class; of `dm-ssl`, all
+) -> Matching:
     "The papers' settings."
     return MATCHERS[known(method, MATCHERS, 'method')].paper(name, ipc)
 
 # %% ../nbs/30_matching.ipynb #57d55980
-def tiny(method:str='dc', # one of `MATCHERS`
-         ipc:int=2, # images per class; of `dm-ssl`, all
-         steps:int|None=None, # updates, if not the preset's
-         channels:int=1 # 1: as for digits; 3: as for photographs
-        ) -> Matching:
+def tiny(
+    method: str = 'dc',  # one of `MATCHERS`
+    ipc: int = 2,  # images per class; of `dm-ssl`, all
+    steps: int | None = None,  # updates, if not the preset's
+    channels: int = 1,  # 1: as for digits; 3: as for photographs
+) -> Matching:
     "For a laptop: a narrow network, few updates, larger steps."
     return MATCHERS[known(method, MATCHERS, 'method')].tiny(ipc, steps, channels)
 
 # %% ../nbs/30_matching.ipynb #128b257c
-def one_class(images:Images) -> Images: # any
+def one_class(images: Images) -> Images:  # any
     "The same images, labels forgotten: all are of one class."
     return replace(images, y=torch.zeros(len(images), dtype=torch.long, device=images.x.device), classes=('all',))
 
 # %% ../nbs/30_matching.ipynb #0eb75ee6
 class Real:
     "Real images class by class, in mini-batches without replacement."
-    def __init__(self,
-                 images:Images, # with labels
-                 batch:int, # how many at a time; all if there are fewer
-                 seed:int, # the experiment's seed
-                 *names # the names of the stream
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # with labels
+        batch: int,  # how many at a time; all if there are fewer
+        seed: int,  # the experiment's seed
+        *names,  # the names of the stream
+    ):
         self.images, y = images, images.y.cpu()
         self.rows = [(y == c).nonzero().flatten() for c in range(len(images.classes))]
         self.streams = [Batches(len(r), batch, seed, *names, *([c] if c else [])) for c, r in enumerate(self.rows)]
 
-    def next(self, c:int) -> Tensor: # which class; (b, C, H, W), normalised
+    def next(self, c: int) -> Tensor:  # which class; (b, C, H, W), normalised
         "Its next mini-batch."
         return self.images.normalised(self.rows[c][self.streams[c].next()])
 
-    def state_dict(self) -> dict: return dict(streams=[s.state_dict() for s in self.streams])
-    def load_state_dict(self, s:dict):
-        for mine, theirs in zip(self.streams, s['streams']): mine.load_state_dict(theirs)
+    def state_dict(self) -> dict:
+        return dict(streams=[s.state_dict() for s in self.streams])
+
+    def load_state_dict(self, s: dict):
+        for mine, theirs in zip(self.streams, s['streams']):
+            mine.load_state_dict(theirs)
 
 # %% ../nbs/30_matching.ipynb #c68543c7
 class MatchingTask:
     "What the systems share, a `Distiller` for `run`; each adds `losses` and `advance`."
+
     hint, stream = 'Lower `lr`.', 'matching'
-    def __init__(self,
-                 images:Images, # X_t
-                 cfg:Matching, # how
-                 seed:int=0, # of everything random
-                 teacher:Teacher|None=None # for `dm-ssl`: whose targets the images get at the end
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t
+        cfg: Matching,  # how
+        seed: int = 0,  # of everything random
+        teacher: Teacher | None = None,  # for `dm-ssl`: whose targets the images get at the end
+    ):
         cfg.check(images)
         self.images = one_class(images) if cfg.free else images
         self.cfg, self.seed, self.teacher, self.device = cfg, seed, teacher, images.x.device
-        gen = generator(seed, 'dm init')                   # the same images for all systems
+        gen = generator(seed, 'dm init')  # the same images for all systems
         X_s = self.images.normalised(per_class(self.images, cfg.ipc, gen)).clone()
         self.X_s = (X_s if cfg.init == 'real' else torch.randn(X_s.shape, generator=gen).to(X_s)).requires_grad_()
         self.y = torch.arange(len(self.images.classes), device=self.device).repeat_interleave(cfg.ipc)
         self.opt = torch.optim.SGD([self.X_s], cfg.lr, momentum=cfg.momentum)
-        self.real, self.gen = Real(self.images, cfg.batch, seed, self.stream), generator(seed, f'{self.stream} augmentation')
+        self.real, self.gen = (
+            Real(self.images, cfg.batch, seed, self.stream),
+            generator(seed, f'{self.stream} augmentation'),
+        )
         self.lessons = Batches(len(self.y), cfg.batch_net, seed, f'{self.stream} lessons')
         self.net, self.made, self.t, self.used, self.seen = None, 0, 0, 0, []
 
 # %% ../nbs/30_matching.ipynb #99d92c54
 @patch
-def begin(self:MatchingTask):
+def begin(self: MatchingTask):
     "A network with new weights."
-    self.net = place(make_net(self.cfg.net, self.X_s.shape[1], self.X_s.shape[2:], len(self.images.classes), seed_of(self.seed, f'{self.stream} net', self.made), widths=self.cfg.widths, norm=self.cfg.norm), self.device)
+    self.net = place(
+        make_net(
+            self.cfg.net,
+            self.X_s.shape[1],
+            self.X_s.shape[2:],
+            len(self.images.classes),
+            seed_of(self.seed, f'{self.stream} net', self.made),
+            widths=self.cfg.widths,
+            norm=self.cfg.norm,
+        ),
+        self.device,
+    )
     self.opt_net = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net, momentum=self.cfg.momentum_net)
     self.made, self.used, self.seen = self.made + 1, 0, []
 
+# %% ../nbs/30_matching.ipynb #e7f0bf3d
 @patch
-def pairs(self:MatchingTask):
+def pairs(self: MatchingTask):
     "The loop over the classes: class, real images, synthetic images, both changed alike."
     for c, rows in enumerate(torch.arange(len(self.y), device=self.device).split(self.cfg.ipc)):
         how = draw(self.cfg.augment, 1, self.gen)
@@ -411,25 +530,27 @@ def pairs(self:MatchingTask):
 
 # %% ../nbs/30_matching.ipynb #f5f1c185
 @patch
-def step(self:MatchingTask) -> dict: # `loss`, summed over the classes, and what `advance` returns
+def step(self: MatchingTask) -> dict:  # `loss`, summed over the classes, and what `advance` returns
     "One update of X_s, and then of the network."
     cfg = self.cfg
-    if self.net is None: self.begin()
-    total, grad = 0., torch.zeros_like(self.X_s)
+    if self.net is None:
+        self.begin()
+    total, grad = 0.0, torch.zeros_like(self.X_s)
     for loss in self.losses():
         grad += torch.autograd.grad(loss, self.X_s)[0]
         total = total + loss.detach()
     self.X_s.grad = grad
-    for group in self.opt.param_groups: group['lr'] = cfg.lr*.5**sum(self.t >= h*cfg.steps for h in cfg.halve)
+    for group in self.opt.param_groups:
+        group['lr'] = cfg.lr * 0.5 ** sum(self.t >= h * cfg.steps for h in cfg.halve)
     self.opt.step()
     self.t += 1
     return dict(loss=total, **self.advance())
 
 # %% ../nbs/30_matching.ipynb #01045daa
 @patch
-def epoch(self:MatchingTask):
+def epoch(self: MatchingTask):
     "Train the network on X_s, once through; with augmentation, each image changed by itself."
-    for _ in range(max(1, len(self.y)//self.lessons.size)):
+    for _ in range(max(1, len(self.y) // self.lessons.size)):
         i = to_device(self.lessons.next(), self.device)
         x = augment(self.X_s.detach()[i], draw(self.cfg.augment, len(i), self.gen))
         self.opt_net.zero_grad()
@@ -438,85 +559,116 @@ def epoch(self:MatchingTask):
 
 # %% ../nbs/30_matching.ipynb #d7040b49
 @patch
-def state_dict(self:MatchingTask) -> dict:
+def state_dict(self: MatchingTask) -> dict:
     "All that `step` depends on."
     net = {} if self.net is None else dict(net=self.net.state_dict(), opt_net=self.opt_net.state_dict())
-    return dict(X_s=self.X_s.detach(), opt=self.opt.state_dict(), real=self.real.state_dict(), lessons=self.lessons.state_dict(), gen=self.gen.get_state(),
-                made=self.made, t=self.t, used=self.used, seen=self.seen, **net)
+    return dict(
+        X_s=self.X_s.detach(),
+        opt=self.opt.state_dict(),
+        real=self.real.state_dict(),
+        lessons=self.lessons.state_dict(),
+        gen=self.gen.get_state(),
+        made=self.made,
+        t=self.t,
+        used=self.used,
+        seen=self.seen,
+        **net,
+    )
 
 # %% ../nbs/30_matching.ipynb #4405f1ab
 @patch
-def load_state_dict(self:MatchingTask, s:dict): # from `state_dict`
+def load_state_dict(self: MatchingTask, s: dict):  # from `state_dict`
     "Go on from there."
-    with torch.no_grad(): self.X_s.copy_(s['X_s'])
-    for k in ('opt', 'real', 'lessons'): getattr(self, k).load_state_dict(s[k])
+    with torch.no_grad():
+        self.X_s.copy_(s['X_s'])
+    for k in ('opt', 'real', 'lessons'):
+        getattr(self, k).load_state_dict(s[k])
     self.gen.set_state(s['gen'])
     self.net = None
     if 'net' in s:
         self.begin()
-        for k in ('net', 'opt_net'): getattr(self, k).load_state_dict(s[k])
+        for k in ('net', 'opt_net'):
+            getattr(self, k).load_state_dict(s[k])
     self.made, self.t, self.used, self.seen = (s[k] for k in ('made', 't', 'used', 'seen'))
 
+# %% ../nbs/30_matching.ipynb #77b92d8f
 @patch
-def distilled(self:MatchingTask) -> Distilled:
+def distilled(self: MatchingTask) -> Distilled:
     "The images as they stand, with their labels; of `dm-ssl`, with the teacher's targets for them."
     z = self.X_s.detach()
-    if not self.cfg.free: y, more = self.y, dict(target_kind='labels')
-    else: y, more = self.teacher(denormalise(z, self.images.mean, self.images.std)), dict(teacher=self.teacher.about())
+    if not self.cfg.free:
+        y, more = self.y, dict(target_kind='labels')
+    else:
+        y, more = self.teacher(denormalise(z, self.images.mean, self.images.std)), dict(teacher=self.teacher.about())
     return distilled_from(z, y, self.images, method=self.cfg.method, config=asdict(self.cfg), seed=self.seed, **more)
 
 # %% ../nbs/30_matching.ipynb #1c4ca54c
 class GradientMatching(MatchingTask):
     "DC, and DSA: gradients of real and synthetic images, class by class."
+
     stream = 'gradients'
+
     def losses(self):
         "The distance of the gradients, for each class."
-        for c, x, s in self.pairs(): yield gradient_distance(gradient(self.net, s, c, True), gradient(self.net, x, c))
+        for c, x, s in self.pairs():
+            yield gradient_distance(gradient(self.net, s, c, True), gradient(self.net, x, c))
 
-    def advance(self) -> dict: # nothing more to log
+    def advance(self) -> dict:  # nothing more to log
         "Train the network on, or let it go."
         self.used += 1
-        if self.used == self.cfg.outer: self.net = None
+        if self.used == self.cfg.outer:
+            self.net = None
         else:
-            for _ in range(self.cfg.inner): self.epoch()
+            for _ in range(self.cfg.inner):
+                self.epoch()
         return {}
 
 # %% ../nbs/30_matching.ipynb #efe02f72
 class DistributionMatching(MatchingTask):
     "DM: mean features in random networks, class by class, or without labels."
+
     stream = 'dm'
+
     def losses(self):
         "The distance of the mean features, for each class."
-        for _, x, s in self.pairs(): yield mean_distance(self.net.requires_grad_(False).features(x), self.net.features(s))
+        for _, x, s in self.pairs():
+            yield mean_distance(self.net.requires_grad_(False).features(x), self.net.features(s))
 
-    def advance(self) -> dict: # nothing more to log
+    def advance(self) -> dict:  # nothing more to log
         "Each network only once."
         self.net = None
         return {}
 
 # %% ../nbs/30_matching.ipynb #052f38f6
-def spread(seen:list, # accuracies
-           queue:int # how many it takes
-          ) -> float: # infinity while there are fewer
+def spread(
+    seen: list,  # accuracies
+    queue: int,  # how many it takes
+) -> float:  # infinity while there are fewer
     "How far the last few accuracies are apart."
     return max(seen[-queue:]) - min(seen[-queue:]) if len(seen) >= queue else float('inf')
 
-def until(once, # a function that trains once and returns an accuracy
-          moved:float, # λ₂
-          queue:int, most:int # how many accuracies to look at; how often at most
-         ) -> int: # how often it was called
+# %% ../nbs/30_matching.ipynb #042019bd
+def until(
+    once,  # a function that trains once and returns an accuracy
+    moved: float,  # λ₂
+    queue: int,
+    most: int,  # how many accuracies to look at; how often at most
+) -> int:  # how often it was called
     "Train until the last few accuracies are further apart than λ₂ (CAFE, dynamic bi-level optimisation)."
     seen = []
     while len(seen) < most:
         seen.append(once())
-        if queue <= len(seen) and spread(seen, queue) > moved: break
+        if queue <= len(seen) and spread(seen, queue) > moved:
+            break
     return len(seen)
 
 # %% ../nbs/30_matching.ipynb #e11cb319
 class CAFETask(MatchingTask):
     "Aligned features of all layers, and discrimination by the synthetic centres."
+
     stream = 'cafe'
-    def __init__(self, images:Images, cfg:CAFE, seed:int=0, teacher=None): # as for `MatchingTask`
+
+    def __init__(self, images: Images, cfg: CAFE, seed: int = 0, teacher=None):  # as for `MatchingTask`
         super().__init__(images, cfg, seed)
         self.query = Real(images, cfg.query, seed, 'cafe query')
 
@@ -524,34 +676,46 @@ class CAFETask(MatchingTask):
         "Alignment and discrimination, of all classes together."
         R, S = [], []
         for _, x, s in self.pairs():
-            with torch.no_grad(): R.append(stages(self.net, x))
+            with torch.no_grad():
+                R.append(stages(self.net, x))
             S.append(stages(self.net, s))
-        yield alignment(R, S, self.cfg.layers) + self.cfg.beta*discrimination([r[-1] for r in R], [s[-1] for s in S])
+        yield alignment(R, S, self.cfg.layers) + self.cfg.beta * discrimination([r[-1] for r in R], [s[-1] for s in S])
 
     @torch.no_grad()
-    def accuracy(self) -> float: # from 0 to 1
+    def accuracy(self) -> float:  # from 0 to 1
         "Of the network as it is, on the query set."
-        return torch.stack([(self.net(self.query.next(c)).argmax(1) == c).float().mean() for c in range(len(self.images.classes))]).mean().item()
+        return (
+            torch.stack(
+                [(self.net(self.query.next(c)).argmax(1) == c).float().mean() for c in range(len(self.images.classes))]
+            )
+            .mean()
+            .item()
+        )
 
-    def advance(self) -> dict: # `accuracy`, and `epochs` of training
+    def advance(self) -> dict:  # `accuracy`, and `epochs` of training
         "Let the network go when it has settled, or train it until it has moved."
-        self.seen, epochs = [*self.seen, accuracy := self.accuracy()][-self.cfg.queue:], 0
-        if spread(self.seen, self.cfg.queue) < self.cfg.settled: self.net = None
-        else: epochs = until(lambda: (self.epoch(), self.accuracy())[1], self.cfg.moved, self.cfg.queue, self.cfg.most)
+        self.seen, epochs = [*self.seen, accuracy := self.accuracy()][-self.cfg.queue :], 0
+        if spread(self.seen, self.cfg.queue) < self.cfg.settled:
+            self.net = None
+        else:
+            epochs = until(lambda: (self.epoch(), self.accuracy())[1], self.cfg.moved, self.cfg.queue, self.cfg.most)
         return dict(accuracy=accuracy, epochs=epochs)
 
-    def state_dict(self) -> dict: return dict(**super().state_dict(), query=self.query.state_dict())
-    def load_state_dict(self, s:dict):
+    def state_dict(self) -> dict:
+        return dict(**super().state_dict(), query=self.query.state_dict())
+
+    def load_state_dict(self, s: dict):
         super().load_state_dict(s)
         self.query.load_state_dict(s['query'])
 
 # %% ../nbs/30_matching.ipynb #5bf1c6fa
-def matching(images:Images, # X_t, with labels but for `dm-ssl`
-             teacher:Teacher|None=None, # for `dm-ssl` only
-             cfg:Matching|None=None, # `DC.tiny()` if None
-             seed:int=0, # of everything random
-             out:Path|None=None, # folder for checkpoint, log, record and distilled.safetensors
-             **kwargs # for `run`: `show`, `precision`, `on_step`, …
-            ) -> Distilled: # with the Run record as its `run`
+def matching(
+    images: Images,  # X_t, with labels but for `dm-ssl`
+    teacher: Teacher | None = None,  # for `dm-ssl` only
+    cfg: Matching | None = None,  # `DC.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record and distilled.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, `on_step`, …
+) -> Distilled:  # with the Run record as its `run`
     "Distil images by matching, or take up or read the run in `out`."
     return distil(images, cfg or DC.tiny(), teacher, seed, out, **kwargs)

@@ -19,7 +19,27 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from .core import BadInput, Batches, Diverged, all_sum, alone, atomic, compiled, digest, enough, fetch, generator, known, need, precision, run, seed_of, summed, to_device, world
+from ssdd_nb.core import (
+    BadInput,
+    Batches,
+    Diverged,
+    all_sum,
+    alone,
+    atomic,
+    compiled,
+    digest,
+    enough,
+    fetch,
+    generator,
+    known,
+    need,
+    precision,
+    run,
+    seed_of,
+    summed,
+    to_device,
+    world,
+)
 from .coresets import Coreset, check_m, kmeans_index
 from .data import Images, denormalise, normalise
 from .distilled import Distilled, Method, distil, distilled_from
@@ -29,72 +49,107 @@ from .teachers import PHOTO_VIEWS, Teacher, Views, barlow_twins, exactly, tiny a
 # %% ../nbs/11_mkdt.ipynb #6dc1903b
 OBJECTIVES = 'kd', 'sl', 'ssl'
 
-def objective(name:str, # `kd` (eq. 5), `sl` (cross-entropy) or `ssl` (Barlow Twins on random views)
-              f:Functional, # the network
-              images:Images|None=None, # for `ssl`: whose normalisation
-              views:Views=PHOTO_VIEWS, # for `ssl`
-              lam_bt:float=.01 # for `ssl`: Barlow Twins' off-diagonal weight
-             ): # a function of θ (P,), x (b, C, H, W) normalised, y (b, k) targets, and a seed; to a scalar
+
+def objective(
+    name: str,  # `kd` (eq. 5), `sl` (cross-entropy) or `ssl` (Barlow Twins on random views)
+    f: Functional,  # the network
+    images: Images | None = None,  # for `ssl`: whose normalisation
+    views: Views = PHOTO_VIEWS,  # for `ssl`
+    lam_bt: float = 0.01,  # for `ssl`: Barlow Twins' off-diagonal weight
+):  # a function of θ (P,), x (b, C, H, W) normalised, y (b, k) targets, and a seed; to a scalar
     "The loss whose trajectory is followed."
-    def kd(theta, x, y, seed=0): return F.mse_loss(f(theta, x).to(y.dtype), y)
-    def sl(theta, x, y, seed=0): return F.cross_entropy(f(theta, x).to(y.dtype), y)
+
+    def kd(theta, x, y, seed=0):
+        return F.mse_loss(f(theta, x).to(y.dtype), y)
+
+    def sl(theta, x, y, seed=0):
+        return F.cross_entropy(f(theta, x).to(y.dtype), y)
+
     def ssl(theta, x, y, seed=0):
         gen, pixels = generator(seed, 'trajectory views'), denormalise(x, images.mean, images.std)
         z1, z2 = (f(theta, normalise(views(pixels, gen), images.mean, images.std)) for _ in range(2))
         return exactly(lambda a, b: barlow_twins(a, b, lam_bt), z1.to(x.dtype), z2.to(x.dtype))
+
     return dict(kd=kd, sl=sl, ssl=ssl)[known(name, OBJECTIVES, 'objective')]
 
 # %% ../nbs/11_mkdt.ipynb #6266a4b3
-def sgd(theta:Tensor, # parameters (…, P)
-        v:Tensor, # velocity, the same shape; or a zero without momentum
-        g:Tensor, # gradient, the same shape
-        lr, # α: a number or 0-d tensor
-        momentum:float=0., # μ
-        weight_decay:float=0. # w
-       ) -> tuple: # the next θ and v
+def sgd(
+    theta: Tensor,  # parameters (…, P)
+    v: Tensor,  # velocity, the same shape; or a zero without momentum
+    g: Tensor,  # gradient, the same shape
+    lr,  # α: a number or 0-d tensor
+    momentum: float = 0.0,  # μ
+    weight_decay: float = 0.0,  # w
+) -> tuple:  # the next θ and v
     "One step of SGD as PyTorch defines it."
-    v = momentum*v + g + weight_decay*theta
-    return theta - lr*v, v
+    v = momentum * v + g + weight_decay * theta
+    return theta - lr * v, v
 
+# %% ../nbs/11_mkdt.ipynb #0aaee82b
 @torch.no_grad()
-def sgd_(theta:Tensor, v:Tensor, g:Tensor, lr, momentum:float=0., weight_decay:float=0. # as for `sgd`; θ and v are changed
-        ) -> None:
+def sgd_(
+    theta: Tensor,
+    v: Tensor,
+    g: Tensor,
+    lr,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,  # as for `sgd`; θ and v are changed
+) -> None:
     "The same step in place."
     v.mul_(momentum).add_(g).add_(theta, alpha=weight_decay)
     theta.sub_(v, alpha=lr)
 
-def inner_step(loss, # a function of θ
-               theta:Tensor, # (P,), requires grad
-               v:Tensor, # velocity
-               lr, momentum:float=0., weight_decay:float=0., # see `sgd`
-               create_graph:bool=False, # whether the step itself shall be differentiable
-               part:bool=False # whether the loss is this process's part of one that all processes add up
-              ) -> tuple: # the next θ and v
+# %% ../nbs/11_mkdt.ipynb #3713cc45
+def inner_step(
+    loss,  # a function of θ
+    theta: Tensor,  # (P,), requires grad
+    v: Tensor,  # velocity
+    lr,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,  # see `sgd`
+    create_graph: bool = False,  # whether the step itself shall be differentiable
+    part: bool = False,  # whether the loss is this process's part of one that all processes add up
+) -> tuple:  # the next θ and v
     "One step of SGD on a loss (eq. 8)."
-    g, = torch.autograd.grad(loss(theta), theta, create_graph=create_graph)
+    (g,) = torch.autograd.grad(loss(theta), theta, create_graph=create_graph)
     return sgd(theta, v, summed(g) if part else g, lr, momentum, weight_decay)
 
 # %% ../nbs/11_mkdt.ipynb #1f1ae443
-def unrolled(theta:Tensor, # θ_t*, where the walk starts (P,)
-             X:Tensor, Y:Tensor, lr:Tensor, # X_s (m, C, H, W), Y_s (m, k), α_syn ()
-             batches:list, # N index tensors: the mini-batch of each step
-             loss, # a function of θ, x, y and the step's number
-             outer, # a function of the last θ: eq. 4
-             momentum:float=0., weight_decay:float=0. # of the walk
-            ) -> tuple: # eq. 4, and its gradients with respect to X, Y and lr
+def unrolled(
+    theta: Tensor,  # θ_t*, where the walk starts (P,)
+    X: Tensor,
+    Y: Tensor,
+    lr: Tensor,  # X_s (m, C, H, W), Y_s (m, k), α_syn ()
+    batches: list,  # N index tensors: the mini-batch of each step
+    loss,  # a function of θ, x, y and the step's number
+    outer,  # a function of the last θ: eq. 4
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,  # of the walk
+) -> tuple:  # eq. 4, and its gradients with respect to X, Y and lr
     "The gradient of a walk from the graph of all its steps: memory grows with N."
     X, Y, lr, theta = (t.detach().requires_grad_() for t in (X, Y, lr, theta))
     v = torch.zeros_like(theta)
     for n, i in enumerate(batches):
-        theta, v = inner_step(lambda th: loss(th, X[i], Y[i], n), theta, v, lr, momentum, weight_decay, create_graph=True)
+        theta, v = inner_step(
+            lambda th: loss(th, X[i], Y[i], n), theta, v, lr, momentum, weight_decay, create_graph=True
+        )
     value = outer(theta)
     return value.detach(), torch.autograd.grad(value, (X, Y, lr), allow_unused=True, materialize_grads=True)
 
 # %% ../nbs/11_mkdt.ipynb #16fa6d61
-def sweep(theta:Tensor, X:Tensor, Y:Tensor, lr:Tensor, batches:list, loss, outer, momentum:float=0., weight_decay:float=0., # as for `unrolled`
-          keep:int=0, # graphs to keep rather than rebuild: time for memory
-          every:int=2 # keep one place in so many, and walk to the others again: memory for time
-         ) -> tuple: # eq. 4, and its gradients with respect to X, Y and lr
+def sweep(
+    theta: Tensor,
+    X: Tensor,
+    Y: Tensor,
+    lr: Tensor,
+    batches: list,
+    loss,
+    outer,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,  # as for `unrolled`
+    keep: int = 0,  # graphs to keep rather than rebuild: time for memory
+    every: int = 2,  # keep one place in so many, and walk to the others again: memory for time
+) -> tuple:  # eq. 4, and its gradients with respect to X, Y and lr
     "The same gradient from the places the walk went through: one step's graph at a time, and N/every + every parameter vectors."
     walk = Walk(X, Y, lr, batches, loss, momentum, weight_decay, every)
     end = walk.forward(theta, max(1, keep))
@@ -103,8 +158,8 @@ def sweep(theta:Tensor, X:Tensor, Y:Tensor, lr:Tensor, batches:list, loss, outer
     grads = [torch.zeros_like(t) for t in (X, Y, lr)]
     for n in reversed(range(len(batches))):
         leaves, outs = walk.kept.pop(n) if n in walk.kept else walk.graph(n, *walk.place(n))
-        outs = outs if momentum else outs[:1]              # without momentum, v is not carried on
-        back = [torch.zeros_like(o) if g is None else g/world().size for g, o in zip(adjoint, outs)]
+        outs = outs if momentum else outs[:1]  # without momentum, v is not carried on
+        back = [torch.zeros_like(o) if g is None else g / world().size for g, o in zip(adjoint, outs)]
         a, gx, gy, gl, b = torch.autograd.grad(outs, leaves, back, allow_unused=True, materialize_grads=True)
         all_sum(*(adjoint := [a, b]))
         mine = world().share(batches[n])
@@ -117,153 +172,221 @@ def sweep(theta:Tensor, X:Tensor, Y:Tensor, lr:Tensor, batches:list, loss, outer
 # %% ../nbs/11_mkdt.ipynb #14d77c2d
 class Walk:
     "A student's steps on synthetic images: where it was before each, (θ, v), and the graph of any one step."
-    def __init__(self, X:Tensor, Y:Tensor, lr:Tensor, batches:list, loss, momentum:float, weight_decay:float, every:int # see `sweep`
-                ):
-        self.X, self.Y, self.lr, self.batches, self.loss, self.how, self.every = X, Y, lr, batches, loss, (momentum, weight_decay), every
+
+    def __init__(
+        self,
+        X: Tensor,
+        Y: Tensor,
+        lr: Tensor,
+        batches: list,
+        loss,
+        momentum: float,
+        weight_decay: float,
+        every: int,  # see `sweep`
+    ):
+        self.X, self.Y, self.lr, self.batches, self.loss, self.how, self.every = (
+            X,
+            Y,
+            lr,
+            batches,
+            loss,
+            (momentum, weight_decay),
+            every,
+        )
         self.places, self.kept = {}, {}
 
-    def part(self, n:int) -> tuple: # indices, and what their mean loss counts
+    def part(self, n: int) -> tuple:  # indices, and what their mean loss counts
         "This process's share of step n's mini-batch."
         i = world().share(self.batches[n])
-        return i, len(i)/len(self.batches[n])
+        return i, len(i) / len(self.batches[n])
 
-    def step(self, n:int, theta:Tensor, v:Tensor) -> tuple: # the next θ and v
+    def step(self, n: int, theta: Tensor, v: Tensor) -> tuple:  # the next θ and v
         "Step n, without a graph."
         i, w = self.part(n)
-        theta, new = inner_step(lambda t: w*self.loss(t, self.X[i], self.Y[i], n), theta.detach().requires_grad_(), v, self.lr, *self.how, part=True)
+        theta, new = inner_step(
+            lambda t: w * self.loss(t, self.X[i], self.Y[i], n),
+            theta.detach().requires_grad_(),
+            v,
+            self.lr,
+            *self.how,
+            part=True,
+        )
         return theta.detach(), new.detach() if self.how[0] else v
 
-    def graph(self, n:int, theta:Tensor, v:Tensor) -> tuple: # what it depends on, and the next θ and v
+    def graph(self, n: int, theta: Tensor, v: Tensor) -> tuple:  # what it depends on, and the next θ and v
         "Step n, differentiable in θ, x, y, α and v."
         i, w = self.part(n)
         th, x, y, l, v = leaves = [t.detach().requires_grad_() for t in (theta, self.X[i], self.Y[i], self.lr, v)]
-        return leaves, inner_step(lambda t: w*self.loss(t, x, y, n), th, v, l, *self.how, create_graph=True, part=True)
+        return leaves, inner_step(
+            lambda t: w * self.loss(t, x, y, n), th, v, l, *self.how, create_graph=True, part=True
+        )
 
-    def forward(self, theta:Tensor, keep:int) -> Tensor: # where it ends
+    def forward(self, theta: Tensor, keep: int) -> Tensor:  # where it ends
         "All steps, keeping one place in `every` and the graphs of the last `keep`."
         N, theta = len(self.batches), theta.detach()
         v = torch.zeros_like(theta) if self.how[0] else theta.new_zeros(())
         for n in range(N):
-            if n % self.every == 0: self.places[n] = theta, v
-            if n < N - keep: theta, v = self.step(n, theta, v)
+            if n % self.every == 0:
+                self.places[n] = theta, v
+            if n < N - keep:
+                theta, v = self.step(n, theta, v)
             else:
                 self.kept[n] = self.graph(n, theta, v)
                 theta, v = self.kept[n][1][0].detach(), self.kept[n][1][1].detach() if self.how[0] else v
         return theta
 
-    def place(self, n:int) -> tuple: # (θ, v) before step n; asked for in descending order
+    def place(self, n: int) -> tuple:  # (θ, v) before step n; asked for in descending order
         "Where it was, walked to again from the last place kept if need be."
         for j in range(n - n % self.every, n):
-            if j + 1 not in self.places: self.places[j + 1] = self.step(j, *self.places[j])
+            if j + 1 not in self.places:
+                self.places[j + 1] = self.step(j, *self.places[j])
         return self.places.pop(n)
 
 # %% ../nbs/11_mkdt.ipynb #7529f987
-def graph_mib(build # a function that builds a graph and returns something that keeps it alive
-             ) -> float: # MiB
+def graph_mib(
+    build,  # a function that builds a graph and returns something that keeps it alive
+) -> float:  # MiB
     "What autograd saves while `build` runs, each storage counted once."
     seen = {}
+
     def pack(t):
-        seen[t.untyped_storage()._cdata] = t.untyped_storage().nbytes()         # the storage itself: on the meta device none has an address
+        seen[t.untyped_storage()._cdata] = (
+            t.untyped_storage().nbytes()
+        )  # the storage itself: on the meta device none has an address
         return t
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): alive = build()
-    return sum(seen.values())/2**20 if alive is not None else 0.
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        alive = build()
+    return sum(seen.values()) / 2**20 if alive is not None else 0.0
 
 # %% ../nbs/11_mkdt.ipynb #33de3d90
 @dataclass(frozen=True)
 class ExpertConfig:
     "How the expert students are trained (MKDT, A.1; batch, width and norm, which it does not state, are those usual in the field)."
-    experts:int = 100 # K
-    epochs:int = 20 # T
-    batch:int = 256
-    lr:float = .1
-    momentum:float = .9
-    weight_decay:float = 1e-4
-    net:str = 'convnet' # one of `nets.NETS`
-    widths:tuple|None = (128, 128, 128) # depth 3 for CIFAR, 4 for Tiny-ImageNet; `auto_widths` if None
-    norm:str = 'instance' # `instance`, `group` or `none`
-    objective:str = 'kd' # one of `OBJECTIVES`
-    views:Views = PHOTO_VIEWS # for the objective `ssl`
-    half:bool = False # store snapshots in half precision
-    same_start:bool = False # all from one initialisation, as for Figure 1a
 
-    def student(self, images:Images, k:int, seed:int=0): # for such images, with k outputs, from a seed
+    experts: int = 100  # K
+    epochs: int = 20  # T
+    batch: int = 256
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    net: str = 'convnet'  # one of `nets.NETS`
+    widths: tuple | None = (128, 128, 128)  # depth 3 for CIFAR, 4 for Tiny-ImageNet; `auto_widths` if None
+    norm: str = 'instance'  # `instance`, `group` or `none`
+    objective: str = 'kd'  # one of `OBJECTIVES`
+    views: Views = PHOTO_VIEWS  # for the objective `ssl`
+    half: bool = False  # store snapshots in half precision
+    same_start: bool = False  # all from one initialisation, as for Figure 1a
+
+    def student(self, images: Images, k: int, seed: int = 0):  # for such images, with k outputs, from a seed
         "A fresh student, on the CPU."
         return make_net(self.net, images.x.shape[1], images.x.shape[2:], k, seed, widths=self.widths, norm=self.norm)
 
 # %% ../nbs/11_mkdt.ipynb #7185defa
 class Trajectories:
     "Expert snapshots on disk: `get(i, t)` is θ_t* of expert i."
-    def __init__(self,
-                 folder:Path, # where they are
-                 cfg:ExpertConfig # how they were made
-                ): self.folder, self.cfg, self.seed, self.run = Path(folder), cfg, None, None
 
-    def file(self, i:int, t:int) -> Path: # expert, epoch
+    def __init__(
+        self,
+        folder: Path,  # where they are
+        cfg: ExpertConfig,  # how they were made
+    ):
+        self.folder, self.cfg, self.seed, self.run = Path(folder), cfg, None, None
+
+    def file(self, i: int, t: int) -> Path:  # expert, epoch
         "The file of one snapshot."
-        return self.folder/f'expert-{i:03d}'/f'epoch-{t:03d}.safetensors'
+        return self.folder / f'expert-{i:03d}' / f'epoch-{t:03d}.safetensors'
 
-    def put(self, i:int, t:int, theta:Tensor): # expert, epoch, parameters (P,)
+    def put(self, i: int, t: int, theta: Tensor):  # expert, epoch, parameters (P,)
         "Write one snapshot, whole or not at all."
         kept = theta.detach().cpu().to(torch.float16 if self.cfg.half else torch.float32)
-        with atomic(self.file(i, t)) as p: save_file({'theta': kept.clone()}, p)      # cloned: training goes on in place
+        with atomic(self.file(i, t)) as p:
+            save_file({'theta': kept.clone()}, p)  # cloned: training goes on in place
 
-    def get(self, i:int, t:int, device='cpu') -> Tensor: # expert, epoch, where to; float32 (P,)
+    def get(self, i: int, t: int, device='cpu') -> Tensor:  # expert, epoch, where to; float32 (P,)
         "One snapshot."
-        with safe_open(str(self.file(i, t)), 'pt') as f: return to_device(f.get_tensor('theta').float(), device)
+        with safe_open(str(self.file(i, t)), 'pt') as f:
+            return to_device(f.get_tensor('theta').float(), device)
 
 # %% ../nbs/11_mkdt.ipynb #98dcfcf0
 class ExpertTask:
     "Training of all experts, one group after the other, a `Task` for `run`; a step is one mini-batch for each of the group."
+
     hint = 'Lower the experts\' `lr`.'
-    def __init__(self,
-                 images:Images, # X_t
-                 Y:Tensor, # what the objective wants of them (n, k): teacher targets, or one-hot labels
-                 cfg:ExpertConfig, # how
-                 seed:int, # of weights and batches
-                 to:Trajectories, # where snapshots go
-                 at_once:int=8, # experts that advance side by side; several processes share them
-                 stacked:bool=False # compute them with `vmap`, not one by one
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t
+        Y: Tensor,  # what the objective wants of them (n, k): teacher targets, or one-hot labels
+        cfg: ExpertConfig,  # how
+        seed: int,  # of weights and batches
+        to: Trajectories,  # where snapshots go
+        at_once: int = 8,  # experts that advance side by side; several processes share them
+        stacked: bool = False,  # compute them with `vmap`, not one by one
+    ):
         need(at_once >= 1, 'at_once', at_once, 'at least 1')
-        need(not stacked or cfg.objective != 'ssl', 'stacked', True, 'random views are drawn for one expert at a time; leave it out for the objective ssl')
-        self.images, self.Y, self.cfg, self.seed, self.to, self.device, self.t, self.stacked = images, Y, cfg, seed, to, images.x.device, 0, stacked
-        self.per_epoch = len(images)//min(cfg.batch, len(images))                     # the ragged end of an epoch is dropped
+        need(
+            not stacked or cfg.objective != 'ssl',
+            'stacked',
+            True,
+            'random views are drawn for one expert at a time; leave it out for the objective ssl',
+        )
+        self.images, self.Y, self.cfg, self.seed, self.to, self.device, self.t, self.stacked = (
+            images,
+            Y,
+            cfg,
+            seed,
+            to,
+            images.x.device,
+            0,
+            stacked,
+        )
+        self.per_epoch = len(images) // min(cfg.batch, len(images))  # the ragged end of an epoch is dropped
         self.at_once = min(at_once, cfg.experts)
         self.f = Functional(self.net(0).to(self.device))
         self.loss = objective(cfg.objective, self.f, images, cfg.views)
-        if not stacked and cfg.objective != 'ssl': self.loss = compiled(self.loss)
-        self.group = cfg.epochs*self.per_epoch                                        # steps a group takes
-        self.steps = -(-cfg.experts//self.at_once)*self.group
+        if not stacked and cfg.objective != 'ssl':
+            self.loss = compiled(self.loss)
+        self.group = cfg.epochs * self.per_epoch  # steps a group takes
+        self.steps = -(-cfg.experts // self.at_once) * self.group
 
-    def net(self, i:int): # which expert
+    def net(self, i: int):  # which expert
         "Expert i as it starts."
-        return self.cfg.student(self.images, self.Y.shape[1], seed_of(self.seed, 'expert', 0 if self.cfg.same_start else i))
+        return self.cfg.student(
+            self.images, self.Y.shape[1], seed_of(self.seed, 'expert', 0 if self.cfg.same_start else i)
+        )
 
     def begin(self):
         "Start the next group: weights, velocities, batches."
-        first = self.t//self.group*self.at_once
+        first = self.t // self.group * self.at_once
         self.members = range(first, min(first + self.at_once, self.cfg.experts))
-        self.mine = world().share(range(len(self.members)))                           # rows that this process advances
-        self.theta = torch.stack([flat(self.net(i)) for i in self.members]).to(self.device)      # (experts, P)
+        self.mine = world().share(range(len(self.members)))  # rows that this process advances
+        self.theta = torch.stack([flat(self.net(i)) for i in self.members]).to(self.device)  # (experts, P)
         self.v = torch.zeros_like(self.theta)
-        self.batches = {j: Batches(len(self.images), self.cfg.batch, self.seed, 'expert batches', self.members[j]) for j in self.mine}
+        self.batches = {
+            j: Batches(len(self.images), self.cfg.batch, self.seed, 'expert batches', self.members[j])
+            for j in self.mine
+        }
 
     def put_together(self):
         "Bring the rows that other processes advance up to date."
-        if world().size == 1: return
+        if world().size == 1:
+            return
         others = [j for j in range(len(self.members)) if j not in self.mine]
-        for t in (self.theta, self.v): t[others] = 0
+        for t in (self.theta, self.v):
+            t[others] = 0
         all_sum(self.theta, self.v)
 
-    def snapshot(self, epoch:int):
+    def snapshot(self, epoch: int):
         "Write where the group is."
         self.put_together()
         if world().rank == 0:
-            for i, th in zip(self.members, self.theta): self.to.put(i, epoch, th)
+            for i, th in zip(self.members, self.theta):
+                self.to.put(i, epoch, th)
 
 # %% ../nbs/11_mkdt.ipynb #581b90f8
 @patch
-def step(self:ExpertTask) -> dict:
+def step(self: ExpertTask) -> dict:
     "One mini-batch for each expert of the group (eq. 7)."
     at = self.t % self.group
     if at == 0:
@@ -273,11 +396,15 @@ def step(self:ExpertTask) -> dict:
     loss = sum((self.advance(r, at) for r in rows if r), torch.zeros((), device=self.device))
     all_sum(loss)
     self.t += 1
-    if (at + 1) % self.per_epoch == 0: self.snapshot((at + 1)//self.per_epoch)
-    return dict(loss=loss/len(self.members))
+    if (at + 1) % self.per_epoch == 0:
+        self.snapshot((at + 1) // self.per_epoch)
+    return dict(loss=loss / len(self.members))
 
+# %% ../nbs/11_mkdt.ipynb #5c588138
 @patch
-def advance(self:ExpertTask, rows:list, at:int) -> Tensor: # which rows of θ, the step in their training; the sum of their losses
+def advance(
+    self: ExpertTask, rows: list, at: int
+) -> Tensor:  # which rows of θ, the step in their training; the sum of their losses
     "A mini-batch for some of the group: for one, or with `vmap` for all of these."
     idx = to_device(torch.stack([self.batches[j].next() for j in rows]), self.device)  # (experts, batch)
     x, y = (t.unflatten(0, idx.shape) for t in (self.images.normalised(idx.flatten()), self.Y[idx.flatten()]))
@@ -286,167 +413,234 @@ def advance(self:ExpertTask, rows:list, at:int) -> Tensor: # which rows of θ, t
         g, loss = torch.func.vmap(torch.func.grad_and_value(self.loss))(self.theta[rows], x, y)
         self.theta[rows], self.v[rows] = sgd(self.theta[rows], self.v[rows], g, *how)
     else:
-        row, = rows
+        (row,) = rows
         th = self.theta[row].detach().requires_grad_()
         loss = self.loss(th, x[0], y[0], seed_of(self.seed, 'expert views', self.members[row], at))
         sgd_(self.theta[row], self.v[row], torch.autograd.grad(loss, th)[0], *how)
     return loss.detach().sum()
 
+# %% ../nbs/11_mkdt.ipynb #961a7b65
 @patch
-def state_dict(self:ExpertTask) -> dict:
+def state_dict(self: ExpertTask) -> dict:
     "Where the group under way stands; finished snapshots are files, and batches follow from the seed."
     self.put_together()
     return dict(t=self.t, theta=self.theta, v=self.v)
 
+# %% ../nbs/11_mkdt.ipynb #c81c4fbd
 @patch
-def load_state_dict(self:ExpertTask, s:dict): # from `state_dict`
+def load_state_dict(self: ExpertTask, s: dict):  # from `state_dict`
     "Go on from there."
-    self.t = max(0, s['t'] - 1)                                                       # the group that made the last step
+    self.t = max(0, s['t'] - 1)  # the group that made the last step
     self.begin()
     self.t, self.theta, self.v = s['t'], s['theta'].to(self.device), s['v'].to(self.device)
     for b in self.batches.values():
-        for _ in range(self.t - (self.t - 1)//self.group*self.group): b.next()        # as far as they were
+        for _ in range(self.t - (self.t - 1) // self.group * self.group):
+            b.next()  # as far as they were
 
 # %% ../nbs/11_mkdt.ipynb #0b281c09
-def experts(images:Images, # X_t; labels are looked at for the objective `sl` only
-            teacher:Teacher|None, # f_T; the objective `sl` can do without
-            cfg:ExpertConfig, # how
-            seed:int=0, # of weights and batches
-            out:Path|None=None, # folder for the snapshots; a temporary one if None
-            at_once:int=8, stacked:bool=False, # see `ExpertTask`
-            **kwargs # for `run`
-           ) -> Trajectories:
+def experts(
+    images: Images,  # X_t; labels are looked at for the objective `sl` only
+    teacher: Teacher | None,  # f_T; the objective `sl` can do without
+    cfg: ExpertConfig,  # how
+    seed: int = 0,  # of weights and batches
+    out: Path | None = None,  # folder for the snapshots; a temporary one if None
+    at_once: int = 8,
+    stacked: bool = False,  # see `ExpertTask`
+    **kwargs,  # for `run`
+) -> Trajectories:
     "Train the experts, or take up or read those in `out`."
     check_experts(images, cfg)
     need(out or world().size == 1, 'out', out, 'several processes need a folder that all of them see')
     tmp = None if out else tempfile.TemporaryDirectory()
     to = Trajectories(out or tmp.name, cfg)
-    to.tmp = tmp                                           # lives as long as what refers to it
+    to.tmp = tmp  # lives as long as what refers to it
     Y = wanted(images, teacher, cfg.objective)
     task = ExpertTask(images, Y, cfg, seed, to, at_once, stacked)
-    config = dict(**asdict(cfg), images=images.hash, **learned_from(images, teacher, cfg.objective), at_once=task.at_once)
+    config = dict(
+        **asdict(cfg), images=images.hash, **learned_from(images, teacher, cfg.objective), at_once=task.at_once
+    )
     to.seed, to.run = seed, run(task, task.steps, out, name='experts', config=config, seed=seed, **kwargs)
     return to
 
-def wanted(images:Images, teacher:Teacher|None, objective:str='kd' # X_t, f_T, one of `OBJECTIVES`
-          ) -> Tensor: # (n, k)
+# %% ../nbs/11_mkdt.ipynb #f65c0449
+def wanted(
+    images: Images,
+    teacher: Teacher | None,
+    objective: str = 'kd',  # X_t, f_T, one of `OBJECTIVES`
+) -> Tensor:  # (n, k)
     "What an objective wants a network to say of real images: teacher targets, or one-hot labels."
-    if objective != 'sl': return teacher.targets(images)
+    if objective != 'sl':
+        return teacher.targets(images)
     need(images.y is not None, 'objective', 'sl', 'learns labels, and these images have none')
     return F.one_hot(images.y.long(), max(len(images.classes), int(images.y.max()) + 1)).float()
 
-def learned_from(images:Images, teacher:Teacher|None, objective:str # as for `wanted`
-                ) -> dict: # JSON
+# %% ../nbs/11_mkdt.ipynb #0f141c67
+def learned_from(
+    images: Images,
+    teacher: Teacher | None,
+    objective: str,  # as for `wanted`
+) -> dict:  # JSON
     "What trajectories depend on besides the images, for their records."
     return dict(teacher=teacher and teacher.hash(), **(dict(label_hash=images.label_hash) if objective == 'sl' else {}))
 
-def check_experts(images:Images, cfg:ExpertConfig # X_t, the settings
-                 ) -> None:
+# %% ../nbs/11_mkdt.ipynb #10e95ade
+def check_experts(
+    images: Images,
+    cfg: ExpertConfig,  # X_t, the settings
+) -> None:
     "Raise `BadInput` if experts cannot be trained like this."
-    for k in ('experts', 'epochs', 'batch'): need(getattr(cfg, k) >= 1, k, getattr(cfg, k), 'at least 1')
+    for k in ('experts', 'epochs', 'batch'):
+        need(getattr(cfg, k) >= 1, k, getattr(cfg, k), 'at least 1')
     known(cfg.objective, OBJECTIVES, 'objective')
     known(cfg.norm, ('instance', 'group', 'none'), 'norm')
-    with torch.device('meta'): cfg.student(images, 1)
+    with torch.device('meta'):
+        cfg.student(images, 1)
 
 # %% ../nbs/11_mkdt.ipynb #60e88d30
-CONV4 = ExpertConfig(widths=(128,)*4)
-PAPER = {'cifar10': dict(), 'cifar100': dict(max_start_epoch=2),
-         'tinyimagenet': dict(m=2000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4),
-         'cifar10-5%': dict(m=2500, lr_x=1e4), 'cifar100-5%': dict(m=2500, lr_x=1e4),
-         'tinyimagenet-5%': dict(m=5000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4)}
+CONV4 = ExpertConfig(widths=(128,) * 4)
+PAPER = {
+    'cifar10': dict(),
+    'cifar100': dict(max_start_epoch=2),
+    'tinyimagenet': dict(m=2000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4),
+    'cifar10-5%': dict(m=2500, lr_x=1e4),
+    'cifar100-5%': dict(m=2500, lr_x=1e4),
+    'tinyimagenet-5%': dict(m=5000, syn_steps=10, max_start_epoch=2, lr_x=1e5, experts=CONV4),
+}
+
 
 @dataclass(frozen=True)
 class MKDT(Method):
     "Everything MKDT depends on but the seed, the images and the teacher."
-    name, papers, divided = 'mkdt', PAPER, True # `papers`: for 2 % (Table 8) and 5 % (Table 9) of a data set
-    options = 'to', 'at_once', 'memory_budget' # of `start`
-    m:int = 1000 # synthetic images
-    steps:int = 5000 # S: outer iterations (A.1)
-    syn_steps:int = 40 # N: inner steps (Table 8)
-    expert_epochs:int = 2 # M: from start to target (Table 8)
-    max_start_epoch:int = 5 # T⁺ (Table 8)
-    batch:int = 256 # synthetic images in an inner step (A.1)
-    optimiser:str = 'sgd' # of X_s and Y_s: `sgd` (A.1), or `adam`
-    lr_x:float = 1e3 # of the pixels (Table 8)
-    lr_y:float = 1. # of the targets, if they are learned (the code's)
-    momentum:float = .5 # of `sgd` (A.1)
-    lr_syn:float = .1 # α_syn at the start (A.1)
-    lr_lr:float = 1e-4 # of α_syn, by SGD with `momentum` (A.1)
-    problems:int = 1 # walks in one step, whose gradients are averaged; several processes share them
-    decay:float = 1. # share of `lr_x` and `lr_y` that is left at the end of a linear decay; 1: none
-    learn_y:bool = False # True: Y_s is optimised too (the code's)
-    init:str = 'highloss' # where X_s starts: `highloss` (4.2), `random`, or `kmeans`
-    include_last:bool = True # start epochs 0 to T⁺ (4.2); False: up to T⁺ − 1 (the code's)
-    guard:float = 10. # a pixel gradient so many times the usual is scaled down to that; 0: never
-    experts:ExpertConfig = ExpertConfig()
+
+    name, papers, divided = 'mkdt', PAPER, True  # `papers`: for 2 % (Table 8) and 5 % (Table 9) of a data set
+    options = 'to', 'at_once', 'memory_budget'  # of `start`
+    m: int = 1000  # synthetic images
+    steps: int = 5000  # S: outer iterations (A.1)
+    syn_steps: int = 40  # N: inner steps (Table 8)
+    expert_epochs: int = 2  # M: from start to target (Table 8)
+    max_start_epoch: int = 5  # T⁺ (Table 8)
+    batch: int = 256  # synthetic images in an inner step (A.1)
+    optimiser: str = 'sgd'  # of X_s and Y_s: `sgd` (A.1), or `adam`
+    lr_x: float = 1e3  # of the pixels (Table 8)
+    lr_y: float = 1.0  # of the targets, if they are learned (the code's)
+    momentum: float = 0.5  # of `sgd` (A.1)
+    lr_syn: float = 0.1  # α_syn at the start (A.1)
+    lr_lr: float = 1e-4  # of α_syn, by SGD with `momentum` (A.1)
+    problems: int = 1  # walks in one step, whose gradients are averaged; several processes share them
+    decay: float = 1.0  # share of `lr_x` and `lr_y` that is left at the end of a linear decay; 1: none
+    learn_y: bool = False  # True: Y_s is optimised too (the code's)
+    init: str = 'highloss'  # where X_s starts: `highloss` (4.2), `random`, or `kmeans`
+    include_last: bool = True  # start epochs 0 to T⁺ (4.2); False: up to T⁺ − 1 (the code's)
+    guard: float = 10.0  # a pixel gradient so many times the usual is scaled down to that; 0: never
+    experts: ExpertConfig = ExpertConfig()
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=70 # outer iterations
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 70,  # outer iterations
+    ):  # the settings
         "For a laptop: a few narrow experts, Adam, learned targets."
         few = ExpertConfig(experts=6, epochs=10, batch=64, widths=None)
-        return cls(m=m, steps=steps, syn_steps=20, max_start_epoch=6, optimiser='adam', lr_x=.05, lr_y=.03, lr_syn=.2, lr_lr=1e-2,
-                   learn_y=True, init='random', experts=few)
+        return cls(
+            m=m,
+            steps=steps,
+            syn_steps=20,
+            max_start_epoch=6,
+            optimiser='adam',
+            lr_x=0.05,
+            lr_y=0.03,
+            lr_syn=0.2,
+            lr_lr=1e-2,
+            learn_y=True,
+            init='random',
+            experts=few,
+        )
 
-    def check(self, images:Images # X_t
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         check_m(self.m, len(images), images.name)
         check_experts(images, self.experts)
-        for key in ('syn_steps', 'problems', 'expert_epochs'): need(getattr(self, key) >= 1, key, getattr(self, key), 'at least 1')
+        for key in ('syn_steps', 'problems', 'expert_epochs'):
+            need(getattr(self, key) >= 1, key, getattr(self, key), 'at least 1')
         n = world().size
         alone = f'Barlow Twins cannot divide a mini-batch; give each of the {n} processes a walk of its own'
         need(self.experts.objective != 'ssl' or self.problems >= n, 'problems', self.problems, alone)
-        if self.problems < n: enough(min(self.m, self.batch))
+        if self.problems < n:
+            enough(min(self.m, self.batch))
         M, T = self.expert_epochs, self.experts.epochs
         right = f'from 0, and with expert_epochs={M} at most {T - M}, because experts have {T} epochs'
         need(0 <= self.max_start_epoch <= T - M, 'max_start_epoch', self.max_start_epoch, right)
         known(self.optimiser, ('sgd', 'adam'), 'optimiser')
         known(self.init, ('highloss', 'random', 'kmeans'), 'init')
 
-    def start(self, images:Images, # X_t
-              teacher:Teacher|None, # f_T; the objective `sl` can do without
-              seed:int=0, # of everything random
-              out:Path|None=None, # folder for the experts, if they have no other
-              shared:Path|None=None, # folder for experts that sets of all sizes share
-              to:Trajectories|None=None, # experts that were trained before
-              at_once:int=8, # experts that advance side by side; see `ExpertTask`
-              memory_budget:float|None=None, # see `MKDTTask`
-              show:bool=True, # progress bars
-              precision:str='float32', # one of `core.PRECISIONS`
-              checkpoint_steps:int|None=None, # see `run`
-              **kwargs # not used
-             ): # an `MKDTTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher: Teacher | None,  # f_T; the objective `sl` can do without
+        seed: int = 0,  # of everything random
+        out: Path | None = None,  # folder for the experts, if they have no other
+        shared: Path | None = None,  # folder for experts that sets of all sizes share
+        to: Trajectories | None = None,  # experts that were trained before
+        at_once: int = 8,  # experts that advance side by side; see `ExpertTask`
+        memory_budget: float | None = None,  # see `MKDTTask`
+        show: bool = True,  # progress bars
+        precision: str = 'float32',  # one of `core.PRECISIONS`
+        checkpoint_steps: int | None = None,  # see `run`
+        **kwargs,  # not used
+    ):  # an `MKDTTask`
         "Algorithm 1, ready to run, after the training of the experts."
-        need(to is None or to.cfg == self.experts, 'to', to and to.cfg, f'the settings want experts made otherwise: {self.experts}')
-        folder, more = out and Path(out)/'experts', dict(at_once=at_once, checkpoint_steps=checkpoint_steps)
+        need(
+            to is None or to.cfg == self.experts,
+            'to',
+            to and to.cfg,
+            f'the settings want experts made otherwise: {self.experts}',
+        )
+        folder, more = out and Path(out) / 'experts', dict(at_once=at_once, checkpoint_steps=checkpoint_steps)
         if shared:
             about = learned_from(images, teacher, self.experts.objective)
-            folder, more = Path(shared)/f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}', {}
+            folder, more = (
+                Path(shared) / f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}',
+                {},
+            )
         to = to or experts(images, teacher, self.experts, seed, folder, show=show, precision=precision, **more)
         return self.task(images, teacher, to, self, seed, memory_budget)
 
-    def task(self, *args): # see `MKDTTask`
+    def task(self, *args):  # see `MKDTTask`
         "What runs."
         return MKDTTask(*args)
 
-    def config(self, images:Images, teacher:Teacher|None, task # see `Method`
-              ) -> dict: # JSON
+    def config(
+        self,
+        images: Images,
+        teacher: Teacher | None,
+        task,  # see `Method`
+    ) -> dict:  # JSON
         "The settings, what the experts learned from, and what the rounding depends on."
         about = learned_from(images, teacher, self.experts.objective)
-        budget = 256. if task.budget is None and images.x.device.type == 'cpu' else task.budget
+        budget = 256.0 if task.budget is None and images.x.device.type == 'cpu' else task.budget
         return dict(**asdict(self), source=images.describe(), **about, memory_budget=budget, experts_seed=task.to.seed)
 
-    def finish(self, d:Distilled, task, out:Path|None # see `Method`
-              ) -> Distilled:
+    def finish(
+        self,
+        d: Distilled,
+        task,
+        out: Path | None,  # see `Method`
+    ) -> Distilled:
         "What it took, with the experts; each run's own time is in its record."
-        if task.to.run: d.run = replace(d.run, seconds=d.run.seconds + task.to.run.seconds)
+        if task.to.run:
+            d.run = replace(d.run, seconds=d.run.seconds + task.to.run.seconds)
         return d
 
-    def outputs(self, images:Images, net=None # X_t, the teacher's network
-               ) -> int:
+    def outputs(
+        self,
+        images: Images,
+        net=None,  # X_t, the teacher's network
+    ) -> int:
         "How many outputs its networks have."
         return getattr(net, 'dim', 512)
 
@@ -457,45 +651,56 @@ paper, tiny = MKDT.paper, MKDT.tiny
 @dataclass(frozen=True)
 class MKDTFixed(MKDT):
     "MKDT with targets held fixed, as the paper has it, in the small settings too."
+
     name = 'mkdt-fixed'
+
     @classmethod
-    def tiny(cls, m:int=20, steps:int=70): # see `MKDT`
+    def tiny(cls, m: int = 20, steps: int = 70):  # see `MKDT`
         "MKDT's, without learned targets."
         return replace(super().tiny(m, steps), learn_y=False)
 
+# %% ../nbs/11_mkdt.ipynb #da9a963f
 @dataclass(frozen=True)
 class MTTSSL(MKDT):
     "Trajectories of Barlow Twins, with targets held fixed (Appendix F)."
+
     name = 'mtt-ssl'
-    @classmethod
-    def tiny(cls, m:int=20, steps:int=70): # see `MKDT`
-        "MKDT's, with half as many inner steps: one on two views takes twice as long."
-        cfg = super().tiny(m, steps)
-        return replace(cfg.of_views(), syn_steps=cfg.syn_steps//2, learn_y=False)
 
     @classmethod
-    def paper(cls, data:str|None=None, m:int|None=None): # see `Method`
+    def tiny(cls, m: int = 20, steps: int = 70):  # see `MKDT`
+        "MKDT's, with half as many inner steps: one on two views takes twice as long."
+        cfg = super().tiny(m, steps)
+        return replace(cfg.of_views(), syn_steps=cfg.syn_steps // 2, learn_y=False)
+
+    @classmethod
+    def paper(cls, data: str | None = None, m: int | None = None):  # see `Method`
         "MKDT's, for the other objective."
         return super().paper(data, m).of_views()
 
     @classmethod
-    def settings(cls, images:Images, preset:str='tiny', m:int|None=None, steps:int|None=None): # see `Method`
+    def settings(
+        cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
+    ):  # see `Method`
         "With views that suit the images."
-        cfg, views = super().settings(images, preset, m, steps), tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views
+        cfg, views = (
+            super().settings(images, preset, m, steps),
+            tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views,
+        )
         return replace(cfg, experts=replace(cfg.experts, views=views))
 
-    def of_views(self): # the settings
+    def of_views(self):  # the settings
         "Smaller rates: Barlow Twins sums where the MSE takes means."
-        e = replace(self.experts, objective='ssl', lr=self.experts.lr*.01)
-        return replace(self, experts=e, lr_syn=self.lr_syn*.01, lr_lr=self.lr_lr*.01**2)
+        e = replace(self.experts, objective='ssl', lr=self.experts.lr * 0.01)
+        return replace(self, experts=e, lr_syn=self.lr_syn * 0.01, lr_lr=self.lr_lr * 0.01**2)
 
 # %% ../nbs/11_mkdt.ipynb #9f8b7cb8
 @torch.no_grad()
-def expert_losses(images:Images, # X_t
-                  Y:Tensor, # their targets (n, k)
-                  to:Trajectories, # the experts
-                  epoch:int=1 # after which epoch
-                 ) -> Tensor: # (n,)
+def expert_losses(
+    images: Images,  # X_t
+    Y: Tensor,  # their targets (n, k)
+    to: Trajectories,  # the experts
+    epoch: int = 1,  # after which epoch
+) -> Tensor:  # (n,)
     "The MSE of each image, averaged over all experts after an epoch (4.2)."
     f = Functional(to.cfg.student(images, Y.shape[1]).to(images.x.device))
     total = Y.new_zeros(len(images))
@@ -503,204 +708,294 @@ def expert_losses(images:Images, # X_t
         theta = to.get(i, epoch, images.x.device)
         mine = world().share(torch.arange(len(images), device=total.device))
         with precision():
-            for at in mine.split(512): total[at] += (f(theta, images.normalised(at)) - Y[at]).square().mean(1)
+            for at in mine.split(512):
+                total[at] += (f(theta, images.normalised(at)) - Y[at]).square().mean(1)
     all_sum(total)
-    return total/to.cfg.experts
+    return total / to.cfg.experts
 
-def high_loss_index(losses:Tensor, m:int # (n,), how many
-                   ) -> Tensor: # (m,) indices on the CPU
+# %% ../nbs/11_mkdt.ipynb #914c793c
+def high_loss_index(
+    losses: Tensor,
+    m: int,  # (n,), how many
+) -> Tensor:  # (m,) indices on the CPU
     "The images with the highest losses."
     return losses.topk(m).indices.cpu()
 
 # %% ../nbs/11_mkdt.ipynb #6cd5c292
 class MKDTTask:
     "MKDT's Algorithm 1, a `Distiller` for `run`."
+
     name = 'mkdt'
     hint = 'Lower `lr_x`, `lr_y` or `lr_lr`.'
-    def __init__(self,
-                 images:Images, # X_t, unlabelled
-                 teacher:Teacher, # f_T
-                 to:Trajectories, # the experts
-                 cfg:MKDT, # how
-                 seed:int=0, # of everything random
-                 memory_budget:float|None=None # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU, half of what is free on a card
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t, unlabelled
+        teacher: Teacher,  # f_T
+        to: Trajectories,  # the experts
+        cfg: MKDT,  # how
+        seed: int = 0,  # of everything random
+        memory_budget: float
+        | None = None,  # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU, half of what is free on a card
+    ):
         cfg.check(images)
-        self.images, self.teacher, self.to, self.cfg, self.seed, self.device = images, teacher, to, cfg, seed, images.x.device
+        self.images, self.teacher, self.to, self.cfg, self.seed, self.device = (
+            images,
+            teacher,
+            to,
+            cfg,
+            seed,
+            images.x.device,
+        )
         self.Y = wanted(images, teacher, cfg.experts.objective)
         f = Functional(cfg.experts.student(images, self.Y.shape[1]).to(self.device))
         self.loss = objective(cfg.experts.objective, f, images, cfg.experts.views)
         i = self.start()
         self.X_s, self.Y_s = images.normalised(i).clone(), self.Y[i.to(self.device)].clone()
-        self.lr_syn = torch.tensor(cfg.lr_syn)             # on the CPU, where the guards look at it
-        pixels = [dict(params=[self.X_s], lr=cfg.lr_x, base=cfg.lr_x)] + [dict(params=[self.Y_s], lr=cfg.lr_y, base=cfg.lr_y)]*cfg.learn_y
-        self.opt = torch.optim.Adam(pixels) if cfg.optimiser == 'adam' else torch.optim.SGD(pixels, momentum=cfg.momentum)
+        self.lr_syn = torch.tensor(cfg.lr_syn)  # on the CPU, where the guards look at it
+        pixels = [dict(params=[self.X_s], lr=cfg.lr_x, base=cfg.lr_x)] + [
+            dict(params=[self.Y_s], lr=cfg.lr_y, base=cfg.lr_y)
+        ] * cfg.learn_y
+        self.opt = (
+            torch.optim.Adam(pixels) if cfg.optimiser == 'adam' else torch.optim.SGD(pixels, momentum=cfg.momentum)
+        )
         self.opt_lr = torch.optim.SGD([self.lr_syn], cfg.lr_lr, momentum=cfg.momentum)
         self.gen, self.batches = generator(seed, 'mkdt'), Batches(cfg.m, cfg.batch, seed, 'mkdt batches')
-        self.budget, self.keep, self.t, self.norms, self.events, self.last, self.bad = memory_budget, None, 0, [], [], None, 0
+        self.budget, self.keep, self.t, self.norms, self.events, self.last, self.bad = (
+            memory_budget,
+            None,
+            0,
+            [],
+            [],
+            None,
+            0,
+        )
 
-    def start(self) -> Tensor: # (m,) indices
+    def start(self) -> Tensor:  # (m,) indices
         "Line 3: which real images the synthetic ones start as."
-        if self.cfg.init == 'highloss': return high_loss_index(expert_losses(self.images, self.Y, self.to), self.cfg.m)
-        if self.cfg.init == 'kmeans': return kmeans_index(self.teacher.targets(self.images), self.cfg.m, self.seed)
-        return torch.randperm(len(self.images), generator=generator(self.seed, 'mkdt init'))[:self.cfg.m]
+        if self.cfg.init == 'highloss':
+            return high_loss_index(expert_losses(self.images, self.Y, self.to), self.cfg.m)
+        if self.cfg.init == 'kmeans':
+            return kmeans_index(self.teacher.targets(self.images), self.cfg.m, self.seed)
+        return torch.randperm(len(self.images), generator=generator(self.seed, 'mkdt init'))[: self.cfg.m]
 
 # %% ../nbs/11_mkdt.ipynb #071d56a5
 @patch
-def draw(self:MKDTTask) -> tuple: # an expert, an epoch, and N index tensors
+def draw(self: MKDTTask) -> tuple:  # an expert, an epoch, and N index tensors
     "Line 6: where a walk starts, and the mini-batches of its steps."
     last = self.cfg.max_start_epoch + self.cfg.include_last
     i, t = (int(torch.randint(n, (1,), generator=self.gen)) for n in (self.cfg.experts.experts, max(1, last)))
     return i, t, list(to_device(torch.stack([self.batches.next() for _ in range(self.cfg.syn_steps)]), self.device))
 
+
 @patch
-def between(self:MKDTTask, i:int, t:int) -> tuple: # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
+def between(self: MKDTTask, i: int, t: int) -> tuple:  # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
     "Line 7: where the expert was, and where it was M epochs later."
     return self.to.get(i, t, self.device), self.to.get(i, t + self.cfg.expert_epochs, self.device)
 
+# %% ../nbs/11_mkdt.ipynb #df10ec1c
 @patch
-def gradient(self:MKDTTask) -> tuple: # eq. 4, and its gradients with respect to X_s, Y_s and α_syn
+def gradient(self: MKDTTask) -> tuple:  # eq. 4, and its gradients with respect to X_s, Y_s and α_syn
     "Lines 6 to 17, for one walk or the mean of several; processes have walks of their own, or share each one's mini-batches."
     walks = [(p, *self.draw()) for p in range(self.cfg.problems)]
     apart = len(walks) >= world().size
     total = [self.X_s.new_zeros(()), torch.zeros_like(self.X_s), torch.zeros_like(self.Y_s), self.X_s.new_zeros(())]
     for walk in world().share(walks) if apart else walks:
-        with alone() if apart else nullcontext(): value, grads = self.walk(*walk)
+        with alone() if apart else nullcontext():
+            value, grads = self.walk(*walk)
         total = [a + b for a, b in zip(total, (value, *grads))]
-    if apart: all_sum(*total)
-    value, *grads = [t/len(walks) for t in total]
+    if apart:
+        all_sum(*total)
+    value, *grads = [t / len(walks) for t in total]
     return value, grads
 
+# %% ../nbs/11_mkdt.ipynb #e74c9e96
 @patch
-def walk(self:MKDTTask, p:int, i:int, t:int, batches:list) -> tuple: # which walk of this step, expert, epoch, mini-batches; as `gradient`
+def walk(
+    self: MKDTTask, p: int, i: int, t: int, batches: list
+) -> tuple:  # which walk of this step, expert, epoch, mini-batches; as `gradient`
     "Lines 7 to 17: a walk on the synthetic images, and how far from the expert it ends."
     start, end = self.between(i, t)
     scale = (start - end).square().sum()
-    loss = lambda th, x, y, n: self.loss(th, x, y, seed_of(self.seed, 'mkdt views', self.t*self.cfg.problems + p, n))
-    return self.through(start, self.X_s, self.Y_s, to_device(self.lr_syn, self.device), batches, loss, lambda th: (th - end).square().sum()/scale)
+    loss = lambda th, x, y, n: self.loss(th, x, y, seed_of(self.seed, 'mkdt views', self.t * self.cfg.problems + p, n))
+    return self.through(
+        start,
+        self.X_s,
+        self.Y_s,
+        to_device(self.lr_syn, self.device),
+        batches,
+        loss,
+        lambda th: (th - end).square().sum() / scale,
+    )
 
+# %% ../nbs/11_mkdt.ipynb #0a416fcd
 @patch
-def through(self:MKDTTask, *problem # as for `sweep`
-           ) -> tuple: # as `gradient`
+def through(
+    self: MKDTTask,
+    *problem,  # as for `sweep`
+) -> tuple:  # as `gradient`
     "The exact gradient through a walk, with as many graphs kept as the budget allows."
-    if self.keep is None: self.keep = self.affordable(*problem[:6])
+    if self.keep is None:
+        self.keep = self.affordable(*problem[:6])
     return sweep(*problem, keep=self.keep)
 
+# %% ../nbs/11_mkdt.ipynb #9d4dfc13
 @patch
-def affordable(self:MKDTTask, theta, X, Y, lr, batches, loss) -> int: # of the N steps
+def affordable(self: MKDTTask, theta, X, Y, lr, batches, loss) -> int:  # of the N steps
     "How many steps' graphs fit into the memory budget."
-    if self.budget == 0: return 0
-    i = replace(world(), rank=0).share(batches[0])         # the largest share, so that all processes keep as many
+    if self.budget == 0:
+        return 0
+    i = replace(world(), rank=0).share(batches[0])  # the largest share, so that all processes keep as many
     th, x, y, l = (t.detach().clone().requires_grad_() for t in (theta, X[i], Y[i], lr))
     one = graph_mib(lambda: inner_step(lambda t: loss(t, x, y, 0), th, th.new_zeros(()), l, create_graph=True))
-    budget = self.budget or (torch.cuda.mem_get_info(self.device)[0]/2**21 if self.device.type == 'cuda' else 256.)
-    return min(len(batches), int(budget/max(one, 1e-6)))
+    budget = self.budget or (torch.cuda.mem_get_info(self.device)[0] / 2**21 if self.device.type == 'cuda' else 256.0)
+    return min(len(batches), int(budget / max(one, 1e-6)))
 
 # %% ../nbs/11_mkdt.ipynb #489267af
 @patch
-def step(self:MKDTTask) -> dict: # `match` (eq. 4), `lr_syn`, `guarded` (how often a guard has acted)
+def step(self: MKDTTask) -> dict:  # `match` (eq. 4), `lr_syn`, `guarded` (how often a guard has acted)
     "Lines 6 to 18 of Algorithm 1."
     value, (gx, gy, gl) = self.gradient()
     self.t += 1
     finite = torch.stack([t.isfinite().all() for t in (value, gx, gy, gl)]).all()
-    finite, norm, gl, loss = fetch([finite, gx.norm(), gl, value])                # all that is decided here, in one look
+    finite, norm, gl, loss = fetch([finite, gx.norm(), gl, value])  # all that is decided here, in one look
     if finite:
         self.last, self.bad = value, 0
         self.update(self.guarded(gx, norm), gy, torch.tensor(gl, dtype=self.lr_syn.dtype))
-    else: self.skip(loss)
+    else:
+        self.skip(loss)
     return dict(match=self.last, lr_syn=self.lr_syn, guarded=len(self.events))
 
+# %% ../nbs/11_mkdt.ipynb #32e56145
 @patch
-def skip(self:MKDTTask, value:float): # what the loss was
+def skip(self: MKDTTask, value: float):  # what the loss was
     "A gradient that is not finite is not used; five in a row, or the very first, end the run."
     self.bad += 1
     self.events.append(dict(step=self.t, what='gradient not finite'))
-    if self.bad == 5 or self.last is None: raise Diverged(f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}')
+    if self.bad == 5 or self.last is None:
+        raise Diverged(
+            f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}'
+        )
 
+# %% ../nbs/11_mkdt.ipynb #9cf0c989
 @patch
-def guarded(self:MKDTTask, g:Tensor, norm:float) -> Tensor: # the gradient with respect to X_s, and its norm
+def guarded(self: MKDTTask, g: Tensor, norm: float) -> Tensor:  # the gradient with respect to X_s, and its norm
     "A pixel gradient far above the usual is scaled down to `guard` times the usual."
-    usual = sorted(self.norms)[len(self.norms)//2] if len(self.norms) >= 5 else None
+    usual = sorted(self.norms)[len(self.norms) // 2] if len(self.norms) >= 5 else None
     self.norms = [*self.norms, norm][-50:]
-    if not self.cfg.guard or usual is None or norm <= self.cfg.guard*usual: return g
+    if not self.cfg.guard or usual is None or norm <= self.cfg.guard * usual:
+        return g
     self.events.append(dict(step=self.t, what='runaway pixel gradient'))
-    self.norms[-1] = self.cfg.guard*usual
-    return g*(self.cfg.guard*usual/norm)
+    self.norms[-1] = self.cfg.guard * usual
+    return g * (self.cfg.guard * usual / norm)
 
+# %% ../nbs/11_mkdt.ipynb #d43e6d5a
 @patch
-def update(self:MKDTTask, gx:Tensor, gy:Tensor, gl:Tensor): # gradients with respect to X_s, Y_s, α_syn
+def update(self: MKDTTask, gx: Tensor, gy: Tensor, gl: Tensor):  # gradients with respect to X_s, Y_s, α_syn
     "Line 18."
-    for group in self.opt.param_groups: group['lr'] = group['base']*(1 - (1 - self.cfg.decay)*(self.t - 1)/self.cfg.steps)
+    for group in self.opt.param_groups:
+        group['lr'] = group['base'] * (1 - (1 - self.cfg.decay) * (self.t - 1) / self.cfg.steps)
     self.X_s.grad, self.Y_s.grad, self.lr_syn.grad, before = gx, gy, gl, self.lr_syn.clone()
     self.opt.step()
     self.opt_lr.step()
-    if self.lr_syn <= 1e-3*self.cfg.lr_syn or self.lr_syn > 2*before:
-        self.events.append(dict(step=self.t, what='step size jumped' if self.lr_syn > before else 'step size driven to zero'))
+    if self.lr_syn <= 1e-3 * self.cfg.lr_syn or self.lr_syn > 2 * before:
+        self.events.append(
+            dict(step=self.t, what='step size jumped' if self.lr_syn > before else 'step size driven to zero')
+        )
         self.lr_syn.copy_(before)
         self.opt_lr.state.clear()
 
 # %% ../nbs/11_mkdt.ipynb #85bcbb8d
 @patch
-def state_dict(self:MKDTTask) -> dict:
+def state_dict(self: MKDTTask) -> dict:
     "All that `step` depends on."
-    return dict(X_s=self.X_s, Y_s=self.Y_s, lr_syn=self.lr_syn, opt=self.opt.state_dict(), opt_lr=self.opt_lr.state_dict(), gen=self.gen.get_state(),
-                batches=self.batches.state_dict(), t=self.t, norms=self.norms, events=self.events, last=self.last, bad=self.bad, keep=self.keep)
+    return dict(
+        X_s=self.X_s,
+        Y_s=self.Y_s,
+        lr_syn=self.lr_syn,
+        opt=self.opt.state_dict(),
+        opt_lr=self.opt_lr.state_dict(),
+        gen=self.gen.get_state(),
+        batches=self.batches.state_dict(),
+        t=self.t,
+        norms=self.norms,
+        events=self.events,
+        last=self.last,
+        bad=self.bad,
+        keep=self.keep,
+    )
 
+# %% ../nbs/11_mkdt.ipynb #e1977c15
 @patch
-def load_state_dict(self:MKDTTask, s:dict): # from `state_dict`
+def load_state_dict(self: MKDTTask, s: dict):  # from `state_dict`
     "Go on from there."
-    for k in ('X_s', 'Y_s', 'lr_syn'): getattr(self, k).copy_(s[k])
-    for k in ('opt', 'opt_lr', 'batches'): getattr(self, k).load_state_dict(s[k])
+    for k in ('X_s', 'Y_s', 'lr_syn'):
+        getattr(self, k).copy_(s[k])
+    for k in ('opt', 'opt_lr', 'batches'):
+        getattr(self, k).load_state_dict(s[k])
     self.gen.set_state(s['gen'])
     self.t, self.norms, self.events, self.bad = (s[k] for k in ('t', 'norms', 'events', 'bad'))
     self.last = s['last'] if s['last'] is None else s['last'].to(self.device)
-    self.keep = s.get('keep')                              # as many graphs as before, however much is free now
+    self.keep = s.get('keep')  # as many graphs as before, however much is free now
 
+# %% ../nbs/11_mkdt.ipynb #054441d0
 @patch
-def distilled(self:MKDTTask) -> Distilled:
+def distilled(self: MKDTTask) -> Distilled:
     "The set as it stands. A set made by another objective than `kd` gets the teacher's targets for its images."
     kd = self.cfg.experts.objective == 'kd'
     y = self.Y_s if kd else self.teacher(denormalise(self.X_s, self.images.mean, self.images.std))
-    recipe = dict(epochs=20, batch=256, lr=self.lr_syn.item(), momentum=.9, weight_decay=1e-4) if kd else None       # A.1
-    return self.as_set(y, method='mkdt' if kd else f'mtt-{self.cfg.experts.objective}', teacher=self.teacher.about(), recipe=recipe)
+    recipe = dict(epochs=20, batch=256, lr=self.lr_syn.item(), momentum=0.9, weight_decay=1e-4) if kd else None  # A.1
+    return self.as_set(
+        y, method='mkdt' if kd else f'mtt-{self.cfg.experts.objective}', teacher=self.teacher.about(), recipe=recipe
+    )
 
+# %% ../nbs/11_mkdt.ipynb #242f85ab
 @patch
-def as_set(self:MKDTTask, y:Tensor, **about # targets, and what else the manifest says; see `distilled_from`
-          ) -> Distilled:
+def as_set(
+    self: MKDTTask,
+    y: Tensor,
+    **about,  # targets, and what else the manifest says; see `distilled_from`
+) -> Distilled:
     "The images as they stand with these targets, and how often the guards acted."
     d = distilled_from(self.X_s, y, self.images, config=asdict(self.cfg), seed=self.seed, **about)
     d.manifest['guards'] = {w: sum(e['what'] == w for e in self.events) for w in {e['what']: 0 for e in self.events}}
     return d
 
 # %% ../nbs/11_mkdt.ipynb #2daf4255
-def mkdt(images:Images, # X_t; labels are not looked at
-         teacher:Teacher|None, # f_T
-         cfg:MKDT|None=None, # `MKDT.tiny()` if None
-         seed:int=0, # of everything random
-         out:Path|None=None, # folder for checkpoint, log, record, distilled.safetensors, and the experts
-         **kwargs # for `MKDT.start`: `to`, `at_once`, `memory_budget`; or for `run`
-        ) -> Distilled: # with the Run record as its `run`
+def mkdt(
+    images: Images,  # X_t; labels are not looked at
+    teacher: Teacher | None,  # f_T
+    cfg: MKDT | None = None,  # `MKDT.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record, distilled.safetensors, and the experts
+    **kwargs,  # for `MKDT.start`: `to`, `at_once`, `memory_budget`; or for `run`
+) -> Distilled:  # with the Run record as its `run`
     "Distil images with MKDT, or take up or read the run in `out`."
     return distil(images, cfg or MKDT.tiny(), teacher, seed, out, **kwargs)
+
+# %% ../nbs/11_mkdt.ipynb #acd199e6
 @dataclass(frozen=True)
 class HighLoss(Coreset):
     "The real images that experts get most wrong after an epoch (4.2)."
-    name = 'highloss'
-    experts:ExpertConfig = ExpertConfig(experts=6, epochs=1, batch=64, widths=None) # how to train the experts
 
-    def choose(self, images, teacher, seed, show=True, **kwargs): # see `Coreset`
+    name = 'highloss'
+    experts: ExpertConfig = ExpertConfig(experts=6, epochs=1, batch=64, widths=None)  # how to train the experts
+
+    def choose(self, images, teacher, seed, show=True, **kwargs):  # see `Coreset`
         "Those with the highest loss."
         to = experts(images, teacher, self.experts, seed, show=show)
         return high_loss_index(expert_losses(images, teacher.targets(images), to), self.m)
 
-def highloss(images:Images, # what to choose from
-             teacher:Teacher, # for the targets
-             m:int=20, # how many
-             seed:int=0, # of the experts
-             out:Path|None=None, # folder to save to
-             experts_cfg:ExpertConfig|None=None, # how to train the experts, for one epoch
-             **kwargs # for `run`
-            ) -> Distilled:
+# %% ../nbs/11_mkdt.ipynb #44efaf0a
+def highloss(
+    images: Images,  # what to choose from
+    teacher: Teacher,  # for the targets
+    m: int = 20,  # how many
+    seed: int = 0,  # of the experts
+    out: Path | None = None,  # folder to save to
+    experts_cfg: ExpertConfig | None = None,  # how to train the experts, for one epoch
+    **kwargs,  # for `run`
+) -> Distilled:
     "The real images that experts get most wrong after an epoch (4.2), as a coreset."
     how = HighLoss(m) if experts_cfg is None else HighLoss(m, replace(experts_cfg, epochs=1))
     return distil(images, how, teacher, seed, out, **kwargs)

@@ -20,108 +20,135 @@ from .data import as_size, in_short, known_options
 # %% ../nbs/04_nets.ipynb #e221d3a4
 class Encoder(nn.Module):
     "A body and a linear head: `features` are what comes before the head, `dim` how many there are."
-    def __init__(self,
-                 body:nn.Module, # maps (N, C, H, W) to features, of any shape after N
-                 dim:int, # d: how many features that is, flattened
-                 out_dim:int, # k: outputs of the head
-                 spec:dict|None=None # what `make_net` was told, if it made this
-                ):
+
+    def __init__(
+        self,
+        body: nn.Module,  # maps (N, C, H, W) to features, of any shape after N
+        dim: int,  # d: how many features that is, flattened
+        out_dim: int,  # k: outputs of the head
+        spec: dict | None = None,  # what `make_net` was told, if it made this
+    ):
         super().__init__()
         self.body, self.head, self.dim, self.spec = body, nn.Linear(dim, out_dim), dim, spec
 
-    def features(self, x:Tensor) -> Tensor: # normalised images (N, C, H, W) to (N, d)
+    def features(self, x: Tensor) -> Tensor:  # normalised images (N, C, H, W) to (N, d)
         "f_ω(x)."
         return self.body(x).flatten(1)
 
-    def forward(self, x:Tensor) -> Tensor: # normalised images (N, C, H, W) to (N, k)
+    def forward(self, x: Tensor) -> Tensor:  # normalised images (N, C, H, W) to (N, k)
         "h_W(f_ω(x))."
         return self.head(self.features(x))
 
 # %% ../nbs/04_nets.ipynb #a6baf038
-def norm_layer(kind:str, # `batch`, `instance`, `group` or `none`
-               width:int # channels
-              ) -> nn.Module:
+def norm_layer(
+    kind: str,  # `batch`, `instance`, `group` or `none`
+    width: int,  # channels
+) -> nn.Module:
     "A normalisation with learnable scale and shift."
     kind = known(kind, ('batch', 'instance', 'group', 'none'), 'norm')
-    if kind == 'batch': return nn.BatchNorm2d(width)
-    if kind == 'none': return nn.Identity()
+    if kind == 'batch':
+        return nn.BatchNorm2d(width)
+    if kind == 'none':
+        return nn.Identity()
     return nn.GroupNorm(width if kind == 'instance' else min(32, width), width)
 
-def halvings(size, # (H, W)
-             depth:int # how often the sides are halved
-            ) -> tuple: # (H, W) afterwards
+# %% ../nbs/04_nets.ipynb #115313e5
+def halvings(
+    size,  # (H, W)
+    depth: int,  # how often the sides are halved
+) -> tuple:  # (H, W) afterwards
     "The size after `depth` halvings; raises `BadInput` if the sides cannot be halved so often."
     h, w = size
     unit = 2**depth
-    need(h % unit == 0 and w % unit == 0, 'size', f'{h}×{w}',
-         f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w)/unit)*unit)} or fewer blocks (`widths`)')
-    return h//unit, w//unit
+    need(
+        h % unit == 0 and w % unit == 0,
+        'size',
+        f'{h}×{w}',
+        f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w) / unit) * unit)} or fewer blocks (`widths`)',
+    )
+    return h // unit, w // unit
 
 # %% ../nbs/04_nets.ipynb #ec593bf0
-def auto_widths(size # (H, W)
-               ) -> tuple: # the width of each block
+def auto_widths(
+    size,  # (H, W)
+) -> tuple:  # the width of each block
     "Narrow blocks for a laptop, as many as the image allows: 2 at 8 pixels, 3 at 32, 4 at 64, 5 from 128 on."
     side = min(size)
     most = 2 if side < 16 else 3 if side < 64 else 4 if side < 128 else 5
     fits = [d for d in range(most, 1, -1) if all(s % 2**d == 0 for s in size)]
-    return (32, 64, 128, 256, 256)[:fits[0] if fits else most]
+    return (32, 64, 128, 256, 256)[: fits[0] if fits else most]
 
-def convnet(in_channels:int, # C
-            size, # (H, W)
-            out_dim:int, # k
-            widths=None, # of each block; `auto_widths` if None
-            norm:str='batch' # see `norm_layer`
-           ) -> Encoder:
+# %% ../nbs/04_nets.ipynb #fc59e832
+def convnet(
+    in_channels: int,  # C
+    size,  # (H, W)
+    out_dim: int,  # k
+    widths=None,  # of each block; `auto_widths` if None
+    norm: str = 'batch',  # see `norm_layer`
+) -> Encoder:
     "The papers' ConvNet; raises `BadInput` if its depth does not divide the image."
     widths = tuple(widths or auto_widths(size))
     h, w = halvings(size, len(widths))
     layers = []
     for a, b in zip((in_channels, *widths), widths):
         layers += [nn.Conv2d(a, b, 3, padding=1), norm_layer(norm, b), nn.ReLU(), nn.AvgPool2d(2)]
-    return Encoder(nn.Sequential(*layers), widths[-1]*h*w, out_dim)
+    return Encoder(nn.Sequential(*layers), widths[-1] * h * w, out_dim)
 
 # %% ../nbs/04_nets.ipynb #e48ea0ca
 class Block(nn.Module):
     "He et al.'s basic block: two 3×3 convolutions and a shortcut."
-    def __init__(self,
-                 a:int, # channels in
-                 b:int, # channels out
-                 stride:int, # of the first convolution
-                 norm:str='batch' # see `norm_layer`
-                ):
+
+    def __init__(
+        self,
+        a: int,  # channels in
+        b: int,  # channels out
+        stride: int,  # of the first convolution
+        norm: str = 'batch',  # see `norm_layer`
+    ):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(a, b, 3, stride, 1, bias=False), norm_layer(norm, b)
         self.conv2, self.norm2 = nn.Conv2d(b, b, 3, 1, 1, bias=False), norm_layer(norm, b)
-        self.short = nn.Identity() if stride == 1 and a == b else nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), norm_layer(norm, b))
+        self.short = (
+            nn.Identity()
+            if stride == 1 and a == b
+            else nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), norm_layer(norm, b))
+        )
 
-    def forward(self, x:Tensor) -> Tensor: # (N, a, H, W) to (N, b, H/stride, W/stride)
+    def forward(self, x: Tensor) -> Tensor:  # (N, a, H, W) to (N, b, H/stride, W/stride)
         "relu(residual + shortcut)."
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.short(x))
 
-def resnet(in_channels:int, # C
-           size, # (H, W); any
-           out_dim:int, # k
-           blocks=(2, 2, 2, 2), # in each stage; every stage but the first halves the sides
-           widths=(64, 128, 256, 512), # of each stage
-           norm:str='batch', # see `norm_layer`
-           stem_stride:int=1, # 2 makes it four times as fast, for larger images
-           stem_padding:int=1, # 1 as in MKDT's code; 2 in KRR-ST's, whose features are 34 pixels wide
-           grid:int=1 # features are averaged over so many rows and columns of the last maps; 1: over all of them
-          ) -> Encoder:
+# %% ../nbs/04_nets.ipynb #91dc4c55
+def resnet(
+    in_channels: int,  # C
+    size,  # (H, W); any
+    out_dim: int,  # k
+    blocks=(2, 2, 2, 2),  # in each stage; every stage but the first halves the sides
+    widths=(64, 128, 256, 512),  # of each stage
+    norm: str = 'batch',  # see `norm_layer`
+    stem_stride: int = 1,  # 2 makes it four times as fast, for larger images
+    stem_padding: int = 1,  # 1 as in MKDT's code; 2 in KRR-ST's, whose features are 34 pixels wide
+    grid: int = 1,  # features are averaged over so many rows and columns of the last maps; 1: over all of them
+) -> Encoder:
     "A ResNet of basic blocks with a small stem and average pooling; d is the last width times grid²."
-    layers = [nn.Conv2d(in_channels, widths[0], 3, stem_stride, stem_padding, bias=False), norm_layer(norm, widths[0]), nn.ReLU()]
+    layers = [
+        nn.Conv2d(in_channels, widths[0], 3, stem_stride, stem_padding, bias=False),
+        norm_layer(norm, widths[0]),
+        nn.ReLU(),
+    ]
     for s, (n, a, b) in enumerate(zip(blocks, (widths[0], *widths), widths)):
         layers += [Block(b if i else a, b, 2 if s and not i else 1, norm) for i in range(n)]
-    return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid)), widths[-1]*grid**2, out_dim)
+    return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid)), widths[-1] * grid**2, out_dim)
 
 # %% ../nbs/04_nets.ipynb #09bfd9b0
-def vgg(in_channels:int, # C
-        size, # (H, W); any
-        out_dim:int, # k
-        widths=(64, 128, 256, 256, 512, 512, 512, 512), # of each convolution
-        pools=(0, 1, 3, 5, 7), # convolutions after which the sides are halved, while they are even
-        norm:str='batch' # see `norm_layer`
-       ) -> Encoder:
+def vgg(
+    in_channels: int,  # C
+    size,  # (H, W); any
+    out_dim: int,  # k
+    widths=(64, 128, 256, 256, 512, 512, 512, 512),  # of each convolution
+    pools=(0, 1, 3, 5, 7),  # convolutions after which the sides are halved, while they are even
+    norm: str = 'batch',  # see `norm_layer`
+) -> Encoder:
     "VGG-11 with global average pooling; d is the last width."
     layers, side = [], min(size)
     for i, (a, b) in enumerate(zip((in_channels, *widths), widths)):
@@ -132,38 +159,47 @@ def vgg(in_channels:int, # C
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
 
 # %% ../nbs/04_nets.ipynb #b09d849c
-def alexnet(in_channels:int, # C
-            size, # (H, W); any
-            out_dim:int, # k
-            widths=(64, 192, 384, 256, 256), # of each convolution
-            norm:str='batch' # see `norm_layer`; `none` is closest to the original
-           ) -> Encoder:
+def alexnet(
+    in_channels: int,  # C
+    size,  # (H, W); any
+    out_dim: int,  # k
+    widths=(64, 192, 384, 256, 256),  # of each convolution
+    norm: str = 'batch',  # see `norm_layer`; `none` is closest to the original
+) -> Encoder:
     "AlexNet's convolutions for small images; d is the last width."
     layers, side = [], min(size)
     for i, (a, b) in enumerate(zip((in_channels, *widths), widths)):
         layers += [nn.Conv2d(a, b, 5 if i < 2 else 3, padding=2 if i < 2 else 1), norm_layer(norm, b), nn.ReLU()]
         if i in (0, 1, 4) and side >= 4:
             layers.append(nn.MaxPool2d(3, 2, 1))
-            side = (side + 1)//2
+            side = (side + 1) // 2
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
 
-def mobilenet(in_channels:int, # C
-              size, # (H, W); any
-              out_dim:int, # k
-              widths=(32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024), # of the stem and of each block
-              halve=(2, 4, 6, 12), # blocks that halve the sides
-              norm:str='batch', # see `norm_layer`
-              stem_stride:int=1 # 2 as in the original, for large images
-             ) -> Encoder:
+# %% ../nbs/04_nets.ipynb #7633d45e
+def mobilenet(
+    in_channels: int,  # C
+    size,  # (H, W); any
+    out_dim: int,  # k
+    widths=(32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024),  # of the stem and of each block
+    halve=(2, 4, 6, 12),  # blocks that halve the sides
+    norm: str = 'batch',  # see `norm_layer`
+    stem_stride: int = 1,  # 2 as in the original, for large images
+) -> Encoder:
     "MobileNet (v1); d is the last width."
-    conv = lambda a, b, k, stride=1, groups=1: [nn.Conv2d(a, b, k, stride, k//2, groups=groups, bias=False), norm_layer(norm, b), nn.ReLU()]
+    conv = lambda a, b, k, stride=1, groups=1: [
+        nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False),
+        norm_layer(norm, b),
+        nn.ReLU(),
+    ]
     layers = conv(in_channels, widths[0], 3, stem_stride)
-    for i, (a, b) in enumerate(zip(widths, widths[1:]), 1): layers += conv(a, a, 3, 2 if i in halve else 1, a) + conv(a, b, 1)
+    for i, (a, b) in enumerate(zip(widths, widths[1:]), 1):
+        layers += conv(a, a, 3, 2 if i in halve else 1, a) + conv(a, b, 1)
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), widths[-1], out_dim)
 
 # %% ../nbs/04_nets.ipynb #01959bdd
-def headless(net:nn.Module # a classifier of torchvision, timm or alike
-            ) -> nn.Module: # the same module, whose output is its features
+def headless(
+    net: nn.Module,  # a classifier of torchvision, timm or alike
+) -> nn.Module:  # the same module, whose output is its features
     "Take the classifier off."
     for name in ('fc', 'classifier', 'heads', 'head'):
         if hasattr(net, name):
@@ -172,57 +208,106 @@ def headless(net:nn.Module # a classifier of torchvision, timm or alike
             break
     return net
 
-def swap(net:nn.Module, old:nn.Module, new:nn.Module # where, what, by what
-        ) -> None:
+# %% ../nbs/04_nets.ipynb #65ca2a58
+def swap(
+    net: nn.Module,
+    old: nn.Module,
+    new: nn.Module,  # where, what, by what
+) -> None:
     "Put a module in another's place."
     name = next(n for n, m in net.named_modules() if m is old)
     parent, _, last = name.rpartition('.')
     setattr(net.get_submodule(parent), last, new)
 
 # %% ../nbs/04_nets.ipynb #489583d7
-def fitted(net:nn.Module, # a classifier of torchvision, timm or alike
-           in_channels:int, # C
-           size, # (H, W)
-           out_dim:int, # k
-           small_stem:bool # a first convolution of 3×3 and stride 1, and no pooling after it
-          ) -> Encoder:
+def fitted(
+    net: nn.Module,  # a classifier of torchvision, timm or alike
+    in_channels: int,  # C
+    size,  # (H, W)
+    out_dim: int,  # k
+    small_stem: bool,  # a first convolution of 3×3 and stride 1, and no pooling after it
+) -> Encoder:
     "A classifier as an encoder for such images: another first convolution, another head."
     c = next(m for m in headless(net).modules() if isinstance(m, nn.Conv2d))
-    how = dict(kernel_size=3, stride=1, padding=1) if small_stem else dict(kernel_size=c.kernel_size, stride=c.stride, padding=c.padding)
+    how = (
+        dict(kernel_size=3, stride=1, padding=1)
+        if small_stem
+        else dict(kernel_size=c.kernel_size, stride=c.stride, padding=c.padding)
+    )
     swap(net, c, nn.Conv2d(in_channels, c.out_channels, **how, bias=c.bias is not None))
-    if small_stem and isinstance(getattr(net, 'maxpool', None), nn.MaxPool2d): net.maxpool = nn.Identity()
-    with torch.no_grad(): dim = net.eval()(torch.zeros(2, in_channels, *size)).flatten(1).shape[1]
+    if small_stem and isinstance(getattr(net, 'maxpool', None), nn.MaxPool2d):
+        net.maxpool = nn.Identity()
+    with torch.no_grad():
+        dim = net.eval()(torch.zeros(2, in_channels, *size)).flatten(1).shape[1]
     return Encoder(net.train(), dim, out_dim)
 
-def from_torchvision(in_channels:int, size, out_dim:int, # C, (H, W), k
-                     name:str, # a classification model of torchvision
-                     norm:str='batch' # its own: no other
-                    ) -> Encoder:
+# %% ../nbs/04_nets.ipynb #c09e5e63
+def from_torchvision(
+    in_channels: int,
+    size,
+    out_dim: int,  # C, (H, W), k
+    name: str,  # a classification model of torchvision
+    norm: str = 'batch',  # its own: no other
+) -> Encoder:
     "A torchvision model, its stem fitted to the images; raises `BadInput`."
-    import torchvision                                     # takes a second: only those who need it wait
+    import torchvision  # takes a second: only those who need it wait
+
     need(norm == 'batch', 'norm', norm, f'{name} comes with its own norms; leave it at batch')
     return fitted(torchvision.models.get_model(name, weights=None), in_channels, size, out_dim, min(size) < 64)
 
-def vit_tiny(in_channels:int, size, out_dim:int, # C, (H, W), k
-             norm:str='batch' # its own: no other
-            ) -> Encoder:
+# %% ../nbs/04_nets.ipynb #417577d0
+def vit_tiny(
+    in_channels: int,
+    size,
+    out_dim: int,  # C, (H, W), k
+    norm: str = 'batch',  # its own: no other
+) -> Encoder:
     "ViT-Tiny on a grid of 8×8 patches; raises `BadInput`."
     from torchvision.models import VisionTransformer
-    need(norm == 'batch' and size[0] == size[1], 'norm, size', (norm, tuple(size)), 'vit_tiny takes square images and comes with its own norms; leave them at batch')
+
+    need(
+        norm == 'batch' and size[0] == size[1],
+        'norm, size',
+        (norm, tuple(size)),
+        'vit_tiny takes square images and comes with its own norms; leave them at batch',
+    )
     return fitted(VisionTransformer(size[0], halvings(size, 3)[0], 12, 3, 192, 768), in_channels, size, out_dim, False)
 
 # %% ../nbs/04_nets.ipynb #22b84cf6
-NETS = dict(convnet=(convnet, {}), resnet10=(resnet, dict(blocks=(1, 1, 1, 1))), resnet18=(resnet, dict(blocks=(2, 2, 2, 2))),
-            resnet_tiny=(resnet, dict(blocks=(1, 1, 1), widths=(32, 64, 128))), vgg11=(vgg, {}), alexnet=(alexnet, {}), mobilenet=(mobilenet, {}), vit_tiny=(vit_tiny, {}))
-NETS |= {n: (from_torchvision, dict(name=n)) for n in ('resnet50', 'resnet101', 'wide_resnet50_2', 'regnet_x_400mf', 'regnet_x_8gf', 'squeezenet1_0', 'mobilenet_v3_small', 'mobilenet_v3_large', 'shufflenet_v2_x0_5')}
+NETS = dict(
+    convnet=(convnet, {}),
+    resnet10=(resnet, dict(blocks=(1, 1, 1, 1))),
+    resnet18=(resnet, dict(blocks=(2, 2, 2, 2))),
+    resnet_tiny=(resnet, dict(blocks=(1, 1, 1), widths=(32, 64, 128))),
+    vgg11=(vgg, {}),
+    alexnet=(alexnet, {}),
+    mobilenet=(mobilenet, {}),
+    vit_tiny=(vit_tiny, {}),
+)
+NETS |= {
+    n: (from_torchvision, dict(name=n))
+    for n in (
+        'resnet50',
+        'resnet101',
+        'wide_resnet50_2',
+        'regnet_x_400mf',
+        'regnet_x_8gf',
+        'squeezenet1_0',
+        'mobilenet_v3_small',
+        'mobilenet_v3_large',
+        'shufflenet_v2_x0_5',
+    )
+}
 
-def make_net(name:str, # one of `NETS`
-             in_channels:int, # C
-             size, # (H, W), or a side
-             out_dim:int|None=None, # k: targets, or classes
-             seed:int=0, # which initial weights
-             **options # `widths`, `norm`, `blocks`, `stem_stride`, `stem_padding`
-            ) -> Encoder:
+
+def make_net(
+    name: str,  # one of `NETS`
+    in_channels: int,  # C
+    size,  # (H, W), or a side
+    out_dim: int | None = None,  # k: targets, or classes
+    seed: int = 0,  # which initial weights
+    **options,  # `widths`, `norm`, `blocks`, `stem_stride`, `stem_padding`
+) -> Encoder:
     "An encoder by name, its weights drawn from `seed`; raises `BadInput`."
     name = known(name, NETS, 'net')
     make, given = NETS[name]
@@ -230,93 +315,135 @@ def make_net(name:str, # one of `NETS`
     known_options(chosen, list(inspect.signature(make).parameters)[3:])
     for arg, value in dict(in_channels=in_channels, out_dim=out_dim).items():
         need(isinstance(value, Integral) and value >= 1, arg, in_short(value), RIGHT[arg])
-    with seeded(seed, 'net', name): net = make(in_channels, size, out_dim, **{**given, **chosen})
+    with seeded(seed, 'net', name):
+        net = make(in_channels, size, out_dim, **{**given, **chosen})
     net.spec = dict(name=name, in_channels=in_channels, size=list(size), out_dim=out_dim, **options)
-    need(options.get('norm') != 'instance' or not _blind(net, in_channels, size), 'norm', 'instance', f'at {size[0]}×{size[1]} the last maps of {name} are single pixels, which this norm makes 0 for every image; use batch or group')
+    need(
+        options.get('norm') != 'instance' or not _blind(net, in_channels, size),
+        'norm',
+        'instance',
+        f'at {size[0]}×{size[1]} the last maps of {name} are single pixels, which this norm makes 0 for every image; use batch or group',
+    )
     return net
 
-RIGHT = dict(in_channels='must be a number of channels: 1 for grey images, 3 for colours',
-             out_dim='say how many outputs the head has: d.y.shape[1] for the targets of a set, '
-                     'or the number of classes; pretrain(d) makes a network that fits')
+# %% ../nbs/04_nets.ipynb #9081a268
+RIGHT = dict(
+    in_channels='must be a number of channels: 1 for grey images, 3 for colours',
+    out_dim='say how many outputs the head has: d.y.shape[1] for the targets of a set, '
+    'or the number of classes; pretrain(d) makes a network that fits',
+)
+
 
 def _sides(size):
     "(H, W) of a pair, or of a side."
-    if not isinstance(size, (tuple, list)): size = as_size(size)
+    if not isinstance(size, (tuple, list)):
+        size = as_size(size)
     size = (size, size) if isinstance(size, int) else tuple(size)
-    need(len(size) == 2 and all(isinstance(s, Integral) for s in size), 'size', size, 'must be a side, or height and width')
+    need(
+        len(size) == 2 and all(isinstance(s, Integral) for s in size),
+        'size',
+        size,
+        'must be a side, or height and width',
+    )
     return size
 
+# %% ../nbs/04_nets.ipynb #d951e7cd
 @torch.no_grad()
 def _blind(net, c, size):
     "Whether its features are the same for all images."
     x = torch.rand(2, c, *size, generator=torch.Generator().manual_seed(0))
-    return next(net.parameters()).device.type != 'meta' and (net.features(x)[0] - net.features(x)[1]).abs().max().item() < 1e-4
+    return (
+        next(net.parameters()).device.type != 'meta'
+        and (net.features(x)[0] - net.features(x)[1]).abs().max().item() < 1e-4
+    )
 
 # %% ../nbs/04_nets.ipynb #dfc65ef5
-def as_encoder(module:nn.Module, # maps (N, C, H, W) to features
-               sample:Tensor, # one or more images (N, C, H, W), to see what comes out
-               out_dim:int # k
-              ) -> Encoder:
+def as_encoder(
+    module: nn.Module,  # maps (N, C, H, W) to features
+    sample: Tensor,  # one or more images (N, C, H, W), to see what comes out
+    out_dim: int,  # k
+) -> Encoder:
     "Put a head on any module; an `Encoder` with the right head is returned as it is."
-    if isinstance(module, Encoder) and module.head.out_features == out_dim: return module
+    if isinstance(module, Encoder) and module.head.out_features == out_dim:
+        return module
     was = module.training
-    with torch.no_grad(): out = module.eval()(sample)
+    with torch.no_grad():
+        out = module.eval()(sample)
     module.train(was)
-    need(isinstance(out, Tensor) and out.ndim >= 2 and len(out) == len(sample), 'module', type(module).__name__, 'must map (N, C, H, W) to one tensor (N, …)')
+    need(
+        isinstance(out, Tensor) and out.ndim >= 2 and len(out) == len(sample),
+        'module',
+        type(module).__name__,
+        'must map (N, C, H, W) to one tensor (N, …)',
+    )
     return Encoder(module, out.flatten(1).shape[1], out_dim)
 
 # %% ../nbs/04_nets.ipynb #b49cc629
 @torch.no_grad()
 @precision()
-def in_batches(fn, # what to apply: a method of `net`, or `net` itself
-               net:nn.Module, # the network, put in eval mode meanwhile
-               batches # tensors (n, C, H, W)
-              ) -> Tensor: # the outputs, one after the other
+def in_batches(
+    fn,  # what to apply: a method of `net`, or `net` itself
+    net: nn.Module,  # the network, put in eval mode meanwhile
+    batches,  # tensors (n, C, H, W)
+) -> Tensor:  # the outputs, one after the other
     "Apply a network in eval mode to batch after batch, in full precision whatever it was trained in."
     was = net.training
     net.eval()
     device = meeting_place(net, 'cpu')
-    try: return torch.cat([fn(to_device(b, device)) for b in batches])
-    finally: net.train(was)
+    try:
+        return torch.cat([fn(to_device(b, device)) for b in batches])
+    finally:
+        net.train(was)
 
 # %% ../nbs/04_nets.ipynb #fc63f09c
 class Functional:
     "A network as a function f(θ, x) of one flat parameter vector."
-    def __init__(self,
-                 net:nn.Module # any module without buffers
-                ):
-        need(not list(net.buffers()), 'norm', 'batch', 'running statistics are no parameters, so the network cannot be a function of these alone; use instance, group or none')
+
+    def __init__(
+        self,
+        net: nn.Module,  # any module without buffers
+    ):
+        need(
+            not list(net.buffers()),
+            'norm',
+            'batch',
+            'running statistics are no parameters, so the network cannot be a function of these alone; use instance, group or none',
+        )
         self.net = net.requires_grad_(False)
         self.shapes = {n: p.shape for n, p in net.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
 
-    def __call__(self, theta:Tensor, x:Tensor) -> Tensor: # (P,) and normalised images (N, C, H, W) to (N, k)
+    def __call__(self, theta: Tensor, x: Tensor) -> Tensor:  # (P,) and normalised images (N, C, H, W) to (N, k)
         "f(θ, x)."
         parts = theta.split(self.sizes)
         return functional_call(self.net, {n: t.view(s) for (n, s), t in zip(self.shapes.items(), parts)}, (x,))
 
-def flat(net:nn.Module # any module
-        ) -> Tensor: # its parameters (P,), a copy
+# %% ../nbs/04_nets.ipynb #e9b463fe
+def flat(
+    net: nn.Module,  # any module
+) -> Tensor:  # its parameters (P,), a copy
     "All parameters in one vector, in the module's order."
     return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
 
 # %% ../nbs/04_nets.ipynb #ceed80d4
 class Tap(torch.autograd.Function):
     "x itself, and the mean and variance of each of its channels."
+
     @staticmethod
-    def forward(ctx, x:Tensor): # (N, C, …); returns x, μ (C,), σ² (C,)
+    def forward(ctx, x: Tensor):  # (N, C, …); returns x, μ (C,), σ² (C,)
         "Two sums over the activation, and no copy of it kept."
-        rows = x.permute(0, *range(2, x.ndim), 1)          # (N, …, C)
-        full = torch.promote_types(x.dtype, torch.float32) # sums in full precision, whatever the network computes in
-        if x.device.type == 'cuda': var, mean = torch.var_mean(x.to(full), (0, *range(2, x.ndim)), correction=0)     # one kernel for both
-        elif rows.is_contiguous():                           # channels last: a plain matrix
+        rows = x.permute(0, *range(2, x.ndim), 1)  # (N, …, C)
+        full = torch.promote_types(x.dtype, torch.float32)  # sums in full precision, whatever the network computes in
+        if x.device.type == 'cuda':
+            var, mean = torch.var_mean(x.to(full), (0, *range(2, x.ndim)), correction=0)  # one kernel for both
+        elif rows.is_contiguous():  # channels last: a plain matrix
             rows = rows.reshape(-1, x.shape[1])
             mean = rows.mean(0, dtype=full)
             var = (rows - mean).square_().mean(0)
         else:
-            dims, shape = (0, *range(2, x.ndim)), (-1, *[1]*(x.ndim - 2))
+            dims, shape = (0, *range(2, x.ndim)), (-1, *[1] * (x.ndim - 2))
             mean = x.mean(dims, dtype=full)
-            var = torch.linalg.vector_norm(x - mean.view(shape), dim=dims).square()/(x.numel()//x.shape[1])
+            var = torch.linalg.vector_norm(x - mean.view(shape), dim=dims).square() / (x.numel() // x.shape[1])
         ctx.save_for_backward(x, mean)
         return x.view_as(x), mean, var
 
@@ -324,25 +451,34 @@ class Tap(torch.autograd.Function):
     def backward(ctx, g, g_mean, g_var):
         "∂L/∂x: what comes from above, and both statistics' shares."
         x, mean = ctx.saved_tensors
-        n, shape = x.numel()//x.shape[1], (-1, *[1]*(x.ndim - 2))
-        slope = 2*g_var/n
-        return torch.addcmul(g + (g_mean/n - slope*mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape))
+        n, shape = x.numel() // x.shape[1], (-1, *[1] * (x.ndim - 2))
+        slope = 2 * g_var / n
+        return torch.addcmul(g + (g_mean / n - slope * mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape))
 
-def batch_norms(net:nn.Module # any network
-               ) -> list: # of its batch norms with running statistics, in the module's order
+# %% ../nbs/04_nets.ipynb #cee9c30d
+def batch_norms(
+    net: nn.Module,  # any network
+) -> list:  # of its batch norms with running statistics, in the module's order
     "The batch norms of a network; raises `BadInput` if there are none."
     found = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    need(found, 'net', type(getattr(net, 'body', net)).__name__, 'has no batch norm with running statistics, so there is nothing to match; use a network with norm="batch"')
+    need(
+        found,
+        'net',
+        type(getattr(net, 'body', net)).__name__,
+        'has no batch norm with running statistics, so there is nothing to match; use a network with norm="batch"',
+    )
     return found
 
 # %% ../nbs/04_nets.ipynb #5c8971d4
 class Taps:
     "Listens at a network's batch norms while the `with` block lasts; `stats` holds what the last forward pass had there."
-    def __init__(self,
-                 net:nn.Module # a network with batch norms
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # a network with batch norms
+    ):
         self.layers, self.n = batch_norms(net), 0
-        self.stats = [None]*len(self.layers) # (μ, σ²) of each layer's input, (C,) each
+        self.stats = [None] * len(self.layers)  # (μ, σ²) of each layer's input, (C,) each
 
     def __enter__(self):
         def listen(i):
@@ -350,62 +486,91 @@ class Taps:
                 x, mean, var = Tap.apply(args[0])
                 self.stats[i], self.n = (mean, var), len(x)
                 return x, *args[1:]
+
             return hook
+
         self.hooks = [m.register_forward_pre_hook(listen(i)) for i, m in enumerate(self.layers)]
         return self
 
     def __exit__(self, failed, *_):
-        for h in self.hooks: h.remove()
-        if world().size > 1 and not failed and None not in self.stats: self.stats, _ = joint_stats(self.stats, self.n)
+        for h in self.hooks:
+            h.remove()
+        if world().size > 1 and not failed and None not in self.stats:
+            self.stats, _ = joint_stats(self.stats, self.n)
 
-def joint_stats(stats:list, # (μ, σ²) of some layers in this process
-                n:int # images they are of
-               ) -> tuple: # the same over the images of all processes, and how many these are
+# %% ../nbs/04_nets.ipynb #ea39053a
+def joint_stats(
+    stats: list,  # (μ, σ²) of some layers in this process
+    n: int,  # images they are of
+) -> tuple:  # the same over the images of all processes, and how many these are
     "Mean and variance over all processes, in one message (in float64, because a difference of squares is taken)."
     means, variances = (torch.cat(t).double() for t in zip(*stats))
-    total, first, second = summed(torch.cat([n*torch.ones_like(means[:1]), n*means, n*(variances + means.square())])).split([1, len(means), len(means)])
-    mean, widths = first/total, [len(m) for m, _ in stats]
-    var = second/total - mean.square()
-    return [(m.to(s[0].dtype), v.to(s[0].dtype)) for m, v, s in zip(mean.split(widths), var.split(widths), stats)], total[0]
+    total, first, second = summed(
+        torch.cat([n * torch.ones_like(means[:1]), n * means, n * (variances + means.square())])
+    ).split([1, len(means), len(means)])
+    mean, widths = first / total, [len(m) for m, _ in stats]
+    var = second / total - mean.square()
+    return [
+        (m.to(s[0].dtype), v.to(s[0].dtype)) for m, v, s in zip(mean.split(widths), var.split(widths), stats)
+    ], total[0]
 
 # %% ../nbs/04_nets.ipynb #941a7bf0
 class _JointNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
         stats, images = joint_stats([Tap.apply(x)[1:]], len(x))
-        mean, var, n = *(t.to(weight.dtype) for t in stats[0]), images*(x[0].numel()//x.shape[1])
+        mean, var, n = *(t.to(weight.dtype) for t in stats[0]), images * (x[0].numel() // x.shape[1])
         ctx.eps = eps
         ctx.save_for_backward(x, weight, mean, var, n)
         ctx.mark_non_differentiable(mean, var, n)
-        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0], mean, var, n
+        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0], mean, var, n
 
     @staticmethod
     def backward(ctx, g, *_):
         x, weight, mean, var, n = ctx.saved_tensors
-        direct, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(g, x, weight, mean, var, mean, (var + ctx.eps).rsqrt(), False, ctx.eps, [True]*3)
-        all_sum(*(sums := (g_weight.clone(), g_bias.clone())))       # Σ g x̂ and Σ g
-        scale, shape = weight*(var + ctx.eps).rsqrt(), (-1, *[1]*(x.ndim - 2))
-        slope = -scale*(var + ctx.eps).rsqrt()*sums[0]/n
-        return torch.addcmul(direct + (-scale*sums[1]/n - slope*mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape)), g_weight, g_bias, None
+        direct, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(
+            g, x, weight, mean, var, mean, (var + ctx.eps).rsqrt(), False, ctx.eps, [True] * 3
+        )
+        all_sum(*(sums := (g_weight.clone(), g_bias.clone())))  # Σ g x̂ and Σ g
+        scale, shape = weight * (var + ctx.eps).rsqrt(), (-1, *[1] * (x.ndim - 2))
+        slope = -scale * (var + ctx.eps).rsqrt() * sums[0] / n
+        return (
+            torch.addcmul(
+                direct + (-scale * sums[1] / n - slope * mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape)
+            ),
+            g_weight,
+            g_bias,
+            None,
+        )
 
+# %% ../nbs/04_nets.ipynb #6121c2c9
 class JointNorm(nn.BatchNorm2d):
     "A batch norm over the parts that all processes hold of a batch (N, C, …)."
-    def _check_input_dim(self, x): pass                    # vectors, too
 
-    def forward(self, x:Tensor) -> Tensor: # (N, C, …) to the same
+    def _check_input_dim(self, x):
+        pass  # vectors, too
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, …) to the same
         "As `nn.BatchNorm2d`, with the statistics of the whole batch."
-        if not self.training or world().size == 1: return super().forward(x)
+        if not self.training or world().size == 1:
+            return super().forward(x)
         y, mean, var, n = _JointNorm.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked += 1
-            for kept, new in ((self.running_mean, mean), (self.running_var, var*n/(n - 1))): kept.lerp_(new, self.momentum)
+            for kept, new in ((self.running_mean, mean), (self.running_var, var * n / (n - 1))):
+                kept.lerp_(new, self.momentum)
         return y
 
-def joint_norms(net:nn.Module # any network
-               ) -> nn.Module: # the same; its parameters are the same tensors
+# %% ../nbs/04_nets.ipynb #b8138e97
+def joint_norms(
+    net: nn.Module,  # any network
+) -> nn.Module:  # the same; its parameters are the same tensors
     "Let a network's batch norms see what all processes hold of a batch; does nothing if there is one process."
-    if world().size == 1: return net
-    for m in [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not isinstance(m, JointNorm)]:
+    if world().size == 1:
+        return net
+    for m in [
+        m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not isinstance(m, JointNorm)
+    ]:
         new = JointNorm(m.num_features, m.eps, m.momentum).train(m.training)
         new._parameters, new._buffers = m._parameters, m._buffers
         swap(net, m, new)

@@ -16,7 +16,20 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from .core import BadInput, atomic, cosine, digest, generator, known, meeting_place, need, run, seeded, to_device, write_json
+from ssdd_nb.core import (
+    BadInput,
+    atomic,
+    cosine,
+    digest,
+    generator,
+    known,
+    meeting_place,
+    need,
+    run,
+    seeded,
+    to_device,
+    write_json,
+)
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluation import Recipe, Student, embed, linear_probe, pretrain, train_student
@@ -24,159 +37,208 @@ from .nets import Encoder
 from .teachers import Classifier, Teacher, Views, view_of
 
 # %% ../nbs/08_posttrain.ipynb #14d3a3c2
-SGD_PROBE = Recipe(None, 200, 256, .03, .9, 1e-4, 'cosine')
+SGD_PROBE = Recipe(None, 200, 256, 0.03, 0.9, 1e-4, 'cosine')
 
-def align(teacher:Teacher, # frozen, with features
-          images:Images, # with labels
-          recipe:Recipe|None=None, # SGD on the features; None: L-BFGS to the optimum
-          seed:int=0, # of SGD's batches
-          **kwargs # for `run`, with SGD
-         ) -> Classifier: # on the same backbone, with a linear head
+
+def align(
+    teacher: Teacher,  # frozen, with features
+    images: Images,  # with labels
+    recipe: Recipe | None = None,  # SGD on the features; None: L-BFGS to the optimum
+    seed: int = 0,  # of SGD's batches
+    **kwargs,  # for `run`, with SGD
+) -> Classifier:  # on the same backbone, with a linear head
     "A linear probe on a frozen backbone (SC-DD, 2.2); raises `BadInput`."
-    if isinstance(teacher, Classifier): return fits(teacher, images)
+    if isinstance(teacher, Classifier):
+        return fits(teacher, images)
     need(images.y is not None, 'images', images.name, 'has no labels, and a probe needs some')
     f, n = teacher.targets(images).double(), len(images.classes)
     mu, s = f.mean(0), f.std(0).clamp_min(1e-6)
-    z = (f - mu)/s
+    z = (f - mu) / s
     V, b = linear_probe(z, images.y, n) if recipe is None else _by_sgd(z, images.y, n, recipe, seed, kwargs)
-    W = V/s[:, None]                                       # (d, n)
+    W = V / s[:, None]  # (d, n)
     net = copy_with_head(teacher.net, f.shape[1], n, images)
     with torch.no_grad():
         net.head.weight.copy_(W.T)
         net.head.bias.copy_(b - mu @ W)
-    return Classifier(net, teacher.mean, teacher.std, dict(teacher.manifest, aligned_on=images.describe(), teacher=teacher.hash()))
+    return Classifier(
+        net, teacher.mean, teacher.std, dict(teacher.manifest, aligned_on=images.describe(), teacher=teacher.hash())
+    )
 
 # %% ../nbs/08_posttrain.ipynb #4b7c4acd
-def copy_with_head(module:nn.Module, # an `Encoder`, whose head is replaced, or any module from (N, C, H, W) to (N, d)
-                   d:int, # features
-                   n:int, # classes
-                   images:Images # for the device
-                  ) -> Encoder:
+def copy_with_head(
+    module: nn.Module,  # an `Encoder`, whose head is replaced, or any module from (N, C, H, W) to (N, d)
+    d: int,  # features
+    n: int,  # classes
+    images: Images,  # for the device
+) -> Encoder:
     "The same backbone, its own copy, under a new linear head."
     body = module.body if isinstance(module, Encoder) else module
     spec = getattr(module, 'spec', None)
     net = Encoder(copy.deepcopy(body), d, n, spec and {**spec, 'out_dim': n})
     return net.to(images.x.device)
 
+# %% ../nbs/08_posttrain.ipynb #69c20728
 def _by_sgd(z, y, n, recipe, seed, kwargs):
     "The probe by SGD: a student without a body, whose images are features."
-    flat = Distilled(z.float()[:, :, None, None], y, dict(normalisation=dict(mean=[0.]*z.shape[1], std=[1.]*z.shape[1])))
+    flat = Distilled(
+        z.float()[:, :, None, None], y, dict(normalisation=dict(mean=[0.0] * z.shape[1], std=[1.0] * z.shape[1]))
+    )
     probe = nn.Sequential(nn.Flatten(), nn.Linear(z.shape[1], n)).to(z.device)
-    for p in probe.parameters(): nn.init.zeros_(p)
+    for p in probe.parameters():
+        nn.init.zeros_(p)
     pretrain(probe, flat, recipe, seed, **kwargs)
     return probe[1].weight.detach().double().T, probe[1].bias.detach().double()
 
-def fits(net:Classifier, # a network with classes
-         images:Images # with labels
-        ) -> Classifier: # the same
+# %% ../nbs/08_posttrain.ipynb #922c22ed
+def fits(
+    net: Classifier,  # a network with classes
+    images: Images,  # with labels
+) -> Classifier:  # the same
     "Raise `BadInput` unless the network scores the images' classes."
     k = net(images.pixels(slice(0, 1))).shape[1]
-    need(images.y is not None and k == len(images.classes), 'teacher', f'a head for {k} classes', f'{images.name} has {len(images.classes) if images.y is not None else "no"} classes; use a network for these, or a self-supervised one, which is aligned to them')
+    need(
+        images.y is not None and k == len(images.classes),
+        'teacher',
+        f'a head for {k} classes',
+        f'{images.name} has {len(images.classes) if images.y is not None else "no"} classes; use a network for these, or a self-supervised one, which is aligned to them',
+    )
     return net
 
 # %% ../nbs/08_posttrain.ipynb #a9ea1ac7
 @dataclass(frozen=True)
 class PostRecipe:
     "How a student is trained on a set with labels (SC-DD, 2.5)."
-    kind:str = 'soft' # labels: `soft`, or `hard`
-    steps:int|None = None # steps; None: `epochs` decide
-    epochs:float = 300 # passes over the set
-    batch:int = 64 # views at a time; of fewer images, several of each
-    optimiser:str = 'adamw' # or `sgd`, with momentum .9
-    lr:float = 1e-3 # at the start; it falls to 0 along a cosine
-    weight_decay:float = .01
-    temperature:float = 20. # T of the soft labels
-    views:Views = Views(crop=(.08, 1.), ratio=(3/4, 4/3), flip=.5) # the crops; only geometry counts
-    mix:str = 'cutmix' # `cutmix`, `mixup` or `none`
-    mix_alpha:float = 1. # λ ~ Beta(α, α)
-    randaugment:bool = False # torchvision's RandAugment before the crop
 
-    def total(self, m:int) -> int: # how many images there are; the number of steps
+    kind: str = 'soft'  # labels: `soft`, or `hard`
+    steps: int | None = None  # steps; None: `epochs` decide
+    epochs: float = 300  # passes over the set
+    batch: int = 64  # views at a time; of fewer images, several of each
+    optimiser: str = 'adamw'  # or `sgd`, with momentum .9
+    lr: float = 1e-3  # at the start; it falls to 0 along a cosine
+    weight_decay: float = 0.01
+    temperature: float = 20.0  # T of the soft labels
+    views: Views = Views(crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)  # the crops; only geometry counts
+    mix: str = 'cutmix'  # `cutmix`, `mixup` or `none`
+    mix_alpha: float = 1.0  # λ ~ Beta(α, α)
+    randaugment: bool = False  # torchvision's RandAugment before the crop
+
+    def total(self, m: int) -> int:  # how many images there are; the number of steps
         "How many steps the training takes."
-        return self.steps or max(1, int(self.epochs*max(1, m//self.batch)))
+        return self.steps or max(1, int(self.epochs * max(1, m // self.batch)))
 
 # %% ../nbs/08_posttrain.ipynb #8dd18044
-def draw_views(recipe:PostRecipe, # how
-               m:int, # images in the set
-               seed:int, # the experiment's seed
-               step:int, # which step of the training
-               size=(8, 8) # (H, W)
-              ) -> dict: # CPU tensors: index (b,), M (b, 2, 3) half, partner (b,), lam () half, box (4,), key ()
+def draw_views(
+    recipe: PostRecipe,  # how
+    m: int,  # images in the set
+    seed: int,  # the experiment's seed
+    step: int,  # which step of the training
+    size=(8, 8),  # (H, W)
+) -> dict:  # CPU tensors: index (b,), M (b, 2, 3) half, partner (b,), lam () half, box (4,), key ()
     "The parameters of a step's views, from the seed and the step alone."
-    b, per_epoch = recipe.batch, max(1, m//recipe.batch)
-    shuffled = generator(seed, 'post order', step//per_epoch)
-    order = torch.cat([torch.randperm(m, generator=shuffled) for _ in range(-(-b//m))])      # several views of each where there are few
-    at, gen = step % per_epoch*b, generator(seed, 'post views', step)
+    b, per_epoch = recipe.batch, max(1, m // recipe.batch)
+    shuffled = generator(seed, 'post order', step // per_epoch)
+    order = torch.cat(
+        [torch.randperm(m, generator=shuffled) for _ in range(-(-b // m))]
+    )  # several views of each where there are few
+    at, gen = step % per_epoch * b, generator(seed, 'post views', step)
     M = recipe.views.matrices(b, size, gen)
-    lam = _beta(recipe.mix_alpha, gen) if known(recipe.mix, ('cutmix', 'mixup', 'none'), 'mix') != 'none' else torch.tensor(1.)
-    box = torch.zeros(4, dtype=torch.int16)                # top, bottom, left, right
-    if recipe.mix == 'cutmix': box, lam = _box(size, lam, gen)
-    return dict(index=order[at:at + b].int(), M=M, partner=torch.randperm(b, generator=gen).int(), lam=lam.half(), box=box,
-                key=torch.randint(0, 2**62, (), generator=gen) if recipe.randaugment else torch.tensor(-1))
+    lam = (
+        _beta(recipe.mix_alpha, gen)
+        if known(recipe.mix, ('cutmix', 'mixup', 'none'), 'mix') != 'none'
+        else torch.tensor(1.0)
+    )
+    box = torch.zeros(4, dtype=torch.int16)  # top, bottom, left, right
+    if recipe.mix == 'cutmix':
+        box, lam = _box(size, lam, gen)
+    return dict(
+        index=order[at : at + b].int(),
+        M=M,
+        partner=torch.randperm(b, generator=gen).int(),
+        lam=lam.half(),
+        box=box,
+        key=torch.randint(0, 2**62, (), generator=gen) if recipe.randaugment else torch.tensor(-1),
+    )
 
+# %% ../nbs/08_posttrain.ipynb #9f51e4de
 def _beta(alpha, gen):
     "A number from Beta(α, α), from the generator."
     ga, gb = (torch._standard_gamma(torch.tensor(float(alpha), dtype=torch.float64), generator=gen) for _ in range(2))
-    return (ga/(ga + gb)).float()
+    return (ga / (ga + gb)).float()
+
 
 def _box(size, lam, gen):
     "A box at a random place that covers 1 − λ of the image as far as it lies within it, and the λ that is left."
     (h, w), cut = size, (1 - lam).sqrt()
     cy, cx = (int(torch.randint(s, (), generator=gen)) for s in size)
-    edges = [(max(0, c - int(cut*s)//2), min(s, c + int(cut*s)//2)) for c, s in ((cy, h), (cx, w))]
+    edges = [(max(0, c - int(cut * s) // 2), min(s, c + int(cut * s) // 2)) for c, s in ((cy, h), (cx, w))]
     (t, b), (l, r) = edges
-    return torch.tensor([t, b, l, r], dtype=torch.int16), torch.tensor(1 - (b - t)*(r - l)/(h*w))
+    return torch.tensor([t, b, l, r], dtype=torch.int16), torch.tensor(1 - (b - t) * (r - l) / (h * w))
 
 # %% ../nbs/08_posttrain.ipynb #9f5086e9
-def make_views(x:Tensor, # all images of the set, (m, C, H, W) in pixel units
-               p:dict # from `draw_views`
-              ) -> Tensor: # (b, C, H, W) in pixel units
+def make_views(
+    x: Tensor,  # all images of the set, (m, C, H, W) in pixel units
+    p: dict,  # from `draw_views`
+) -> Tensor:  # (b, C, H, W) in pixel units
     "The views with these parameters."
     v = x[to_device(p['index'].long(), x.device)]
-    if p['key'] >= 0: v = _randaugment(v, int(p['key']))
+    if p['key'] >= 0:
+        v = _randaugment(v, int(p['key']))
     v, lam, (t, b, l, r) = view_of(v, p['M']), to_device(p['lam'].float(), x.device), p['box'].tolist()
     other = v[to_device(p['partner'].long(), x.device)]
     if b > t and r > l:
         v = v.clone()
         v[:, :, t:b, l:r] = other[:, :, t:b, l:r]
         return v
-    return lam*v + (1 - lam)*other if b == t == l == r == 0 and p['lam'] < 1 else v
+    return lam * v + (1 - lam) * other if b == t == l == r == 0 and p['lam'] < 1 else v
 
+# %% ../nbs/08_posttrain.ipynb #cde5fdce
 def _randaugment(x, key):
     "RandAugment with draws of its own for each image."
     from torchvision.transforms.v2 import RandAugment
-    u8, out, ra = (x.clamp(0, 1)*255).round().byte().cpu(), [], RandAugment()
+
+    u8, out, ra = (x.clamp(0, 1) * 255).round().byte().cpu(), [], RandAugment()
     for i, im in enumerate(u8):
-        with seeded(key, i): out.append(ra(im))
-    return to_device(torch.stack(out), x.device).float()/255
+        with seeded(key, i):
+            out.append(ra(im))
+    return to_device(torch.stack(out), x.device).float() / 255
 
 # %% ../nbs/08_posttrain.ipynb #018f870d
 class SoftLabels:
     "The views of a training and a network's scores for them, in pieces: in memory, or in a folder."
-    def __init__(self,
-                 where, # a folder, or a list of pieces: dicts of tensors with the steps as first dimension
-                 about:dict # `per_piece`, `pieces`, `steps`, `seed`, `set`, `network`, `recipe`
-                ):
+
+    def __init__(
+        self,
+        where,  # a folder, or a list of pieces: dicts of tensors with the steps as first dimension
+        about: dict,  # `per_piece`, `pieces`, `steps`, `seed`, `set`, `network`, `recipe`
+    ):
         self.where, self.about, self.per_piece, self.held = where, about, about['per_piece'], (None, None)
 
-    def piece(self, i:int) -> dict: # tensors, a row for each step
+    def piece(self, i: int) -> dict:  # tensors, a row for each step
         "Piece number i."
-        if isinstance(self.where, list): return self.where[i]
-        if self.held[0] != i: self.held = i, load_file(_piece(self.where, i))
+        if isinstance(self.where, list):
+            return self.where[i]
+        if self.held[0] != i:
+            self.held = i, load_file(_piece(self.where, i))
         return self.held[1]
 
-    def at(self, step:int) -> dict: # as `draw_views`, and `scores` (b, n)
+    def at(self, step: int) -> dict:  # as `draw_views`, and `scores` (b, n)
         "What was stored for a step."
         i, j = divmod(step, self.per_piece)
         return {k: t[j] for k, t in self.piece(i).items()}
 
-def _piece(folder, i): return Path(folder)/f'labels-{i:05d}.safetensors'
+# %% ../nbs/08_posttrain.ipynb #c62573de
+def _piece(folder, i):
+    return Path(folder) / f'labels-{i:05d}.safetensors'
 
-def load_labels(folder:Path # where `relabel` put them
-               ) -> SoftLabels:
+
+def load_labels(
+    folder: Path,  # where `relabel` put them
+) -> SoftLabels:
     "Stored soft labels; raises `BadInput`."
-    try: about = json.loads((Path(folder)/'labels.json').read_text())
-    except (OSError, ValueError): raise BadInput(f'labels={folder}: no finished soft labels there; relabel makes them') from None
+    try:
+        about = json.loads((Path(folder) / 'labels.json').read_text())
+    except (OSError, ValueError):
+        raise BadInput(f'labels={folder}: no finished soft labels there; relabel makes them') from None
     missing = [i for i in range(about['pieces']) if not _piece(folder, i).exists()]
     need(not missing, 'labels', folder, f'{len(missing)} of {about["pieces"]} files are missing; relabel again')
     return SoftLabels(Path(folder), about)
@@ -184,173 +246,295 @@ def load_labels(folder:Path # where `relabel` put them
 # %% ../nbs/08_posttrain.ipynb #6b14318f
 class Relabelling:
     "Scores of all views of a training, a `Task` for `run`; a step makes a piece."
-    def __init__(self, d:Distilled, net:Classifier, recipe:PostRecipe, seed:int, folder:Path|None, device=None, piece_mib:float=8.): # see `relabel`
+
+    def __init__(
+        self,
+        d: Distilled,
+        net: Classifier,
+        recipe: PostRecipe,
+        seed: int,
+        folder: Path | None,
+        device=None,
+        piece_mib: float = 8.0,
+    ):  # see `relabel`
         self.device = meeting_place(net.net, 'cpu') if device is None else torch.device(device)
         self.x, self.net, self.recipe, self.seed, self.folder = d.x.to(self.device), net, recipe, seed, folder
         self.steps, self.t, self.pieces = recipe.total(len(d)), 0, []
-        self.per_piece = max(1, min(self.steps, int(piece_mib*2**20/view_bytes(self.views(0)))))
-        self.n_pieces = -(-self.steps//self.per_piece)
+        self.per_piece = max(1, min(self.steps, int(piece_mib * 2**20 / view_bytes(self.views(0)))))
+        self.n_pieces = -(-self.steps // self.per_piece)
 
-    def views(self, step:int) -> dict: # parameters and `scores`
+    def views(self, step: int) -> dict:  # parameters and `scores`
         "A step's views, and what the network says of them."
         p = draw_views(self.recipe, len(self.x), self.seed, step, self.x.shape[2:])
         return {**p, 'scores': self.net(make_views(self.x, p)).half().cpu()}
 
     def step(self) -> dict:
         "One piece."
-        rows = [self.views(s) for s in range(self.t*self.per_piece, min((self.t + 1)*self.per_piece, self.steps))]
+        rows = [self.views(s) for s in range(self.t * self.per_piece, min((self.t + 1) * self.per_piece, self.steps))]
         piece = {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
         if self.folder:
-            with atomic(_piece(self.folder, self.t)) as p: save_file(piece, p)
-        else: self.pieces.append(piece)
+            with atomic(_piece(self.folder, self.t)) as p:
+                save_file(piece, p)
+        else:
+            self.pieces.append(piece)
         self.t += 1
-        return dict(views=float(len(rows)*len(rows[0]['index'])))
+        return dict(views=float(len(rows) * len(rows[0]['index'])))
 
-    def state_dict(self) -> dict: return dict(t=self.t, pieces=self.pieces)
-    def load_state_dict(self, s:dict): self.t, self.pieces = s['t'], s['pieces']
+    def state_dict(self) -> dict:
+        return dict(t=self.t, pieces=self.pieces)
 
-def view_bytes(p:dict # parameters and scores
-              ) -> int:
+    def load_state_dict(self, s: dict):
+        self.t, self.pieces = s['t'], s['pieces']
+
+# %% ../nbs/08_posttrain.ipynb #fd1c0924
+def view_bytes(
+    p: dict,  # parameters and scores
+) -> int:
     "What they take on disk."
-    return sum(t.numel()*t.element_size() for t in p.values())
+    return sum(t.numel() * t.element_size() for t in p.values())
 
 # %% ../nbs/08_posttrain.ipynb #b9f2e767
-def relabel(d:Distilled, # a set with labels
-            net:Classifier, # whose scores
-            recipe:PostRecipe, # the training they are for
-            seed:int=0, # of the views
-            out:Path|None=None, # folder for the files; None keeps them in memory
-            device=None, # where the network runs; None: where it is
-            **kwargs # for `run`
-           ) -> SoftLabels:
+def relabel(
+    d: Distilled,  # a set with labels
+    net: Classifier,  # whose scores
+    recipe: PostRecipe,  # the training they are for
+    seed: int = 0,  # of the views
+    out: Path | None = None,  # folder for the files; None keeps them in memory
+    device=None,  # where the network runs; None: where it is
+    **kwargs,  # for `run`
+) -> SoftLabels:
     "Crop-level soft labels, generated beforehand (SC-DD, 2.5); the same again resumes."
     task = Relabelling(d, net, recipe, seed, out and Path(out), device)
-    about = dict(pieces=task.n_pieces, per_piece=task.per_piece, steps=task.steps, seed=seed, set=d.hash, network=net.hash(), recipe=json.loads(json.dumps(asdict(recipe))))
-    run(task, task.n_pieces, out, name='relabelling', config=about, seed=seed, finish=(lambda t: write_json(Path(out)/'labels.json', about)) if out else None, **kwargs)
+    about = dict(
+        pieces=task.n_pieces,
+        per_piece=task.per_piece,
+        steps=task.steps,
+        seed=seed,
+        set=d.hash,
+        network=net.hash(),
+        recipe=json.loads(json.dumps(asdict(recipe))),
+    )
+    run(
+        task,
+        task.n_pieces,
+        out,
+        name='relabelling',
+        config=about,
+        seed=seed,
+        finish=(lambda t: write_json(Path(out) / 'labels.json', about)) if out else None,
+        **kwargs,
+    )
     return load_labels(out) if out else SoftLabels(task.pieces, about)
 
 # %% ../nbs/08_posttrain.ipynb #d4a375af
-def soft_loss(z_s:Tensor, # the student's scores (b, n)
-              z_t:Tensor, # the network's (b, n)
-              temperature:float # T
-             ) -> Tensor: # scalar
+def soft_loss(
+    z_s: Tensor,  # the student's scores (b, n)
+    z_t: Tensor,  # the network's (b, n)
+    temperature: float,  # T
+) -> Tensor:  # scalar
     "T² KL(network ‖ student), both softened (SC-DD, eq. 10)."
-    log_p = lambda z: F.log_softmax(z/temperature, 1)
-    return F.kl_div(log_p(z_s), log_p(z_t), reduction='batchmean', log_target=True)*temperature**2
+    log_p = lambda z: F.log_softmax(z / temperature, 1)
+    return F.kl_div(log_p(z_s), log_p(z_t), reduction='batchmean', log_target=True) * temperature**2
 
-def hard_loss(z_s:Tensor, # the student's scores (b, n)
-              y:Tensor, # labels (b,)
-              y2:Tensor, # those of the partners
-              lam:Tensor # share of the first
-             ) -> Tensor: # scalar
+# %% ../nbs/08_posttrain.ipynb #59d94184
+def hard_loss(
+    z_s: Tensor,  # the student's scores (b, n)
+    y: Tensor,  # labels (b,)
+    y2: Tensor,  # those of the partners
+    lam: Tensor,  # share of the first
+) -> Tensor:  # scalar
     "λ CE(y) + (1 − λ) CE(y')."
-    return lam*F.cross_entropy(z_s, y) + (1 - lam)*F.cross_entropy(z_s, y2)
+    return lam * F.cross_entropy(z_s, y) + (1 - lam) * F.cross_entropy(z_s, y2)
 
 # %% ../nbs/08_posttrain.ipynb #540818b3
 class PostTraining:
     "Training of a student on a set with labels, a `Task` for `run`."
+
     hint = 'Lower `lr`.'
-    def __init__(self, net:nn.Module, d:Distilled, recipe:PostRecipe, labels=None, seed:int=0): # see `post_train`
+
+    def __init__(
+        self, net: nn.Module, d: Distilled, recipe: PostRecipe, labels=None, seed: int = 0
+    ):  # see `post_train`
         need(d.y.ndim == 1, 'd', d, 'its targets are features, not labels; pre-train on it instead')
-        need(known(recipe.kind, ('soft', 'hard'), 'kind') == 'hard' or labels is not None, 'labels', None, 'soft labels need a network, or stored scores')
+        need(
+            known(recipe.kind, ('soft', 'hard'), 'kind') == 'hard' or labels is not None,
+            'labels',
+            None,
+            'soft labels need a network, or stored scores',
+        )
         self.net, self.recipe, self.labels, self.seed, self.t = net.train(), recipe, labels, seed, 0
         self.device = next(net.parameters()).device
         self.x, self.y, self.stats = d.x.to(self.device), d.y.to(self.device), [t.to(self.device) for t in d.stats()]
         self.steps = recipe.total(len(d))
         if isinstance(labels, SoftLabels):
-            need(labels.about['set'] == d.hash, 'labels', labels.about['set'], f'were made for another set; this one is {d.hash}')
-            need(labels.about['steps'] >= self.steps, 'labels', f"{labels.about['steps']} steps", f'the training takes {self.steps}; relabel for as many')
+            need(
+                labels.about['set'] == d.hash,
+                'labels',
+                labels.about['set'],
+                f'were made for another set; this one is {d.hash}',
+            )
+            need(
+                labels.about['steps'] >= self.steps,
+                'labels',
+                f"{labels.about['steps']} steps",
+                f'the training takes {self.steps}; relabel for as many',
+            )
         how = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.opt = torch.optim.AdamW(net.parameters(), **how) if known(recipe.optimiser, ('adamw', 'sgd'), 'optimiser') == 'adamw' else torch.optim.SGD(net.parameters(), momentum=.9, **how)
+        self.opt = (
+            torch.optim.AdamW(net.parameters(), **how)
+            if known(recipe.optimiser, ('adamw', 'sgd'), 'optimiser') == 'adamw'
+            else torch.optim.SGD(net.parameters(), momentum=0.9, **how)
+        )
 
-    def batch(self) -> tuple: # views (b, C, H, W) in pixel units, their parameters, the network's scores or None
+    def batch(self) -> tuple:  # views (b, C, H, W) in pixel units, their parameters, the network's scores or None
         "What this step trains on."
         stored = self.labels.at(self.t) if isinstance(self.labels, SoftLabels) and self.recipe.kind == 'soft' else None
         p = stored or draw_views(self.recipe, len(self.x), self.seed, self.t, self.x.shape[2:])
         v = make_views(self.x, p)
-        return v, p, None if self.recipe.kind == 'hard' else to_device(stored['scores'], self.device).float() if stored else self.labels(v)
+        return (
+            v,
+            p,
+            None
+            if self.recipe.kind == 'hard'
+            else to_device(stored['scores'], self.device).float()
+            if stored
+            else self.labels(v),
+        )
 
     def step(self) -> dict:
         "One step of the optimiser."
-        for group in self.opt.param_groups: group['lr'] = self.recipe.lr*cosine(self.t, self.steps)
+        for group in self.opt.param_groups:
+            group['lr'] = self.recipe.lr * cosine(self.t, self.steps)
         v, p, scores = self.batch()
         z = self.net(normalise(v, *self.stats)).float()
         y = self.y[to_device(p['index'].long(), self.device)]
-        loss = soft_loss(z, scores, self.recipe.temperature) if scores is not None else hard_loss(z, y, y[to_device(p['partner'].long(), self.device)], to_device(p['lam'].float(), self.device))
+        loss = (
+            soft_loss(z, scores, self.recipe.temperature)
+            if scores is not None
+            else hard_loss(
+                z, y, y[to_device(p['partner'].long(), self.device)], to_device(p['lam'].float(), self.device)
+            )
+        )
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
         self.t += 1
         return dict(loss=loss.detach())
 
-    def state_dict(self) -> dict: return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), t=self.t)
+    def state_dict(self) -> dict:
+        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), t=self.t)
 
-    def load_state_dict(self, s:dict): # from `state_dict`
+    def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
-        for k in ('net', 'opt'): getattr(self, k).load_state_dict(s[k])
+        for k in ('net', 'opt'):
+            getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
 # %% ../nbs/08_posttrain.ipynb #1d2b79bf
-def post_train(net:nn.Module, # the student, from (N, C, H, W) to (N, n); trained in place
-               d:Distilled, # a set with labels
-               recipe:PostRecipe=PostRecipe(), # how
-               labels=None, # for soft labels: a `Classifier`, asked on the fly, or stored `SoftLabels`
-               seed:int=0, # of the views
-               out:Path|None=None, # folder for checkpoint, log, record and student.safetensors
-               **kwargs # for `run`
-              ) -> nn.Module: # the same, in eval mode
+def post_train(
+    net: nn.Module,  # the student, from (N, C, H, W) to (N, n); trained in place
+    d: Distilled,  # a set with labels
+    recipe: PostRecipe = PostRecipe(),  # how
+    labels=None,  # for soft labels: a `Classifier`, asked on the fly, or stored `SoftLabels`
+    seed: int = 0,  # of the views
+    out: Path | None = None,  # folder for checkpoint, log, record and student.safetensors
+    **kwargs,  # for `run`
+) -> nn.Module:  # the same, in eval mode
     "Train a student on a set with labels (SC-DD, eq. 10)."
     task = PostTraining(net, d, recipe, labels, seed)
     who = labels.about['network'] if isinstance(labels, SoftLabels) else labels and labels.hash()
-    return train_student(task, out, name='post-training', config=dict(json.loads(json.dumps(asdict(recipe))), set=d.hash, labels=who), seed=seed, **kwargs)
+    return train_student(
+        task,
+        out,
+        name='post-training',
+        config=dict(json.loads(json.dumps(asdict(recipe))), set=d.hash, labels=who),
+        seed=seed,
+        **kwargs,
+    )
 
-def test_accuracy(net:nn.Module, # a student
-                  images:Images # with labels
-                 ) -> float: # percent
+# %% ../nbs/08_posttrain.ipynb #97fe49b6
+def test_accuracy(
+    net: nn.Module,  # a student
+    images: Images,  # with labels
+) -> float:  # percent
     "Share of images whose highest score is their class."
-    return (embed(net, images, 'output').argmax(1) == images.y).double().mean().item()*100
+    return (embed(net, images, 'output').argmax(1) == images.y).double().mean().item() * 100
 
-def random_set(images:Images, # with labels
-               ipc:int, # images per class
-               seed:int=0 # which
-              ) -> Distilled:
+# %% ../nbs/08_posttrain.ipynb #722be725
+def random_set(
+    images: Images,  # with labels
+    ipc: int,  # images per class
+    seed: int = 0,  # which
+) -> Distilled:
     "Random real images, as many of each class: the baseline of sets with labels; raises `BadInput`."
     i = per_class(images, ipc, generator(seed, 'random set'))
-    return distilled_from(images.normalised(i), images.y[i.to(images.y.device)], images, method='random', config=dict(ipc=ipc), seed=seed, target_kind='labels')
+    return distilled_from(
+        images.normalised(i),
+        images.y[i.to(images.y.device)],
+        images,
+        method='random',
+        config=dict(ipc=ipc),
+        seed=seed,
+        target_kind='labels',
+    )
 
-def ipc_of(images:Images, # with labels
-           m:int|None # images of all classes together, or None
-          ) -> int|None: # how many of each, or None
+# %% ../nbs/08_posttrain.ipynb #88f4508b
+def ipc_of(
+    images: Images,  # with labels
+    m: int | None,  # images of all classes together, or None
+) -> int | None:  # how many of each, or None
     "Images per class, for methods that make equally many of each; raises `BadInput`."
     n = len(images.classes)
-    need(images.y is not None, 'source', images.name, 'has no labels, and this method makes images of classes; use class folders, or another method')
+    need(
+        images.y is not None,
+        'source',
+        images.name,
+        'has no labels, and this method makes images of classes; use class folders, or another method',
+    )
     need(m is None or m % n == 0, 'm', m, f'must be a multiple of the number of classes, {n}')
-    return None if m is None else m//n
+    return None if m is None else m // n
 
-def per_class(images:Images, # with labels
-              ipc:int, # how many of each class
-              gen:torch.Generator # where the choice comes from
-             ) -> Tensor: # indices, class by class
+# %% ../nbs/08_posttrain.ipynb #e6c2d44d
+def per_class(
+    images: Images,  # with labels
+    ipc: int,  # how many of each class
+    gen: torch.Generator,  # where the choice comes from
+) -> Tensor:  # indices, class by class
     "Random images, as many of each class; raises `BadInput`."
     need(images.y is not None, 'images', images.name, 'has no labels')
     least = torch.bincount(images.y, minlength=len(images.classes)).min().item()
-    need(isinstance(ipc, int) and 1 <= ipc <= least, 'ipc', ipc, f'must be from 1 to {least}, the number of images in the smallest class of {images.name}')
+    need(
+        isinstance(ipc, int) and 1 <= ipc <= least,
+        'ipc',
+        ipc,
+        f'must be from 1 to {least}, the number of images in the smallest class of {images.name}',
+    )
     y = images.y.cpu()
-    return torch.cat([(i := (y == c).nonzero().flatten())[torch.randperm(len(i), generator=gen)[:ipc]] for c in range(len(images.classes))])
+    return torch.cat(
+        [
+            (i := (y == c).nonzero().flatten())[torch.randperm(len(i), generator=gen)[:ipc]]
+            for c in range(len(images.classes))
+        ]
+    )
 
 # %% ../nbs/08_posttrain.ipynb #04bff6db
-def paper_post(name:str='cifar100' # `cifar100`, `tinyimagenet` or `imagenet`
-              ) -> PostRecipe:
+def paper_post(
+    name: str = 'cifar100',  # `cifar100`, `tinyimagenet` or `imagenet`
+) -> PostRecipe:
     "SC-DD's post-training (Tables 14 to 16, validation)."
-    shifted = Views(shift=.125, flip=.5)
-    presets = dict(cifar100=PostRecipe(epochs=200, lr=.005, temperature=30., views=shifted, mix='mixup', mix_alpha=.8),
-                   tinyimagenet=PostRecipe(epochs=500, optimiser='sgd', lr=.2, weight_decay=1e-4, randaugment=True),
-                   imagenet=PostRecipe(epochs=300))
+    shifted = Views(shift=0.125, flip=0.5)
+    presets = dict(
+        cifar100=PostRecipe(epochs=200, lr=0.005, temperature=30.0, views=shifted, mix='mixup', mix_alpha=0.8),
+        tinyimagenet=PostRecipe(epochs=500, optimiser='sgd', lr=0.2, weight_decay=1e-4, randaugment=True),
+        imagenet=PostRecipe(epochs=300),
+    )
     return presets[known(name, presets, 'preset')]
 
-def tiny_post(channels:int=1, # 1: as for digits; 3: as for photographs
-              kind:str='soft' # labels
-             ) -> PostRecipe:
+# %% ../nbs/08_posttrain.ipynb #37065ed8
+def tiny_post(
+    channels: int = 1,  # 1: as for digits; 3: as for photographs
+    kind: str = 'soft',  # labels
+) -> PostRecipe:
     "Post-training for a laptop."
-    views = Views(crop=(.6, 1.), ratio=(3/4, 4/3), flip=0. if channels == 1 else .5)
-    return PostRecipe(kind, steps=300, batch=100, temperature=4., views=views, mix='cutmix')
+    views = Views(crop=(0.6, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0 if channels == 1 else 0.5)
+    return PostRecipe(kind, steps=300, batch=100, temperature=4.0, views=views, mix='cutmix')

@@ -26,25 +26,39 @@ from .teachers import Classifier
 @dataclass(frozen=True)
 class FineTune:
     "How the whole network is trained on labelled images, by SGD with momentum along a cosine."
-    steps:int = 200 # of SGD
-    batch:int = 256 # images at a time; all of them if there are fewer
-    lr:float = .01 # of the network
-    head_lr:float|None = None # of the new head; the network's if None
-    momentum:float = .9
-    weight_decay:float = 5e-4
 
-def paper_finetune(name:str='krrst' # `krrst` (ICLR), `krrst-fine` (its fine-grained targets), `krrst-arxiv` (the first version)
-                  ) -> FineTune:
+    steps: int = 200  # of SGD
+    batch: int = 256  # images at a time; all of them if there are fewer
+    lr: float = 0.01  # of the network
+    head_lr: float | None = None  # of the new head; the network's if None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+# %% ../nbs/09_protocols.ipynb #17fdc010
+def paper_finetune(
+    name: str = 'krrst',  # `krrst` (ICLR), `krrst-fine` (its fine-grained targets), `krrst-arxiv` (the first version)
+) -> FineTune:
     "The papers' fine-tuning (KRR-ST, 4.1)."
-    recipes = {'krrst': FineTune(10_000), 'krrst-fine': FineTune(5_000), 'krrst-arxiv': FineTune(10_000, lr=.005, head_lr=.05, weight_decay=0.)}
+    recipes = {
+        'krrst': FineTune(10_000),
+        'krrst-fine': FineTune(5_000),
+        'krrst-arxiv': FineTune(10_000, lr=0.005, head_lr=0.05, weight_decay=0.0),
+    }
     return recipes[known(name, recipes, 'recipe')]
 
-STUDENTS = {'krrst-convnet3': Student('convnet', (128, 256, 512), 'batch'), 'krrst-convnet4': Student('convnet', (64, 128, 256, 512), 'batch'),
-            'krrst-convnet5': Student('convnet', (32, 64, 128, 256, 512), 'batch'),
-            'mkdt-convnet3': Student('convnet', (128,)*3), 'mkdt-convnet4': Student('convnet', (128,)*4)} # of the papers, by name (widths from the authors' code)
+# %% ../nbs/09_protocols.ipynb #d84c160b
+STUDENTS = {
+    'krrst-convnet3': Student('convnet', (128, 256, 512), 'batch'),
+    'krrst-convnet4': Student('convnet', (64, 128, 256, 512), 'batch'),
+    'krrst-convnet5': Student('convnet', (32, 64, 128, 256, 512), 'batch'),
+    'mkdt-convnet3': Student('convnet', (128,) * 3),
+    'mkdt-convnet4': Student('convnet', (128,) * 4),
+}  # of the papers, by name (widths from the authors' code)
 
-def student_named(name:str # one of `STUDENTS`, or of `nets.NETS`
-                 ) -> Student:
+
+def student_named(
+    name: str,  # one of `STUDENTS`, or of `nets.NETS`
+) -> Student:
     "A student by name: the papers' ConvNets at their widths; `convnet` with instance norms, as MKDT's experts have them, all others with batch norms."
     name = known(name, (*STUDENTS, *NETS), 'student')
     return STUDENTS.get(name) or (Student() if name == 'convnet' else Student(name, norm='batch'))
@@ -52,29 +66,41 @@ def student_named(name:str # one of `STUDENTS`, or of `nets.NETS`
 # %% ../nbs/09_protocols.ipynb #eee703c7
 class FineTuning:
     "Training of a network and its head on labelled images, a `Task` for `run`."
+
     hint = 'Lower `lr`.'
-    def __init__(self,
-                 net:Encoder, # with a head for the classes; trained in place
-                 images:Images, # with labels
-                 index:Tensor, # which of them are used
-                 recipe:FineTune, # how
-                 seed:int=0 # of the batches
-                ):
+
+    def __init__(
+        self,
+        net: Encoder,  # with a head for the classes; trained in place
+        images: Images,  # with labels
+        index: Tensor,  # which of them are used
+        recipe: FineTune,  # how
+        seed: int = 0,  # of the batches
+    ):
         self.net, self.recipe, self.device, self.t, self.steps = net.train(), recipe, images.x.device, 0, recipe.steps
         self.images, self.index = images, index.cpu()
         head = set(net.head.parameters())
-        groups = [dict(params=[p for p in net.parameters() if p not in head], base=recipe.lr), dict(params=list(head), base=recipe.lr if recipe.head_lr is None else recipe.head_lr)]
-        self.opt = torch.optim.SGD([{**g, 'params': [p.requires_grad_() for p in g['params']]} for g in groups], lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        groups = [
+            dict(params=[p for p in net.parameters() if p not in head], base=recipe.lr),
+            dict(params=list(head), base=recipe.lr if recipe.head_lr is None else recipe.head_lr),
+        ]
+        self.opt = torch.optim.SGD(
+            [{**g, 'params': [p.requires_grad_() for p in g['params']]} for g in groups],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
         self.batches = Batches(len(index), recipe.batch, seed, 'fine-tuning')
 
-    def batch(self, i:Tensor) -> tuple: # which of `index` (b,); images (b, C, H, W), normalised, and their labels
+    def batch(self, i: Tensor) -> tuple:  # which of `index` (b,); images (b, C, H, W), normalised, and their labels
         "A mini-batch."
         i = self.index[i]
         return self.images.normalised(i), self.images.y[index_to(i, self.device)]
 
     def step(self) -> dict:
         "One step of SGD on the cross-entropy."
-        for g in self.opt.param_groups: g['lr'] = g['base']*cosine(self.t, self.steps)
+        for g in self.opt.param_groups:
+            g['lr'] = g['base'] * cosine(self.t, self.steps)
         x, y = self.batch(self.batches.next())
         loss = F.cross_entropy(self.net(x).float(), y)
         self.opt.zero_grad()
@@ -83,35 +109,41 @@ class FineTuning:
         self.t += 1
         return dict(loss=loss.detach())
 
-    def state_dict(self) -> dict: # all that `step` depends on
+    def state_dict(self) -> dict:  # all that `step` depends on
         return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
 
-    def load_state_dict(self, s:dict): # from `state_dict`
-        for k in ('net', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
+    def load_state_dict(self, s: dict):  # from `state_dict`
+        for k in ('net', 'opt', 'batches'):
+            getattr(self, k).load_state_dict(s[k])
         self.t = s['t']
 
 # %% ../nbs/09_protocols.ipynb #9822cabb
-def new_head(net:Encoder, # a pre-trained network, left as it is
-             images:Images, # for classes and device
-             seed:int # of the head's weights
-            ) -> Encoder: # a copy
+def new_head(
+    net: Encoder,  # a pre-trained network, left as it is
+    images: Images,  # for classes and device
+    seed: int,  # of the head's weights
+) -> Encoder:  # a copy
     "The same features under a fresh linear head for the images' classes; raises `BadInput` without labels."
     need(images.y is not None, 'images', images.name, 'has no labels, which fine-tuning needs')
-    with seeded(seed, 'head'): return place(copy_with_head(net, net.dim, len(images.classes), images), images.x.device)
+    with seeded(seed, 'head'):
+        return place(copy_with_head(net, net.dim, len(images.classes), images), images.x.device)
 
-def weights(net:nn.Module) -> str: # any network
+
+def weights(net: nn.Module) -> str:  # any network
     "A hash of its weights and of what they belong to."
     state = net.state_dict()
     return digest(repr(net), sorted(state), *[state[k] for k in sorted(state)])
 
-def finetune(net:Encoder, # a pre-trained network, left as it is
-             images:Images, # the target data set, with labels
-             recipe:FineTune=FineTune(), # how
-             labels:float=1., # fraction of the labels that is used
-             seed:int=0, # of head, labelled images and batches
-             out:Path|None=None, # folder for checkpoint, log, record and student.safetensors
-             **kwargs # for `run`: `show`, `precision`, …
-            ) -> Encoder: # a trained copy, in eval mode
+# %% ../nbs/09_protocols.ipynb #2992bce3
+def finetune(
+    net: Encoder,  # a pre-trained network, left as it is
+    images: Images,  # the target data set, with labels
+    recipe: FineTune = FineTune(),  # how
+    labels: float = 1.0,  # fraction of the labels that is used
+    seed: int = 0,  # of head, labelled images and batches
+    out: Path | None = None,  # folder for checkpoint, log, record and student.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, …
+) -> Encoder:  # a trained copy, in eval mode
     "Train a copy of the whole network on a labelled target set (KRR-ST, 3.2 and 4.1)."
     tuned = new_head(net, images, seed)
     task = FineTuning(tuned, images, labelled(images.y, labels, seed, 0), recipe, seed)
@@ -119,21 +151,26 @@ def finetune(net:Encoder, # a pre-trained network, left as it is
     return train_student(task, out, name='fine-tuning', config=config, seed=seed, **kwargs)
 
 # %% ../nbs/09_protocols.ipynb #9605d968
-def plain_draw(n:int, # images
-               fraction:float, # in (0, 1]
-               seed:int # the draw
-              ) -> Tensor: # sorted indices
+def plain_draw(
+    n: int,  # images
+    fraction: float,  # in (0, 1]
+    seed: int,  # the draw
+) -> Tensor:  # sorted indices
     "Which images have labels: a fraction of all, whatever their classes; at least one."
-    need(0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)')
+    need(
+        0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)'
+    )
     order = torch.randperm(n, generator=generator(seed, 'labelled without strata', fraction))
-    return order[:max(1, int(fraction*n))].sort().values
+    return order[: max(1, int(fraction * n))].sort().values
 
-def plain_probe(net:Encoder, # the network; its features before the head count
-                train:Images, # where labels come from
-                test:Images, # where it is tested
-                labels=(.01, .05), # fractions
-                seed:int=0 # which labelled images
-               ) -> dict: # fraction: accuracy in percent
+# %% ../nbs/09_protocols.ipynb #56bac644
+def plain_probe(
+    net: Encoder,  # the network; its features before the head count
+    train: Images,  # where labels come from
+    test: Images,  # where it is tested
+    labels=(0.01, 0.05),  # fractions
+    seed: int = 0,  # which labelled images
+) -> dict:  # fraction: accuracy in percent
     "The linear probe on labels that are drawn without strata (MKDT, A.1)."
     need(train.y is not None, 'images', train.name, 'has no labels, which the probe needs')
     f_test, scores = embed(net, test), {}
@@ -144,39 +181,56 @@ def plain_probe(net:Encoder, # the network; its features before the head count
     return scores
 
 # %% ../nbs/09_protocols.ipynb #fbec6a7a
-def by_batch(net:nn.Module # any network; left as it is
-            ) -> nn.Module: # a copy
+def by_batch(
+    net: nn.Module,  # any network; left as it is
+) -> nn.Module:  # a copy
     "A copy whose batch norms always use the statistics of the batch in hand, in eval mode too."
     net = copy.deepcopy(net)
     for m in net.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
     return net
 
-def by_batch_accuracy(net:nn.Module, # from `by_batch` or `distil_without_data`
-                      images:Images, # with labels
-                      batch:int=512, # images at a time, at most; all batches are about as large
-                      seed:int=0 # of the order
-                     ) -> float: # percent
+# %% ../nbs/09_protocols.ipynb #a902a854
+def by_batch_accuracy(
+    net: nn.Module,  # from `by_batch` or `distil_without_data`
+    images: Images,  # with labels
+    batch: int = 512,  # images at a time, at most; all batches are about as large
+    seed: int = 0,  # of the order
+) -> float:  # percent
     "Accuracy with batch statistics, on shuffled batches: they would tell the class if images came class by class."
     order = torch.randperm(len(images), generator=generator(seed, 'by batch'))
-    parts = order.to(images.x.device).chunk(-(-len(order)//batch))
+    parts = order.to(images.x.device).chunk(-(-len(order) // batch))
     scores = in_batches(net, place(net, meeting_place(net, images.x.device)), (images.normalised(i) for i in parts))
     right = scores.argmax(1).to(images.x.device) == images.y[torch.cat(parts)]
-    return right.double().mean().item()*100
+    return right.double().mean().item() * 100
 
 # %% ../nbs/09_protocols.ipynb #a6b7b676
 class Distillation:
     "A student that learns a classifier's scores on whatever images there are (KRR-ST, eq. 6), a `Task` for `run`."
+
     hint = 'Lower `lr`.'
-    def __init__(self,
-                 net:Encoder, # the student, with as many outputs; trained in place
-                 teacher:Classifier, # T_ψ
-                 x:Tensor|None, # images (m, C, H, W), normalised for the student; None: Gaussian noise, the same for both
-                 x_t:Tensor|None, # the same images, normalised for T_ψ
-                 size:tuple, # (C, H, W), for the noise
-                 steps:int, batch:int, lr:float, seed:int # see `distil_without_data`
-                ):
-        self.net, self.device, self.t, self.steps, self.batch, self.size = net.train(), next(net.parameters()).device, 0, steps, batch, size
+
+    def __init__(
+        self,
+        net: Encoder,  # the student, with as many outputs; trained in place
+        teacher: Classifier,  # T_ψ
+        x: Tensor | None,  # images (m, C, H, W), normalised for the student; None: Gaussian noise, the same for both
+        x_t: Tensor | None,  # the same images, normalised for T_ψ
+        size: tuple,  # (C, H, W), for the noise
+        steps: int,
+        batch: int,
+        lr: float,
+        seed: int,  # see `distil_without_data`
+    ):
+        self.net, self.device, self.t, self.steps, self.batch, self.size = (
+            net.train(),
+            next(net.parameters()).device,
+            0,
+            steps,
+            batch,
+            size,
+        )
         self.teacher = by_batch(teacher.net).to(self.device).eval()
         self.x, self.x_t = (None if t is None else t.to(self.device) for t in (x, x_t))
         self.opt = torch.optim.AdamW(net.parameters(), lr=lr)
@@ -186,9 +240,14 @@ class Distillation:
     def step(self) -> dict:
         "One step of AdamW on the cross-entropy to the teacher's probabilities."
         i = self.batches.next().to(self.device)
-        noise = to_device(torch.randn(self.batch, *self.size, generator=self.noise), self.device) if self.x is None else None
+        noise = (
+            to_device(torch.randn(self.batch, *self.size, generator=self.noise), self.device)
+            if self.x is None
+            else None
+        )
         x, x_t = (noise, noise) if self.x is None else (self.x[i], self.x_t[i])
-        with torch.no_grad(): p = self.teacher(x_t).float().softmax(1)
+        with torch.no_grad():
+            p = self.teacher(x_t).float().softmax(1)
         loss = F.cross_entropy(self.net(x).float(), p)
         self.opt.zero_grad()
         loss.backward()
@@ -196,63 +255,103 @@ class Distillation:
         self.t += 1
         return dict(loss=loss.detach())
 
-    def state_dict(self) -> dict: # all that `step` depends on
-        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), noise=self.noise.get_state(), t=self.t)
+    def state_dict(self) -> dict:  # all that `step` depends on
+        return dict(
+            net=self.net.state_dict(),
+            opt=self.opt.state_dict(),
+            batches=self.batches.state_dict(),
+            noise=self.noise.get_state(),
+            t=self.t,
+        )
 
-    def load_state_dict(self, s:dict): # from `state_dict`
-        for k in ('net', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
+    def load_state_dict(self, s: dict):  # from `state_dict`
+        for k in ('net', 'opt', 'batches'):
+            getattr(self, k).load_state_dict(s[k])
         self.noise.set_state(s['noise'])
         self.t = s['t']
 
 # %% ../nbs/09_protocols.ipynb #555032b2
-def distil_without_data(net:Encoder, # pre-trained on the set, or not; left as it is
-                        teacher:Classifier, # T_ψ, for the target images
-                        d:Distilled|None, # the set that stands in for them; None: Gaussian noise
-                        images:Images, # of the target: for classes, size, device and the student's normalisation only
-                        steps:int|None=None, # of AdamW; None: 1,000 epochs (KRR-ST, 4.2)
-                        batch:int=512, # images at a time
-                        lr:float=1e-3, # AdamW's (the paper's; its code has 1e-4 but for noise)
-                        seed:int=0, # of head, batches and noise
-                        out:Path|None=None, # folder for checkpoint, log, record and student.safetensors
-                        **kwargs # for `run`
-                       ) -> Encoder: # a trained copy, in eval mode; its batch norms, if it has any, use batch statistics always (see `by_batch_accuracy`)
+def distil_without_data(
+    net: Encoder,  # pre-trained on the set, or not; left as it is
+    teacher: Classifier,  # T_ψ, for the target images
+    d: Distilled | None,  # the set that stands in for them; None: Gaussian noise
+    images: Images,  # of the target: for classes, size, device and the student's normalisation only
+    steps: int | None = None,  # of AdamW; None: 1,000 epochs (KRR-ST, 4.2)
+    batch: int = 512,  # images at a time
+    lr: float = 1e-3,  # AdamW's (the paper's; its code has 1e-4 but for noise)
+    seed: int = 0,  # of head, batches and noise
+    out: Path | None = None,  # folder for checkpoint, log, record and student.safetensors
+    **kwargs,  # for `run`
+) -> Encoder:  # a trained copy, in eval mode; its batch norms, if it has any, use batch statistics always (see `by_batch_accuracy`)
     "Target data-free knowledge distillation (KRR-ST, eq. 6); student.safetensors fits `by_batch` of a network."
     c, h, w = images.x.shape[1:]
-    need(d is None or d.x.shape[1:] == images.x.shape[1:], 'd', None if d is None else tuple(d.x.shape[1:]), f'images of {c}×{h}×{w}, as the teacher takes')
-    need(teacher(images.pixels(slice(0, 2))).shape[1] == len(images.classes), 'teacher', 'its scores', f'one for each of the {len(images.classes)} classes')
+    need(
+        d is None or d.x.shape[1:] == images.x.shape[1:],
+        'd',
+        None if d is None else tuple(d.x.shape[1:]),
+        f'images of {c}×{h}×{w}, as the teacher takes',
+    )
+    need(
+        teacher(images.pixels(slice(0, 2))).shape[1] == len(images.classes),
+        'teacher',
+        'its scores',
+        f'one for each of the {len(images.classes)} classes',
+    )
     student = by_batch(new_head(net, images, seed))
-    x, x_t = (None if d is None else normalise(d.x, *(t.to(d.x.device) for t in stats)) for stats in ((images.mean, images.std), (teacher.mean, teacher.std)))
-    steps = 1000*(1 if d is None else max(1, len(d)//batch)) if steps is None else steps
+    x, x_t = (
+        None if d is None else normalise(d.x, *(t.to(d.x.device) for t in stats))
+        for stats in ((images.mean, images.std), (teacher.mean, teacher.std))
+    )
+    steps = 1000 * (1 if d is None else max(1, len(d) // batch)) if steps is None else steps
     task = Distillation(student, teacher, x, x_t, (c, h, w), steps, batch, lr, seed)
-    config = dict(steps=steps, batch=batch, lr=lr, set=None if d is None else d.hash, teacher=teacher.hash(), start=weights(net))
+    config = dict(
+        steps=steps, batch=batch, lr=lr, set=None if d is None else d.hash, teacher=teacher.hash(), start=weights(net)
+    )
     return train_student(task, out, name='distillation without data', config=config, seed=seed, **kwargs)
 
 # %% ../nbs/09_protocols.ipynb #38710def
-def frechet(a:Tensor, # features of one set (m, k)
-            b:Tensor, # of another (n, k)
-            quiet:bool=False # do not warn of samples that are too small
-           ) -> float: # the squared distance, as is usual
+def frechet(
+    a: Tensor,  # features of one set (m, k)
+    b: Tensor,  # of another (n, k)
+    quiet: bool = False,  # do not warn of samples that are too small
+) -> float:  # the squared distance, as is usual
     "The Fréchet distance of two Gaussians, fitted to features, in float64 (KRR-ST, Appendix F); warns where it is biased."
     a, b = _comparable(a, b)
     few = min(len(a), len(b))
-    if few < 10*a.shape[1] and not quiet: warnings.warn(f'the Fréchet distance from {few} vectors in {a.shape[1]} dimensions is too large by much; compare only sets of one size, or use kernel_distance', stacklevel=2)
-    (m1, S1), (m2, S2) = ((f.mean(0), (f - f.mean(0)).T @ (f - f.mean(0))/(len(f) - 1)) for f in (a.double(), b.double()))
+    if few < 10 * a.shape[1] and not quiet:
+        warnings.warn(
+            f'the Fréchet distance from {few} vectors in {a.shape[1]} dimensions is too large by much; compare only sets of one size, or use kernel_distance',
+            stacklevel=2,
+        )
+    (m1, S1), (m2, S2) = (
+        (f.mean(0), (f - f.mean(0)).T @ (f - f.mean(0)) / (len(f) - 1)) for f in (a.double(), b.double())
+    )
     values, vectors = torch.linalg.eigh(S1)
-    root = vectors*values.clamp_min(0).sqrt() @ vectors.T                  # S1^½, so that S1^½ S2 S1^½ is symmetric, with the eigenvalues of S1 S2
+    root = (
+        vectors * values.clamp_min(0).sqrt() @ vectors.T
+    )  # S1^½, so that S1^½ S2 S1^½ is symmetric, with the eigenvalues of S1 S2
     cross = torch.linalg.eigvalsh(root @ S2 @ root).clamp_min(0).sqrt().sum()
-    return ((m1 - m2).square().sum() + S1.trace() + S2.trace() - 2*cross).item()
+    return ((m1 - m2).square().sum() + S1.trace() + S2.trace() - 2 * cross).item()
 
-def kernel_distance(a:Tensor, # features of one set (m, k)
-                    b:Tensor, # of another (n, k)
-                    degree:int=3 # of the polynomial kernel
-                   ) -> float: # unbiased, and so below 0 at times
+# %% ../nbs/09_protocols.ipynb #5b44fb81
+def kernel_distance(
+    a: Tensor,  # features of one set (m, k)
+    b: Tensor,  # of another (n, k)
+    degree: int = 3,  # of the polynomial kernel
+) -> float:  # unbiased, and so below 0 at times
     "The squared maximum mean discrepancy with a polynomial kernel, unbiased, in float64."
     a, b = _comparable(a, b)
-    k = lambda x, y: (x.double() @ y.double().T/a.shape[1] + 1)**degree
-    off = lambda K: (K.sum() - K.diagonal().sum())/(len(K)*(len(K) - 1))
-    return (off(k(a, a)) + off(k(b, b)) - 2*k(a, b).mean()).item()
+    k = lambda x, y: (x.double() @ y.double().T / a.shape[1] + 1) ** degree
+    off = lambda K: (K.sum() - K.diagonal().sum()) / (len(K) * (len(K) - 1))
+    return (off(k(a, a)) + off(k(b, b)) - 2 * k(a, b).mean()).item()
 
+# %% ../nbs/09_protocols.ipynb #eede45ef
 def _comparable(a, b):
-    need(a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1], 'a, b', (tuple(a.shape), tuple(b.shape)), 'must be (m, k) and (n, k)')
+    need(
+        a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1],
+        'a, b',
+        (tuple(a.shape), tuple(b.shape)),
+        'must be (m, k) and (n, k)',
+    )
     need(min(len(a), len(b)) >= 2, 'a, b', (len(a), len(b)), 'at least two vectors in each')
-    return a, b.to(a.device)                               # a set's images are on the CPU, wherever the real ones are
+    return a, b.to(a.device)  # a set's images are on the CPU, wherever the real ones are

@@ -18,64 +18,92 @@ from .posttrain import PostRecipe, post_train
 from .teachers import Classifier, TeacherConfig, train_teacher
 
 # %% ../nbs/13_pruning.ipynb #bdf64c57
-def slimming(images:Images, # for channels and size
-             slim:float=.01, # λ_slim
-             preset:str='tiny' # `tiny` or `supervised`: the training otherwise
-            ) -> TeacherConfig:
+def slimming(
+    images: Images,  # for channels and size
+    slim: float = 0.01,  # λ_slim
+    preset: str = 'tiny',  # `tiny` or `supervised`: the training otherwise
+) -> TeacherConfig:
     "Settings of a VGG-11 that is trained on labels with a penalty on its batch norms' scales."
     from ssdd_nb import teachers
-    cfg = teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), 'supervised') if preset == 'tiny' else teachers.paper(preset)
+
+    cfg = (
+        teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), 'supervised')
+        if preset == 'tiny'
+        else teachers.paper(preset)
+    )
     return replace(cfg, net='vgg11', widths=None, stem_stride=None, slim=slim)
 
-def kept_channels(net:Encoder, # whose body is a sequence of convolutions, each with a batch norm after it
-                  ratio:float # share of all channels to take out
-                 ) -> list: # for each convolution, the indices of the channels that stay
+# %% ../nbs/13_pruning.ipynb #07aa83f1
+def kept_channels(
+    net: Encoder,  # whose body is a sequence of convolutions, each with a batch norm after it
+    ratio: float,  # share of all channels to take out
+) -> list:  # for each convolution, the indices of the channels that stay
     "The channels with the largest |γ|, over the whole network; at least one in each layer. Raises `BadInput`."
     need(0 <= ratio < 1, 'ratio', ratio, 'a share of the channels from 0 to less than 1')
     layers = list(net.body) if isinstance(net.body, nn.Sequential) else []
     convs = [i for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)]
     plain = len(convs) == sum(isinstance(m, nn.Conv2d) for m in net.modules())
-    need(convs and plain and all(isinstance(layers[i + 1], nn.BatchNorm2d) for i in convs), 'net', type(net.body).__name__, 'must be a sequence of convolutions, each with a batch norm after it: vgg11, or a convnet with norm="batch"')
+    need(
+        convs and plain and all(isinstance(layers[i + 1], nn.BatchNorm2d) for i in convs),
+        'net',
+        type(net.body).__name__,
+        'must be a sequence of convolutions, each with a batch norm after it: vgg11, or a convnet with norm="batch"',
+    )
     gammas = [layers[i + 1].weight.detach().abs() for i in convs]
     order = torch.cat(gammas).argsort()
     cut = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-    cut[order[:int(ratio*len(order))]] = True
+    cut[order[: int(ratio * len(order))]] = True
     keep = [(~c).nonzero().flatten() for c in cut.split([len(g) for g in gammas])]
     return [k if len(k) else g.argmax().view(1) for k, g in zip(keep, gammas)]
 
 # %% ../nbs/13_pruning.ipynb #18c6f900
 @torch.no_grad()
-def prune(net:Encoder, # see `kept_channels`
-          ratio:float # share of all channels to take out
-         ) -> Encoder: # a smaller network; the given one is left as it is
+def prune(
+    net: Encoder,  # see `kept_channels`
+    ratio: float,  # share of all channels to take out
+) -> Encoder:  # a smaller network; the given one is left as it is
     "Network slimming's cut: the channels with the smallest |γ| are gone, not masked."
     keep, layers, here, n = kept_channels(net, ratio), [], None, -1
     for m in copy.deepcopy(net.body):
         if isinstance(m, nn.Conv2d):
             n += 1
             w = m.weight[keep[n]] if here is None else m.weight[keep[n]][:, here]
-            here, new = keep[n], nn.Conv2d(w.shape[1], w.shape[0], m.kernel_size, m.stride, m.padding, bias=m.bias is not None)
+            here, new = (
+                keep[n],
+                nn.Conv2d(w.shape[1], w.shape[0], m.kernel_size, m.stride, m.padding, bias=m.bias is not None),
+            )
             new.weight.copy_(w)
-            if m.bias is not None: new.bias.copy_(m.bias[here])
+            if m.bias is not None:
+                new.bias.copy_(m.bias[here])
         elif isinstance(m, nn.BatchNorm2d):
             new = nn.BatchNorm2d(len(here), m.eps, m.momentum)
-            for a, b in ((new.weight, m.weight), (new.bias, m.bias), (new.running_mean, m.running_mean), (new.running_var, m.running_var)): a.copy_(b[here])
-        else: new = m
+            for a, b in (
+                (new.weight, m.weight),
+                (new.bias, m.bias),
+                (new.running_mean, m.running_mean),
+                (new.running_var, m.running_var),
+            ):
+                a.copy_(b[here])
+        else:
+            new = m
         layers.append(new)
-    places = net.dim//len(net.body[[i for i, m in enumerate(net.body) if isinstance(m, nn.Conv2d)][-1]].weight)       # features of each last channel
-    inputs = (here[:, None]*places + torch.arange(places, device=here.device)).flatten()
+    places = net.dim // len(
+        net.body[[i for i, m in enumerate(net.body) if isinstance(m, nn.Conv2d)][-1]].weight
+    )  # features of each last channel
+    inputs = (here[:, None] * places + torch.arange(places, device=here.device)).flatten()
     small = Encoder(nn.Sequential(*layers), len(inputs), net.head.out_features)
     small.head.weight.copy_(net.head.weight[:, inputs])
     small.head.bias.copy_(net.head.bias)
     return small.to(net.head.weight.device).requires_grad_(True).eval()
 
 # %% ../nbs/13_pruning.ipynb #ca139576
-def repair(small:Encoder, # from `prune`; trained in place
-           d:Distilled, # a set with labels
-           whole:Classifier, # what it was cut from, for soft labels
-           recipe:PostRecipe, # how
-           seed:int=0, # of the views
-           **kwargs # for `run`
-          ) -> Encoder:
+def repair(
+    small: Encoder,  # from `prune`; trained in place
+    d: Distilled,  # a set with labels
+    whole: Classifier,  # what it was cut from, for soft labels
+    recipe: PostRecipe,  # how
+    seed: int = 0,  # of the views
+    **kwargs,  # for `run`
+) -> Encoder:
     "Fine-tune a pruned network on a set."
     return post_train(small, d, recipe, whole if recipe.kind == 'soft' else None, seed, **kwargs)

@@ -9,7 +9,17 @@ __all__ = ['METHODS', 'NoSet', 'RandomLabels', 'named', 'ByClass', 'KMeansLabels
 from dataclasses import dataclass
 import torch
 from .core import generator
-from .coresets import CoresetTask, Forgetting, Full, Herding, KMeans, Random, SAS, forgetting_events, herding_index
+from ssdd_nb.coresets import (
+    CoresetTask,
+    Forgetting,
+    Full,
+    Herding,
+    KMeans,
+    Random,
+    SAS,
+    forgetting_events,
+    herding_index,
+)
 from .distilled import METHODS, Method
 from .kernels import FRePo, KIP, RFAD
 from .krrst import KRRST
@@ -24,33 +34,68 @@ from .views import ViewTargets
 @dataclass(frozen=True)
 class NoSet(Method):
     "No set at all: the lower end of every table."
+
     name, needs, tunable, sized, makes = 'none', frozenset({'teacher'}), False, False, False
+
     @classmethod
-    def tiny(cls, m:int|None=None): # not used; the settings
+    def tiny(cls, m: int | None = None):  # not used; the settings
         "The only settings there are."
         return cls()
 
+# %% ../nbs/33_registry.ipynb #819e54e6
 @dataclass(frozen=True)
 class RandomLabels(Random):
     "The baseline of what reads labels: random real images, as many of each class, with theirs."
+
     name, needs, of_classes = 'random-labels', frozenset({'labels'}), True
 
-    def check(self, images): # see `Method`
+    def check(self, images):  # see `Method`
         "There are labels, and enough images of each class."
         per_class(images, ipc_of(images, self.m), generator(0))
 
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "As many of each class."
         return per_class(images, ipc_of(images, self.m), generator(seed, 'random set'))
 
 # %% ../nbs/33_registry.ipynb #33a00008
-METHODS |= {k.name: k for k in (
-    NoSet, Random, KMeans, KRRST, MKDT, ViewTargets, Full, HighLoss, SCDD, SRe2L, CDA, Herding, SAS,
-    Forgetting, MKDTFixed, MTTSSL, RandomLabels, DC, DSA, DM, DMSSL, CAFE, CAFEDSA,
-    MTT, TESLA, KIP, RFAD, FRePo)}
+METHODS |= {
+    k.name: k
+    for k in (
+        NoSet,
+        Random,
+        KMeans,
+        KRRST,
+        MKDT,
+        ViewTargets,
+        Full,
+        HighLoss,
+        SCDD,
+        SRe2L,
+        CDA,
+        Herding,
+        SAS,
+        Forgetting,
+        MKDTFixed,
+        MTTSSL,
+        RandomLabels,
+        DC,
+        DSA,
+        DM,
+        DMSSL,
+        CAFE,
+        CAFEDSA,
+        MTT,
+        TESLA,
+        KIP,
+        RFAD,
+        FRePo,
+    )
+}
 
-def named(*fields # of `Method`: true ones
-         ) -> str: # names with commas between
+
+def named(
+    *fields,  # of `Method`: true ones
+) -> str:  # names with commas between
     "The methods that have something in common, for messages."
     return ', '.join(n for n, k in METHODS.items() if all(getattr(k, f) for f in fields))
 
@@ -58,39 +103,54 @@ def named(*fields # of `Method`: true ones
 @dataclass(frozen=True)
 class ByClass(RandomLabels):
     "A coreset that chooses within each class, with class labels: the baselines of systems that read labels."
-    needs, inner = frozenset({'teacher', 'labels'}), None # who chooses
 
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+    needs, inner = frozenset({'teacher', 'labels'}), None  # who chooses
+
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "Class by class."
         members = [(images.y == c).nonzero().flatten().cpu() for c in range(len(images.classes))]
         one = self.inner(ipc_of(images, self.m))
         return torch.cat([i[one.choose(images[i], teacher, seed, **kwargs)] for i in members])
 
-    def start(self, images, teacher, seed=0, **kwargs): # see `Method`
+    def start(self, images, teacher, seed=0, **kwargs):  # see `Method`
         "With labels; the teacher is asked for features only."
-        return CoresetTask(self.name, lambda images, _, m, seed: self.choose(images, teacher, seed, **kwargs), images, None, self.m, seed)
+        return CoresetTask(
+            self.name,
+            lambda images, _, m, seed: self.choose(images, teacher, seed, **kwargs),
+            images,
+            None,
+            self.m,
+            seed,
+        )
 
+# %% ../nbs/33_registry.ipynb #3827037f
 @dataclass(frozen=True)
 class KMeansLabels(ByClass):
     "k-means within each class, with class labels (KRR-ST, Tables 1 to 9)."
+
     name, inner = 'kmeans-labels', KMeans
+
 
 @dataclass(frozen=True)
 class HerdingLabels(ByClass):
     "Herding within each class, with class labels (SC-DD, Table 1)."
+
     name, inner = 'herding-labels', Herding
 
+# %% ../nbs/33_registry.ipynb #e17ae2a7
 @dataclass(frozen=True)
 class ForgettingLabels(ByClass):
     "The most forgotten of each class, with class labels (SC-DD, Table 1)."
+
     name = 'forgetting-labels'
 
-    def choose(self, images, teacher, seed, **kwargs): # see `Coreset`
+    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "The classifier in training sees all classes."
         events = forgetting_events(images, seed=seed, show=kwargs.get('show', True))
         order = torch.randperm(len(events), generator=generator(seed, 'forgetting'))
         order = order[events[order].argsort(descending=True, stable=True)]
         y = images.y.cpu()[order]
-        return torch.cat([order[y == c][:ipc_of(images, self.m)] for c in range(len(images.classes))])
+        return torch.cat([order[y == c][: ipc_of(images, self.m)] for c in range(len(images.classes))])
+
 
 METHODS |= {k.name: k for k in (KMeansLabels, HerdingLabels, ForgettingLabels)}

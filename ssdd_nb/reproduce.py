@@ -40,47 +40,67 @@ from .viz import colour
 @dataclass(frozen=True)
 class Axis:
     "A line or a column of a table."
-    label:str # as the paper calls it
-    what:dict # what its cells have in common
-    extra:bool = False # not in the paper: shown and run if it is asked for
 
+    label: str  # as the paper calls it
+    what: dict  # what its cells have in common
+    extra: bool = False  # not in the paper: shown and run if it is asked for
+
+# %% ../nbs/45_reproduce.ipynb #082d3834
 @dataclass(frozen=True)
 class Table:
     "A table or figure of a paper."
-    name:str # for the command
-    paper:str # `krrst`, `mkdt`, `scdd`
-    number:str # as in the paper: Table 1
-    title:str # what it shows
-    kind:str # one of `KINDS`
-    lines:tuple = () # of `Axis`
-    columns:tuple = () # of `Axis`
-    base:dict = field(default_factory=dict) # what all cells have in common
-    numbers:str = '' # the paper's: a row for each line, mean±std or a mean or – for each column
-    status:str = 'runs' # or `small only`, `not applicable`
-    reason:str = '' # for the latter two
-    departs:tuple = () # what differs from the paper at the paper's scale
-    near:tuple = () # recorded runs to show beside it: (record, column, what its rows must have)
 
-    def paper_numbers(self) -> dict: # (line, column): (mean, std or None)
+    name: str  # for the command
+    paper: str  # `krrst`, `mkdt`, `scdd`
+    number: str  # as in the paper: Table 1
+    title: str  # what it shows
+    kind: str  # one of `KINDS`
+    lines: tuple = ()  # of `Axis`
+    columns: tuple = ()  # of `Axis`
+    base: dict = field(default_factory=dict)  # what all cells have in common
+    numbers: str = ''  # the paper's: a row for each line, mean±std or a mean or – for each column
+    status: str = 'runs'  # or `small only`, `not applicable`
+    reason: str = ''  # for the latter two
+    departs: tuple = ()  # what differs from the paper at the paper's scale
+    near: tuple = ()  # recorded runs to show beside it: (record, column, what its rows must have)
+
+    def paper_numbers(self) -> dict:  # (line, column): (mean, std or None)
         "What the paper has."
         found = {}
         lines = [l for l in self.lines if not l.extra]
         rows = [r.split() for r in self.numbers.strip().splitlines()]
-        if not rows: return found
-        need(len(rows) == len(lines) and all(len(r) == len(self.columns) for r in rows), 'numbers', self.name, f'{len(lines)} rows of {len(self.columns)}')
+        if not rows:
+            return found
+        need(
+            len(rows) == len(lines) and all(len(r) == len(self.columns) for r in rows),
+            'numbers',
+            self.name,
+            f'{len(lines)} rows of {len(self.columns)}',
+        )
         for l, row in zip(lines, rows):
             for c, cell in zip(self.columns, row):
-                if cell == '–': continue
+                if cell == '–':
+                    continue
                 mean, _, std = cell.partition('±')
                 found[l.label, c.label] = float(mean), float(std) if std else None
         return found
 
-KINDS = dict(transfer='sets, students that are pre-trained on them, and a protocol', recover='sets with labels, and classifiers trained on them',
-             network='networks that are trained to be recovered from', fid='the Fréchet distance of a set to the data', pictures='sets, as pictures',
-             settings="the paper's hyperparameters beside the preset's", cost='operations, beside hours in the paper', page='something that a page shows', none='')
-TABLES = {} # name: `Table`
+# %% ../nbs/45_reproduce.ipynb #e7e3e105
+KINDS = dict(
+    transfer='sets, students that are pre-trained on them, and a protocol',
+    recover='sets with labels, and classifiers trained on them',
+    network='networks that are trained to be recovered from',
+    fid='the Fréchet distance of a set to the data',
+    pictures='sets, as pictures',
+    settings="the paper's hyperparameters beside the preset's",
+    cost='operations, beside hours in the paper',
+    page='something that a page shows',
+    none='',
+)
+TABLES = {}  # name: `Table`
 
-def table(*args, **kwargs): # of `Table`
+
+def table(*args, **kwargs):  # of `Table`
     "Put a description into `TABLES`."
     t = Table(*args, **kwargs)
     TABLES[t.name] = t
@@ -89,15 +109,27 @@ def table(*args, **kwargs): # of `Table`
 @dataclass(frozen=True)
 class Data:
     "A data set of the papers."
-    source:str # for `load_images`; {root} is where data sets lie
-    n:tuple # how many images to train and to test on
-    classes:int # how many
-    side:int|None = None # pixels, as a source; None: a target takes the source's
+
+    source: str  # for `load_images`; {root} is where data sets lie
+    n: tuple  # how many images to train and to test on
+    classes: int  # how many
+    side: int | None = None  # pixels, as a source; None: a target takes the source's
+
 
 _set = lambda name, side=None: Data(name + '@{root}', SETS[name].n, SETS[name].classes, side)
-DATA = dict(cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32), cifar100=Data('CIFAR100', (50_000, 10_000), 100, 32), tinyimagenet=_set('tiny-imagenet', 64),
-            imagenet64=_set('imagenet-64', 64), imagenette224=_set('imagenette', 224), imagenet=_set('imagenet', 224), aircraft=_set('fgvc-aircraft'), cars=_set('stanford-cars'),
-            cub=_set('cub'), dogs=_set('stanford-dogs'), flowers=_set('flowers-102'))
+DATA = dict(
+    cifar10=Data('CIFAR10', (50_000, 10_000), 10, 32),
+    cifar100=Data('CIFAR100', (50_000, 10_000), 100, 32),
+    tinyimagenet=_set('tiny-imagenet', 64),
+    imagenet64=_set('imagenet-64', 64),
+    imagenette224=_set('imagenette', 224),
+    imagenet=_set('imagenet', 224),
+    aircraft=_set('fgvc-aircraft'),
+    cars=_set('stanford-cars'),
+    cub=_set('cub'),
+    dogs=_set('stanford-dogs'),
+    flowers=_set('flowers-102'),
+)
 
 # %% ../nbs/45_reproduce.ipynb #5c53704f
 NUMBERS = {}
@@ -297,19 +329,49 @@ NUMBERS['m12'] = """
 9.66±.24 38.16±.57 2.11±.19 2.83±.41 1.06±.04 1.74±.15 2.38±.19"""
 
 # %% ../nbs/45_reproduce.ipynb #8fa7d475
-def of(*pairs, **more): # (label, what) with what a dict, or a name that goes under the one keyword's name
+def of(*pairs, **more):  # (label, what) with what a dict, or a name that goes under the one keyword's name
     "Several lines or columns."
     return tuple(Axis(l, w if isinstance(w, dict) else {**more, 'method': w}) for l, w in pairs)
 
-def on(*names): # of `DATA`
+# %% ../nbs/45_reproduce.ipynb #48a5735b
+def on(*names):  # of `DATA`
     "Columns of targets."
-    called = dict(cifar10='CIFAR10', cifar100='CIFAR100', tinyimagenet='TinyImageNet', aircraft='Aircraft', cars='Cars', cub='CUB2011', dogs='Dogs', flowers='Flowers', imagenette224='ImageNette')
+    called = dict(
+        cifar10='CIFAR10',
+        cifar100='CIFAR100',
+        tinyimagenet='TinyImageNet',
+        aircraft='Aircraft',
+        cars='Cars',
+        cub='CUB2011',
+        dogs='Dogs',
+        flowers='Flowers',
+        imagenette224='ImageNette',
+    )
     return tuple(Axis(called[n], dict(target=n)) for n in names)
 
+
 FINE = 'aircraft', 'cars', 'cub', 'dogs', 'flowers'
-KRRST_LINES = of(('w/o pre', 'none'), ('Random', 'random-labels'), ('Kmeans', 'kmeans-labels'), ('DSA', 'dsa'), ('DM', 'dm'), ('MTT', 'mtt'), ('KIP', 'kip'), ('FRePo', 'frepo'), ('KRR-ST', 'krrst'))
+KRRST_LINES = of(
+    ('w/o pre', 'none'),
+    ('Random', 'random-labels'),
+    ('Kmeans', 'kmeans-labels'),
+    ('DSA', 'dsa'),
+    ('DM', 'dm'),
+    ('MTT', 'mtt'),
+    ('KIP', 'kip'),
+    ('FRePo', 'frepo'),
+    ('KRR-ST', 'krrst'),
+)
 WITHOUT_KIP = tuple(l for l in KRRST_LINES if l.label != 'KIP')
-TUNED = dict(data='cifar100', m=1000, teacher='barlow_twins', recipe='krrst', student='krrst-convnet3', protocol='finetune', tuning='krrst-arxiv')
+TUNED = dict(
+    data='cifar100',
+    m=1000,
+    teacher='barlow_twins',
+    recipe='krrst',
+    student='krrst-convnet3',
+    protocol='finetune',
+    tuning='krrst-arxiv',
+)
 TINY = dict(TUNED, data='tinyimagenet', m=2000, recipe='krrst-tinyimagenet', student='krrst-convnet4')
 BASELINES = 'Random and Kmeans are pre-trained on class labels, as the authors do, as many images of each class; DSA, DM, MTT, KIP and FRePo are made here at their own presets, where the paper downloads sets.'
 EACH = 'Each seed makes a set of its own.'
@@ -318,121 +380,615 @@ STEM = 'The teacher\'s first convolution has padding 1 (KRR-ST\'s code: 2).'
 TRAINVAL = 'Aircraft and Flowers are trained on training and validation images; all targets are squeezed to squares.'
 TEN = 'Steps of fine-tuning (10,000) are those of the code; the arXiv version does not say.'
 DEPARTS = BASELINES, EACH, STEM, TRAINVAL, TEN
-
-table('krrst-table1', 'krrst', 'Table 1', 'Transfer learning from CIFAR-100, 2 %', 'transfer', KRRST_LINES, on('cifar100', 'cifar10', *FINE), TUNED, NUMBERS['k1'],
-      departs=(*DEPARTS, KIP_IS), near=(('digits-transfer', 'CIFAR10', dict(target='letters', protocol='finetune')), ('digits-transfer', 'CIFAR100', dict(target='digits', protocol='finetune')),
-                                        ('cifar10-peers', 'CIFAR100', dict(labels=.01))))
-table('krrst-table2', 'krrst', 'Table 2', 'Transfer learning from Tiny-ImageNet, 2 %', 'transfer', WITHOUT_KIP, on('tinyimagenet', 'cifar10', *FINE), TINY, NUMBERS['k2'], departs=DEPARTS)
-table('krrst-table3', 'krrst', 'Table 3', 'Transfer learning from ImageNet at 64 pixels, 0.08 %', 'transfer', tuple(l for l in KRRST_LINES if l.label in ('w/o pre', 'Random', 'FRePo', 'KRR-ST')),
-      on('cifar10', 'cifar100', *FINE), dict(TINY, data='imagenet64', m=1000, recipe='krrst'), NUMBERS['k3'], departs=(*DEPARTS, 'FRePo is at its CIFAR-100 settings with a network of four blocks.'))
+table(
+    'krrst-table1',
+    'krrst',
+    'Table 1',
+    'Transfer learning from CIFAR-100, 2 %',
+    'transfer',
+    KRRST_LINES,
+    on('cifar100', 'cifar10', *FINE),
+    TUNED,
+    NUMBERS['k1'],
+    departs=(*DEPARTS, KIP_IS),
+    near=(
+        ('digits-transfer', 'CIFAR10', dict(target='letters', protocol='finetune')),
+        ('digits-transfer', 'CIFAR100', dict(target='digits', protocol='finetune')),
+        ('cifar10-peers', 'CIFAR100', dict(labels=0.01)),
+    ),
+)
+table(
+    'krrst-table2',
+    'krrst',
+    'Table 2',
+    'Transfer learning from Tiny-ImageNet, 2 %',
+    'transfer',
+    WITHOUT_KIP,
+    on('tinyimagenet', 'cifar10', *FINE),
+    TINY,
+    NUMBERS['k2'],
+    departs=DEPARTS,
+)
+table(
+    'krrst-table3',
+    'krrst',
+    'Table 3',
+    'Transfer learning from ImageNet at 64 pixels, 0.08 %',
+    'transfer',
+    tuple(l for l in KRRST_LINES if l.label in ('w/o pre', 'Random', 'FRePo', 'KRR-ST')),
+    on('cifar10', 'cifar100', *FINE),
+    dict(TINY, data='imagenet64', m=1000, recipe='krrst'),
+    NUMBERS['k3'],
+    departs=(*DEPARTS, 'FRePo is at its CIFAR-100 settings with a network of four blocks.'),
+)
 OTHERS = 'vgg11', 'alexnet', 'mobilenet', 'resnet10'
 NAMED = dict(vgg11='VGG11', alexnet='AlexNet', mobilenet='MobileNet', resnet10='ResNet10', resnet18='ResNet18')
-table('krrst-table4', 'krrst', 'Table 4', 'Other architectures', 'transfer', WITHOUT_KIP,
-      tuple(Axis(f'{t.capitalize()} {NAMED[s]}', dict(target=t, student=s)) for t in ('cars', 'dogs') for s in OTHERS), TINY, NUMBERS['k4'], departs=DEPARTS,
-      near=tuple(('digits-students', f'Cars {NAMED[s]}', dict(student=s, labels=.01)) for s in OTHERS))
-table('krrst-table5', 'krrst', 'Table 5', 'Target data-free knowledge distillation on CIFAR-10', 'transfer', (Axis('Gaussian', dict(method='none')), *WITHOUT_KIP[1:]),
-      tuple(Axis(n, dict(student=s)) for n, s in (('ConvNet4', 'krrst-convnet4'), *((NAMED[s], s) for s in OTHERS))), dict(TINY, protocol='kd', target='cifar10', kd_epochs=1000), NUMBERS['k5'],
-      departs=(*DEPARTS[:4], 'The classifier of CIFAR-10 is a ResNet-18, supervised, at SC-DD\'s settings: the paper does not say which.'), near=(('digits-transfer', 'ConvNet4', dict(target='digits', protocol='kd')),))
+table(
+    'krrst-table4',
+    'krrst',
+    'Table 4',
+    'Other architectures',
+    'transfer',
+    WITHOUT_KIP,
+    tuple(Axis(f'{t.capitalize()} {NAMED[s]}', dict(target=t, student=s)) for t in ('cars', 'dogs') for s in OTHERS),
+    TINY,
+    NUMBERS['k4'],
+    departs=DEPARTS,
+    near=tuple(('digits-students', f'Cars {NAMED[s]}', dict(student=s, labels=0.01)) for s in OTHERS),
+)
+table(
+    'krrst-table5',
+    'krrst',
+    'Table 5',
+    'Target data-free knowledge distillation on CIFAR-10',
+    'transfer',
+    (Axis('Gaussian', dict(method='none')), *WITHOUT_KIP[1:]),
+    tuple(Axis(n, dict(student=s)) for n, s in (('ConvNet4', 'krrst-convnet4'), *((NAMED[s], s) for s in OTHERS))),
+    dict(TINY, protocol='kd', target='cifar10', kd_epochs=1000),
+    NUMBERS['k5'],
+    departs=(
+        *DEPARTS[:4],
+        'The classifier of CIFAR-10 is a ResNet-18, supervised, at SC-DD\'s settings: the paper does not say which.',
+    ),
+    near=(('digits-transfer', 'ConvNet4', dict(target='digits', protocol='kd')),),
+)
 for i, s in enumerate(OTHERS):
-    table(f'krrst-table{6 + i}', 'krrst', f'Table {6 + i}', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, on(*FINE), dict(TINY, student=s), NUMBERS[f'k{6 + i}'], departs=DEPARTS)
+    table(
+        f'krrst-table{6 + i}',
+        'krrst',
+        f'Table {6 + i}',
+        f'Transfer learning with {NAMED[s]}',
+        'transfer',
+        WITHOUT_KIP,
+        on(*FINE),
+        dict(TINY, student=s),
+        NUMBERS[f'k{6 + i}'],
+        departs=DEPARTS,
+    )
 
 # %% ../nbs/45_reproduce.ipynb #4bb72c1c
 ICLR = dict(TUNED, tuning='krrst')
-def iclr(*names): return tuple(Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names))
+
+
+def iclr(*names):
+    return tuple(
+        Axis(c.label, dict(c.what, tuning='krrst-fine' if c.what['target'] in FINE else 'krrst')) for c in on(*names)
+    )
+
+
 QUOTED = 'The ICLR version\'s numbers are not in the text at hand.'
-table('krrst-iclr-table1', 'krrst', 'Table 1 (ICLR)', 'Transfer learning from CIFAR-100, 2 %', 'transfer', KRRST_LINES, iclr('cifar100', 'cifar10', *FINE), ICLR,
-      '\n'.join([*(q := NUMBERS['m10'].strip().splitlines())[:2], *['– '*7]*6, q[2]]), departs=(*DEPARTS[:4], KIP_IS, 'Numbers as MKDT\'s Table 10 quotes them.'))
-table('krrst-iclr-table2', 'krrst', 'Table 2 (ICLR)', 'Transfer learning from Tiny-ImageNet, 2 %', 'transfer', WITHOUT_KIP, iclr('tinyimagenet', 'cifar10', *FINE), dict(TINY, tuning='krrst', recipe='krrst'), departs=(*DEPARTS[:4], QUOTED))
-table('krrst-iclr-table3', 'krrst', 'Table 3 (ICLR)', 'Transfer learning from ImageNet at 64 pixels', 'transfer', TABLES['krrst-table3'].lines, iclr('cifar10', 'cifar100', *FINE), dict(TINY, data='imagenet64', m=1000, recipe='krrst', tuning='krrst'), departs=(*DEPARTS[:4], QUOTED))
-table('krrst-iclr-table4', 'krrst', 'Table 4 (ICLR)', 'Target data-free knowledge distillation', 'transfer', TABLES['krrst-table5'].lines, TABLES['krrst-table5'].columns, TABLES['krrst-table5'].base, departs=(*TABLES['krrst-table5'].departs, QUOTED))
+table(
+    'krrst-iclr-table1',
+    'krrst',
+    'Table 1 (ICLR)',
+    'Transfer learning from CIFAR-100, 2 %',
+    'transfer',
+    KRRST_LINES,
+    iclr('cifar100', 'cifar10', *FINE),
+    ICLR,
+    '\n'.join([*(q := NUMBERS['m10'].strip().splitlines())[:2], *['– ' * 7] * 6, q[2]]),
+    departs=(*DEPARTS[:4], KIP_IS, 'Numbers as MKDT\'s Table 10 quotes them.'),
+)
+table(
+    'krrst-iclr-table2',
+    'krrst',
+    'Table 2 (ICLR)',
+    'Transfer learning from Tiny-ImageNet, 2 %',
+    'transfer',
+    WITHOUT_KIP,
+    iclr('tinyimagenet', 'cifar10', *FINE),
+    dict(TINY, tuning='krrst', recipe='krrst'),
+    departs=(*DEPARTS[:4], QUOTED),
+)
+table(
+    'krrst-iclr-table3',
+    'krrst',
+    'Table 3 (ICLR)',
+    'Transfer learning from ImageNet at 64 pixels',
+    'transfer',
+    TABLES['krrst-table3'].lines,
+    iclr('cifar10', 'cifar100', *FINE),
+    dict(TINY, data='imagenet64', m=1000, recipe='krrst', tuning='krrst'),
+    departs=(*DEPARTS[:4], QUOTED),
+)
+table(
+    'krrst-iclr-table4',
+    'krrst',
+    'Table 4 (ICLR)',
+    'Target data-free knowledge distillation',
+    'transfer',
+    TABLES['krrst-table5'].lines,
+    TABLES['krrst-table5'].columns,
+    TABLES['krrst-table5'].base,
+    departs=(*TABLES['krrst-table5'].departs, QUOTED),
+)
 for i, s in enumerate(OTHERS):
-    table(f'krrst-iclr-table{5 + i}', 'krrst', f'Table {5 + i} (ICLR), Figure 3', f'Transfer learning with {NAMED[s]}', 'transfer', WITHOUT_KIP, iclr(*FINE), dict(TINY, student=s, tuning='krrst-fine', recipe='krrst'), departs=(*DEPARTS[:4], QUOTED))
+    table(
+        f'krrst-iclr-table{5 + i}',
+        'krrst',
+        f'Table {5 + i} (ICLR), Figure 3',
+        f'Transfer learning with {NAMED[s]}',
+        'transfer',
+        WITHOUT_KIP,
+        iclr(*FINE),
+        dict(TINY, student=s, tuning='krrst-fine', recipe='krrst'),
+        departs=(*DEPARTS[:4], QUOTED),
+    )
 NETTE = tuple(l for l in KRRST_LINES if l.label in ('w/o pre', 'Random', 'DSA', 'DM', 'KRR-ST'))
 for i, (s, w) in enumerate((('krrst-convnet5', 'ConvNet5'), ('resnet18', 'ResNet18'))):
-    table(f'krrst-iclr-imagenette{i + 1}', 'krrst', f'Appendix D, table {i + 1} (ICLR)', f'ImageNette at 224 pixels, {w}', 'transfer', NETTE, iclr('imagenette224', *FINE), dict(TINY, data='imagenette224', m=10, student=s, tuning='krrst-fine', recipe='krrst'),
-          departs=(EACH, STEM, TRAINVAL, QUOTED, 'Which network the second table has is not in the text at hand: ResNet-18 is taken.' if i else 'DSA and DM are at their CIFAR-10 settings, with a network of five blocks.'))
-table('krrst-iclr-ablation', 'krrst', 'Appendix E (ICLR)', 'Where the targets start', 'transfer', (Axis('w/o init', dict(method='krrst', change=dict(y_init='random'))), Axis('w init', dict(method='krrst'))), iclr('cifar100', 'cifar10', *FINE), ICLR, departs=(EACH, STEM, TRAINVAL, QUOTED))
-table('krrst-iclr-fid', 'krrst', 'Appendix F (ICLR)', 'FID of the condensed sets', 'fid', tuple(l for l in KRRST_LINES if l.label in ('Random', 'DSA', 'DM', 'MTT', 'KRR-ST')),
-      (Axis('CIFAR100', dict(data='cifar100', m=1000)), Axis('TinyImageNet', dict(data='tinyimagenet', m=2000))), dict(teacher='barlow_twins'),
-      '34.49 20.31\n113.62 90.88\n206.09 130.06\n105.11 114.33\n76.28 47.54', departs=('The features are torchvision\'s Inception v3 (--network inception=FILE for its weights), not the FID weights of TensorFlow; small: the teacher\'s.',))
+    table(
+        f'krrst-iclr-imagenette{i + 1}',
+        'krrst',
+        f'Appendix D, table {i + 1} (ICLR)',
+        f'ImageNette at 224 pixels, {w}',
+        'transfer',
+        NETTE,
+        iclr('imagenette224', *FINE),
+        dict(TINY, data='imagenette224', m=10, student=s, tuning='krrst-fine', recipe='krrst'),
+        departs=(
+            EACH,
+            STEM,
+            TRAINVAL,
+            QUOTED,
+            'Which network the second table has is not in the text at hand: ResNet-18 is taken.'
+            if i
+            else 'DSA and DM are at their CIFAR-10 settings, with a network of five blocks.',
+        ),
+    )
+table(
+    'krrst-iclr-ablation',
+    'krrst',
+    'Appendix E (ICLR)',
+    'Where the targets start',
+    'transfer',
+    (Axis('w/o init', dict(method='krrst', change=dict(y_init='random'))), Axis('w init', dict(method='krrst'))),
+    iclr('cifar100', 'cifar10', *FINE),
+    ICLR,
+    departs=(EACH, STEM, TRAINVAL, QUOTED),
+)
+table(
+    'krrst-iclr-fid',
+    'krrst',
+    'Appendix F (ICLR)',
+    'FID of the condensed sets',
+    'fid',
+    tuple(l for l in KRRST_LINES if l.label in ('Random', 'DSA', 'DM', 'MTT', 'KRR-ST')),
+    (Axis('CIFAR100', dict(data='cifar100', m=1000)), Axis('TinyImageNet', dict(data='tinyimagenet', m=2000))),
+    dict(teacher='barlow_twins'),
+    '34.49 20.31\n113.62 90.88\n206.09 130.06\n105.11 114.33\n76.28 47.54',
+    departs=(
+        'The features are torchvision\'s Inception v3 (--network inception=FILE for its weights), not the FID weights of TensorFlow; small: the teacher\'s.',
+    ),
+)
 for n, (data, m) in enumerate((('cifar100', 1000), ('tinyimagenet', 2000), ('imagenet64', 1000)), 3):
-    table(f'krrst-figure{n}', 'krrst', f'Figure {n}', f'Distilled images of {data}', 'pictures', of(('KRR-ST', 'krrst')), (Axis(data, dict(data=data, m=m)),), dict(teacher='barlow_twins'))
-table('krrst-figure2', 'krrst', 'Figure 2', 'Images, features and targets', 'pictures', of(('KRR-ST', 'krrst')), (Axis('cifar100', dict(data='cifar100', m=1000)), Axis('tinyimagenet', dict(data='tinyimagenet', m=2000))), dict(teacher='barlow_twins'),
-      departs=('The picture has the images; the map of features is on the page [KRR-ST](10_krrst.ipynb), on digits.',))
-table('krrst-figure1', 'krrst', 'Figure 1', 'What is distilled and transferred: a drawing', 'none', status='not applicable', reason='a drawing')
-table('krrst-theorem1', 'krrst', 'Theorem 1', 'A gradient through SSL training is biased', 'page', base=dict(page='20_theory_bias'), status='small only', reason='a statement: the page checks it exactly')
+    table(
+        f'krrst-figure{n}',
+        'krrst',
+        f'Figure {n}',
+        f'Distilled images of {data}',
+        'pictures',
+        of(('KRR-ST', 'krrst')),
+        (Axis(data, dict(data=data, m=m)),),
+        dict(teacher='barlow_twins'),
+    )
+table(
+    'krrst-figure2',
+    'krrst',
+    'Figure 2',
+    'Images, features and targets',
+    'pictures',
+    of(('KRR-ST', 'krrst')),
+    (Axis('cifar100', dict(data='cifar100', m=1000)), Axis('tinyimagenet', dict(data='tinyimagenet', m=2000))),
+    dict(teacher='barlow_twins'),
+    departs=('The picture has the images; the map of features is on the page [KRR-ST](10_krrst.ipynb), on digits.',),
+)
+table(
+    'krrst-figure1',
+    'krrst',
+    'Figure 1',
+    'What is distilled and transferred: a drawing',
+    'none',
+    status='not applicable',
+    reason='a drawing',
+)
+table(
+    'krrst-theorem1',
+    'krrst',
+    'Theorem 1',
+    'A gradient through SSL training is biased',
+    'page',
+    base=dict(page='20_theory_bias'),
+    status='small only',
+    reason='a statement: the page checks it exactly',
+)
 
 # %% ../nbs/45_reproduce.ipynb #f1a5e3a2
-def twice(labels, pairs): # fractions of the labels, (label, what) pairs
+def twice(labels, pairs):  # fractions of the labels, (label, what) pairs
     "The lines, for one fraction of the labels after the other."
-    return tuple(Axis(f'{100*f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f)) for f in labels for l, w in pairs)
+    return tuple(
+        Axis(f'{100 * f:g}% {l}', dict(w if isinstance(w, dict) else dict(method=w), labels=f))
+        for f in labels
+        for l, w in pairs
+    )
 
-EXACT = dict(guard=0.) # the paper has no bound on pixel gradients
+# %% ../nbs/45_reproduce.ipynb #aa52a3ef
+EXACT = dict(guard=0.0)  # the paper has no bound on pixel gradients
 MKDT_ = dict(method='mkdt', change=EXACT)
 CODE = dict(method='mkdt', change=dict(EXACT, learn_y=True, include_last=False))
-PROBED = dict(data='cifar10', m=1000, teacher='barlow_twins', recipe='mkdt', student='mkdt-convnet3', protocol='probe-plain')
+PROBED = dict(
+    data='cifar10', m=1000, teacher='barlow_twins', recipe='mkdt', student='mkdt-convnet3', protocol='probe-plain'
+)
 BOUND = 'α_syn is held where a step would more than double it or drive it to zero; the paper has no such bound, and the record counts how often it acted.'
 RECIPES = 'KRR-ST\'s sets are pre-trained on by MKDT\'s recipe with a step of .1, as the paper says of other sets.'
-MK = EACH, BOUND, TRAINVAL, 'SAS is on clusters of teacher features, as many as classes; the paper takes the published subsets.', 'MKDT (code): the authors\' code learns the targets too and starts before T⁺; an extra line.'
-SIX = [('No Pre-Training', 'none'), ('Random Subset', 'random'), ('SAS Subset', 'sas'), ('KRR-ST', 'krrst'), ('MKDT', MKDT_), ('Full Data', 'full')]
-EIGHT = SIX[:3] + [('High Loss Subset', 'highloss'), SIX[3], ('MKDT (Rnd Sub)', dict(method='mkdt', change=dict(EXACT, init='random'))), *SIX[4:]]
-def with_code(lines, labels): return (*lines, *(Axis(f'{100*f:g}% MKDT (code)', dict(CODE, labels=f), True) for f in labels))
+MK = (
+    EACH,
+    BOUND,
+    TRAINVAL,
+    'SAS is on clusters of teacher features, as many as classes; the paper takes the published subsets.',
+    'MKDT (code): the authors\' code learns the targets too and starts before T⁺; an extra line.',
+)
+SIX = [
+    ('No Pre-Training', 'none'),
+    ('Random Subset', 'random'),
+    ('SAS Subset', 'sas'),
+    ('KRR-ST', 'krrst'),
+    ('MKDT', MKDT_),
+    ('Full Data', 'full'),
+]
+EIGHT = SIX[:3] + [
+    ('High Loss Subset', 'highloss'),
+    SIX[3],
+    ('MKDT (Rnd Sub)', dict(method='mkdt', change=dict(EXACT, init='random'))),
+    *SIX[4:],
+]
 
+
+def with_code(lines, labels):
+    return (*lines, *(Axis(f'{100 * f:g}% MKDT (code)', dict(CODE, labels=f), True) for f in labels))
+
+# %% ../nbs/45_reproduce.ipynb #85283c8a
 ALL_CIFAR = 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers'
-table('mkdt-table1', 'mkdt', 'Table 1', 'Pre-training on CIFAR-10, 2 %', 'transfer', with_code(twice((.01, .05), SIX), (.01, .05)), on('cifar10', 'tinyimagenet', 'cifar100', *ALL_CIFAR[1:]), PROBED, NUMBERS['m1'], departs=MK,
-      near=(('cifar10-all', 'CIFAR10', dict(target='zip:cifar10.zip')),))
-table('mkdt-table2', 'mkdt', 'Table 2', 'Pre-training on CIFAR-100, 2 %; where the images start', 'transfer', with_code(twice((.01, .05), EIGHT), (.01, .05)), on('cifar100', 'tinyimagenet', 'cifar10', *ALL_CIFAR[1:]), dict(PROBED, data='cifar100'), NUMBERS['m2'], departs=MK,
-      near=(('digits-all5', 'CIFAR100', {}),))
+table(
+    'mkdt-table1',
+    'mkdt',
+    'Table 1',
+    'Pre-training on CIFAR-10, 2 %',
+    'transfer',
+    with_code(twice((0.01, 0.05), SIX), (0.01, 0.05)),
+    on('cifar10', 'tinyimagenet', 'cifar100', *ALL_CIFAR[1:]),
+    PROBED,
+    NUMBERS['m1'],
+    departs=MK,
+    near=(('cifar10-all', 'CIFAR10', dict(target='zip:cifar10.zip')),),
+)
+table(
+    'mkdt-table2',
+    'mkdt',
+    'Table 2',
+    'Pre-training on CIFAR-100, 2 %; where the images start',
+    'transfer',
+    with_code(twice((0.01, 0.05), EIGHT), (0.01, 0.05)),
+    on('cifar100', 'tinyimagenet', 'cifar10', *ALL_CIFAR[1:]),
+    dict(PROBED, data='cifar100'),
+    NUMBERS['m2'],
+    departs=MK,
+    near=(('digits-all5', 'CIFAR100', {}),),
+)
 BIG = dict(PROBED, data='tinyimagenet', m=2000, student='mkdt-convnet4')
-table('mkdt-table3', 'mkdt', 'Table 3', 'Pre-training on Tiny-ImageNet, 2 %', 'transfer', with_code(twice((.01, .05), [SIX[0], SIX[1], SIX[3], SIX[4], SIX[5]]), (.01, .05)), on('tinyimagenet', 'cifar10', 'cifar100', *ALL_CIFAR[1:]), BIG, NUMBERS['m3'], departs=MK)
-SOURCES_ = (('CIFAR10', dict(data='cifar10', m=1000)), ('CIFAR100', dict(data='cifar100', m=1000)), ('TinyImageNet', dict(data='tinyimagenet', m=2000, student='mkdt-convnet4')))
+table(
+    'mkdt-table3',
+    'mkdt',
+    'Table 3',
+    'Pre-training on Tiny-ImageNet, 2 %',
+    'transfer',
+    with_code(twice((0.01, 0.05), [SIX[0], SIX[1], SIX[3], SIX[4], SIX[5]]), (0.01, 0.05)),
+    on('tinyimagenet', 'cifar10', 'cifar100', *ALL_CIFAR[1:]),
+    BIG,
+    NUMBERS['m3'],
+    departs=MK,
+)
+SOURCES_ = (
+    ('CIFAR10', dict(data='cifar10', m=1000)),
+    ('CIFAR100', dict(data='cifar100', m=1000)),
+    ('TinyImageNet', dict(data='tinyimagenet', m=2000, student='mkdt-convnet4')),
+)
+
+
 def three(sources, labels, **more):
     "Random, KRR-ST and MKDT for several sources and fractions of labels."
-    return tuple(Axis(f'{s} {100*f:g}% {l}', {**w, **dict(x if isinstance(x, dict) else dict(method=x)), 'labels': f, **{k: v(w) for k, v in more.items()}})
-                 for s, w in sources for f in labels for l, x in (SIX[1], SIX[3], SIX[4]))
+    return tuple(
+        Axis(
+            f'{s} {100 * f:g}% {l}',
+            {
+                **w,
+                **dict(x if isinstance(x, dict) else dict(method=x)),
+                'labels': f,
+                **{k: v(w) for k, v in more.items()},
+            },
+        )
+        for s, w in sources
+        for f in labels
+        for l, x in (SIX[1], SIX[3], SIX[4])
+    )
+
+
 SEVEN = on('cifar10', 'cifar100', 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers')
-table('mkdt-table4', 'mkdt', 'Table 4', 'Sets of 5 %', 'transfer', three(SOURCES_, (.01, .05), m=lambda w: w['m']*5//2, preset=lambda w: w['data'] + '-5%'), SEVEN, PROBED, NUMBERS['m4'], departs=MK[:4],
-      near=(('digits-budgets', 'CIFAR10', dict(budget=100)),))
-table('mkdt-table5', 'mkdt', 'Table 5', 'Larger networks: CIFAR-100, 5 %, 5 % of labels', 'transfer',
-      tuple(Axis(f'{NAMED[s]} {l}', dict(w if isinstance(w, dict) else dict(method=w), student=s)) for s in ('resnet10', 'resnet18') for l, w in (SIX[0], ('Random', 'random'), SIX[3], SIX[4])),
-      on('cifar100', 'cifar10', 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers'), dict(PROBED, data='cifar100', m=2500, preset='cifar100-5%', labels=.05, steps=1000), NUMBERS['m5'], departs=(*MK[:4], 'After 1,000 iterations, as A.1 says of this table: MKDT only.'),
-      near=tuple((f'digits-{s}', 'CIFAR100', dict(labels=.05)) for s in ('resnet10', 'resnet18')))
-table('mkdt-table6', 'mkdt', 'Table 6', 'SimCLR as the teacher', 'transfer', three(SOURCES_[:2], (.01, .05)), SEVEN, dict(PROBED, teacher='simclr'), NUMBERS['m6'], departs=(*MK[:4], 'KRR-ST learns from SimCLR here, too.'), near=(('digits-simclr', 'CIFAR10', {}),))
-table('mkdt-table7', 'mkdt', 'Table 7', 'More labels: 10 and 50 %', 'transfer', three(SOURCES_, (.1, .5)), SEVEN, PROBED, NUMBERS['m7'], departs=MK[:4], near=(('cifar10-all', 'CIFAR10', dict(target='zip:cifar10.zip')),))
-table('mkdt-table8', 'mkdt', 'Table 8', 'Hyperparameters for 2 %', 'settings', of(*((l, dict(field=f)) for l, f in (('Synthetic Steps (N)', 'syn_steps'), ('Expert Epochs (M)', 'expert_epochs'), ('Max Start Epoch (T⁺)', 'max_start_epoch'), ('Learning Rate (Pixels)', 'lr_x')))),
-      of(*((l, dict(preset=p)) for l, p in (('CIFAR10', 'cifar10'), ('CIFAR100', 'cifar100'), ('TinyImageNet', 'tinyimagenet')))), dict(method='mkdt'), '40 40 10\n2 2 2\n5 2 2\n1000 1000 100000')
-table('mkdt-table9', 'mkdt', 'Table 9', 'Hyperparameters for 5 %', 'settings', TABLES['mkdt-table8'].lines, of(*((l, dict(preset=p)) for l, p in (('CIFAR10', 'cifar10-5%'), ('CIFAR100', 'cifar100-5%'), ('TinyImageNet', 'tinyimagenet-5%')))), dict(method='mkdt'), '40 40 10\n2 2 2\n5 5 2\n10000 10000 100000')
-table('mkdt-table10', 'mkdt', 'Table 10', 'Fine-tuning; SSL on the random subset', 'transfer', of(('No pre-training', 'none'), ('Random (SL)', 'random-labels'), ('KRR-ST', 'krrst'), ('Random (SSL)', 'random-ssl')), iclr('cifar100', 'cifar10', *FINE), ICLR, NUMBERS['m10'],
-      departs=(EACH, STEM, TRAINVAL, 'Random (SSL): Barlow Twins on the student itself, for 1,000 epochs of the subset; the paper does not say how.'))
-DM_LINES = tuple(Axis(f'{n} ({100*f:g}% Labels)', dict(data=d, labels=f)) for n, d in (('CIFAR10', 'cifar10'), ('CIFAR100', 'cifar100')) for f in (.01, .05))
+table(
+    'mkdt-table4',
+    'mkdt',
+    'Table 4',
+    'Sets of 5 %',
+    'transfer',
+    three(SOURCES_, (0.01, 0.05), m=lambda w: w['m'] * 5 // 2, preset=lambda w: w['data'] + '-5%'),
+    SEVEN,
+    PROBED,
+    NUMBERS['m4'],
+    departs=MK[:4],
+    near=(('digits-budgets', 'CIFAR10', dict(budget=100)),),
+)
+table(
+    'mkdt-table5',
+    'mkdt',
+    'Table 5',
+    'Larger networks: CIFAR-100, 5 %, 5 % of labels',
+    'transfer',
+    tuple(
+        Axis(f'{NAMED[s]} {l}', dict(w if isinstance(w, dict) else dict(method=w), student=s))
+        for s in ('resnet10', 'resnet18')
+        for l, w in (SIX[0], ('Random', 'random'), SIX[3], SIX[4])
+    ),
+    on('cifar100', 'cifar10', 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers'),
+    dict(PROBED, data='cifar100', m=2500, preset='cifar100-5%', labels=0.05, steps=1000),
+    NUMBERS['m5'],
+    departs=(*MK[:4], 'After 1,000 iterations, as A.1 says of this table: MKDT only.'),
+    near=tuple((f'digits-{s}', 'CIFAR100', dict(labels=0.05)) for s in ('resnet10', 'resnet18')),
+)
+table(
+    'mkdt-table6',
+    'mkdt',
+    'Table 6',
+    'SimCLR as the teacher',
+    'transfer',
+    three(SOURCES_[:2], (0.01, 0.05)),
+    SEVEN,
+    dict(PROBED, teacher='simclr'),
+    NUMBERS['m6'],
+    departs=(*MK[:4], 'KRR-ST learns from SimCLR here, too.'),
+    near=(('digits-simclr', 'CIFAR10', {}),),
+)
+table(
+    'mkdt-table7',
+    'mkdt',
+    'Table 7',
+    'More labels: 10 and 50 %',
+    'transfer',
+    three(SOURCES_, (0.1, 0.5)),
+    SEVEN,
+    PROBED,
+    NUMBERS['m7'],
+    departs=MK[:4],
+    near=(('cifar10-all', 'CIFAR10', dict(target='zip:cifar10.zip')),),
+)
+table(
+    'mkdt-table8',
+    'mkdt',
+    'Table 8',
+    'Hyperparameters for 2 %',
+    'settings',
+    of(
+        *(
+            (l, dict(field=f))
+            for l, f in (
+                ('Synthetic Steps (N)', 'syn_steps'),
+                ('Expert Epochs (M)', 'expert_epochs'),
+                ('Max Start Epoch (T⁺)', 'max_start_epoch'),
+                ('Learning Rate (Pixels)', 'lr_x'),
+            )
+        )
+    ),
+    of(
+        *(
+            (l, dict(preset=p))
+            for l, p in (('CIFAR10', 'cifar10'), ('CIFAR100', 'cifar100'), ('TinyImageNet', 'tinyimagenet'))
+        )
+    ),
+    dict(method='mkdt'),
+    '40 40 10\n2 2 2\n5 2 2\n1000 1000 100000',
+)
+table(
+    'mkdt-table9',
+    'mkdt',
+    'Table 9',
+    'Hyperparameters for 5 %',
+    'settings',
+    TABLES['mkdt-table8'].lines,
+    of(
+        *(
+            (l, dict(preset=p))
+            for l, p in (('CIFAR10', 'cifar10-5%'), ('CIFAR100', 'cifar100-5%'), ('TinyImageNet', 'tinyimagenet-5%'))
+        )
+    ),
+    dict(method='mkdt'),
+    '40 40 10\n2 2 2\n5 5 2\n10000 10000 100000',
+)
+table(
+    'mkdt-table10',
+    'mkdt',
+    'Table 10',
+    'Fine-tuning; SSL on the random subset',
+    'transfer',
+    of(
+        ('No pre-training', 'none'),
+        ('Random (SL)', 'random-labels'),
+        ('KRR-ST', 'krrst'),
+        ('Random (SSL)', 'random-ssl'),
+    ),
+    iclr('cifar100', 'cifar10', *FINE),
+    ICLR,
+    NUMBERS['m10'],
+    departs=(
+        EACH,
+        STEM,
+        TRAINVAL,
+        'Random (SSL): Barlow Twins on the student itself, for 1,000 epochs of the subset; the paper does not say how.',
+    ),
+)
+DM_LINES = tuple(
+    Axis(f'{n} ({100 * f:g}% Labels)', dict(data=d, labels=f))
+    for n, d in (('CIFAR10', 'cifar10'), ('CIFAR100', 'cifar100'))
+    for f in (0.01, 0.05)
+)
 EIGHTH = on('cifar100', 'cifar10', 'tinyimagenet', 'aircraft', 'cub', 'dogs', 'flowers')
-table('mkdt-table11', 'mkdt', 'Table 11', 'DM without labels', 'transfer', DM_LINES, EIGHTH, dict(PROBED, method='dm-ssl', m=2500), NUMBERS['m11'], departs=(EACH, TRAINVAL, 'The text says 5 %, of CIFAR-100.'))
-table('mkdt-table12', 'mkdt', 'Table 12', 'MTT on SSL trajectories', 'transfer', DM_LINES, EIGHTH, dict(PROBED, method='mtt-ssl', m=2500, change=EXACT), NUMBERS['m12'], departs=(EACH, BOUND, TRAINVAL, 'Experts learn Barlow Twins by SGD; the paper has SimCLR.'),
-      status='small only', reason='the paper\'s experts learn SimCLR with Adam; the library\'s learn Barlow Twins with SGD')
-table('mkdt-figure1', 'mkdt', 'Figure 1', 'Trajectories of SSL scatter', 'page', base=dict(page='42_studies', command='ssdd-study figure1'), status='small only', reason='the paper\'s experts learn SimCLR with Adam and a four times larger batch; the library\'s learn Barlow Twins with SGD')
+table(
+    'mkdt-table11',
+    'mkdt',
+    'Table 11',
+    'DM without labels',
+    'transfer',
+    DM_LINES,
+    EIGHTH,
+    dict(PROBED, method='dm-ssl', m=2500),
+    NUMBERS['m11'],
+    departs=(EACH, TRAINVAL, 'The text says 5 %, of CIFAR-100.'),
+)
+table(
+    'mkdt-table12',
+    'mkdt',
+    'Table 12',
+    'MTT on SSL trajectories',
+    'transfer',
+    DM_LINES,
+    EIGHTH,
+    dict(PROBED, method='mtt-ssl', m=2500, change=EXACT),
+    NUMBERS['m12'],
+    departs=(EACH, BOUND, TRAINVAL, 'Experts learn Barlow Twins by SGD; the paper has SimCLR.'),
+    status='small only',
+    reason='the paper\'s experts learn SimCLR with Adam; the library\'s learn Barlow Twins with SGD',
+)
+table(
+    'mkdt-figure1',
+    'mkdt',
+    'Figure 1',
+    'Trajectories of SSL scatter',
+    'page',
+    base=dict(page='42_studies', command='ssdd-study figure1'),
+    status='small only',
+    reason='the paper\'s experts learn SimCLR with Adam and a four times larger batch; the library\'s learn Barlow Twins with SGD',
+)
 for n, d in ((2, 'cifar10'), (3, 'cifar100'), (4, 'tinyimagenet')):
-    table(f'mkdt-figure{n}', 'mkdt', f'Figure {n}', f'Distilled images of {d}', 'pictures', (Axis('MKDT', MKDT_), *of(('KRR-ST', 'krrst'))), (Axis(d, dict(data=d, m=2000 if d == 'tinyimagenet' else 1000)),), dict(teacher='barlow_twins'))
-table('mkdt-theorem4.1', 'mkdt', 'Theorem 4.1', 'Gradients of SSL vary more', 'page', base=dict(page='21_theory_variance'), status='small only', reason='a statement: the page shows where it holds')
-table('mkdt-propositionD.1', 'mkdt', 'Proposition D.1', 'The same over partitions', 'page', base=dict(page='22_theory_partitions'), status='small only', reason='a statement: the page shows where it holds')
+    table(
+        f'mkdt-figure{n}',
+        'mkdt',
+        f'Figure {n}',
+        f'Distilled images of {d}',
+        'pictures',
+        (Axis('MKDT', MKDT_), *of(('KRR-ST', 'krrst'))),
+        (Axis(d, dict(data=d, m=2000 if d == 'tinyimagenet' else 1000)),),
+        dict(teacher='barlow_twins'),
+    )
+table(
+    'mkdt-theorem4.1',
+    'mkdt',
+    'Theorem 4.1',
+    'Gradients of SSL vary more',
+    'page',
+    base=dict(page='21_theory_variance'),
+    status='small only',
+    reason='a statement: the page shows where it holds',
+)
+table(
+    'mkdt-propositionD.1',
+    'mkdt',
+    'Proposition D.1',
+    'The same over partitions',
+    'page',
+    base=dict(page='22_theory_partitions'),
+    status='small only',
+    reason='a statement: the page shows where it holds',
+)
 
 # %% ../nbs/45_reproduce.ipynb #c11b2fb5
-def net(loss, name='resnet50', epochs=None): # one of `teachers.LOSSES`, a network, passes over the images
+def net(loss, name='resnet50', epochs=None):  # one of `teachers.LOSSES`, a network, passes over the images
     "What images are recovered from."
     return dict(network=(loss, name, epochs))
 
-def soft(method): return dict(method=method, labels_kind='soft')
-def hard(method): return dict(method=method, labels_kind='hard')
+
+def soft(method):
+    return dict(method=method, labels_kind='soft')
+
+
+def hard(method):
+    return dict(method=method, labels_kind='hard')
+
+# %% ../nbs/45_reproduce.ipynb #12244a8b
 NETWORK = 'Networks of ImageNet-1K are read from files where they are given (--network moco_v3-resnet50-300=FILE), and otherwise trained by this library at its own lengths and SC-DD\'s MoCo rates: the paper downloads them.'
 LINKED = 'MoCo on CIFAR-100 is set as in the script that the paper links to: a head of one layer, crops from 8 %, saturation .4, no blur.'
 TEMPERATURE = 'Temperature and mixing, which the tables do not have, are those of the authors\' code.'
 LITERATURE = 'Random, Herding, Forgetting, DM, CAFE+DSA, MTT and TESLA are trained on here as SC-DD\'s sets are, with hard labels (of TESLA\'s soft ones the class of the highest); the paper quotes them from others, with a ConvNet. Herding and Forgetting choose within a class.'
-EIGHT_SYSTEMS = (('Random', hard('random-labels')), ('Herding', hard('herding-labels')), ('Forgetting', hard('forgetting-labels')), ('DM', hard('dm')), ('CAFE+DSA', hard('cafe-dsa')), ('MTT', hard('mtt')), ('TESLA', hard('tesla')),
-                 ('SRe²L', dict(soft('sre2l'), **net('supervised', 'resnet18'))), ('Ours', soft('scdd')), ('Whole Data', dict(hard('full'), **net('supervised', 'resnet18'))))
-def ipcs(data, label, *numbers, **more): return tuple(Axis(f'{label} IPC {i}', dict(data=data, ipc=i, **more)) for i in numbers)
+EIGHT_SYSTEMS = (
+    ('Random', hard('random-labels')),
+    ('Herding', hard('herding-labels')),
+    ('Forgetting', hard('forgetting-labels')),
+    ('DM', hard('dm')),
+    ('CAFE+DSA', hard('cafe-dsa')),
+    ('MTT', hard('mtt')),
+    ('TESLA', hard('tesla')),
+    ('SRe²L', dict(soft('sre2l'), **net('supervised', 'resnet18'))),
+    ('Ours', soft('scdd')),
+    ('Whole Data', dict(hard('full'), **net('supervised', 'resnet18'))),
+)
+
+
+def ipcs(data, label, *numbers, **more):
+    return tuple(Axis(f'{label} IPC {i}', dict(data=data, ipc=i, **more)) for i in numbers)
+
+# %% ../nbs/45_reproduce.ipynb #f9a91aa2
 RECOVERED = dict(data='cifar100', ipc=50, students=1, student='resnet18', **net('moco', 'resnet18', 200))
-ON_IMAGENET = dict(data='imagenet', ipc=50, students=1, steps=3000, labels_kind='soft', method='scdd', **net('moco_v3', 'resnet50', 300))
-table('scdd-table1', 'scdd', 'Table 1', 'All systems: CIFAR-100, Tiny-ImageNet, ImageNet-1K', 'recover',
-      (*ipcs('cifar100', 'CIFAR-100', 1, 10, 50), *ipcs('tinyimagenet', 'Tiny-ImageNet', 1, 10, 50), *ipcs('imagenet', 'ImageNet-1K', 10, 50, 100, 200, **net('moco_v3', 'resnet50', 300), steps=3000, post_epochs=600)), of(*EIGHT_SYSTEMS), RECOVERED, """
+ON_IMAGENET = dict(
+    data='imagenet',
+    ipc=50,
+    students=1,
+    steps=3000,
+    labels_kind='soft',
+    method='scdd',
+    **net('moco_v3', 'resnet50', 300),
+)
+table(
+    'scdd-table1',
+    'scdd',
+    'Table 1',
+    'All systems: CIFAR-100, Tiny-ImageNet, ImageNet-1K',
+    'recover',
+    (
+        *ipcs('cifar100', 'CIFAR-100', 1, 10, 50),
+        *ipcs('tinyimagenet', 'Tiny-ImageNet', 1, 10, 50),
+        *ipcs(
+            'imagenet', 'ImageNet-1K', 10, 50, 100, 200, **net('moco_v3', 'resnet50', 300), steps=3000, post_epochs=600
+        ),
+    ),
+    of(*EIGHT_SYSTEMS),
+    RECOVERED,
+    """
 4.2±.3 8.4±.3 4.5±.2 11.4±.3 14.0±.3 24.3±.3 24.8±.4 – – 79.1
 14.6±.5 17.3±.3 15.1±.3 29.7±.3 31.5±.2 40.1±.4 41.7±.3 – – 79.1
 30.0±.4 33.7±.5 30.5±.3 43.6±.4 42.9±.2 47.7±.2 47.9±.3 49.4 53.4±1.1 79.1
@@ -442,621 +998,1471 @@ table('scdd-table1', 'scdd', 'Table 1', 'All systems: CIFAR-100, Tiny-ImageNet, 
 – – – – – – 17.8±1.3 21.3±.6 32.1±.2 73.2
 – – – – – – 27.9±1.2 46.8±.2 53.1±.1 73.2
 – – – – – – – 52.8±.3 57.9±.1 73.2
-– – – – – – – 57.0±.4 63.5±.1 73.2""", departs=(LITERATURE, LINKED, NETWORK, TEMPERATURE, 'The text at hand has lost columns of the ImageNet rows: which system a number belongs to was told from Table 6.', 'DM and CAFE+DSA have no settings for ImageNet-1K, and no numbers in the paper; MTT and TESLA are at MTT\'s row for one image a class.'),
-      near=(('digits-scdd', 'CIFAR-100 IPC 10', dict(ipc=10)), ('cifar10-scdd', 'CIFAR-100 IPC 10', dict(ipc=10))))
-THREE_STUDENTS = tuple(Axis(n, dict(student=s)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101')))
-table('scdd-table2', 'scdd', 'Table 2', 'Kinds and lengths of pre-training', 'recover',
-      tuple(Axis(f'{n} {e}', net(l, 'resnet50', e)) for n, l, es in (('MoCo v2', 'moco', (200, 400, 800)), ('MoCo v3', 'moco_v3', (100, 300, 1000)), ('SwAV', 'swav', (100, 200, 400, 800)), ('DINO', 'dino', (100, 800))) for e in es), THREE_STUDENTS, ON_IMAGENET, """
+– – – – – – – 57.0±.4 63.5±.1 73.2""",
+    departs=(
+        LITERATURE,
+        LINKED,
+        NETWORK,
+        TEMPERATURE,
+        'The text at hand has lost columns of the ImageNet rows: which system a number belongs to was told from Table 6.',
+        'DM and CAFE+DSA have no settings for ImageNet-1K, and no numbers in the paper; MTT and TESLA are at MTT\'s row for one image a class.',
+    ),
+    near=(('digits-scdd', 'CIFAR-100 IPC 10', dict(ipc=10)), ('cifar10-scdd', 'CIFAR-100 IPC 10', dict(ipc=10))),
+)
+THREE_STUDENTS = tuple(
+    Axis(n, dict(student=s))
+    for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))
+)
+table(
+    'scdd-table2',
+    'scdd',
+    'Table 2',
+    'Kinds and lengths of pre-training',
+    'recover',
+    tuple(
+        Axis(f'{n} {e}', net(l, 'resnet50', e))
+        for n, l, es in (
+            ('MoCo v2', 'moco', (200, 400, 800)),
+            ('MoCo v3', 'moco_v3', (100, 300, 1000)),
+            ('SwAV', 'swav', (100, 200, 400, 800)),
+            ('DINO', 'dino', (100, 800)),
+        )
+        for e in es
+    ),
+    THREE_STUDENTS,
+    ON_IMAGENET,
+    """
 46.62 56.72 56.60\n45.51 55.12 55.93\n39.35 49.93 50.28\n49.75 57.95 57.24\n53.13 60.92 60.98\n50.62 59.21 59.23
-34.72 44.96 44.24\n47.55 57.32 56.26\n48.02 58.25 57.90\n49.70 58.70 56.39\n46.08 55.32 55.41\n47.27 51.73 54.40""", departs=(NETWORK, TEMPERATURE))
-table('scdd-table3', 'scdd', 'Table 3', 'The size of the network that is recovered from', 'recover', tuple(Axis(n, net(l, s, e)) for n, l, s, e in (
-      ('MoCo v2 ResNet-18', 'moco', 'resnet18', 200), ('MoCo v2 ResNet-50', 'moco', 'resnet50', 200), ('MoCo v2 ResNet-101', 'moco', 'resnet101', 200), ('SwAV ResNet-50', 'swav', 'resnet50', 400),
-      ('SwAV ResNet-50-w2', 'swav', 'wide_resnet50_2', 400))), THREE_STUDENTS, ON_IMAGENET, '43.15 53.41 53.72\n46.62 56.72 56.60\n47.71 57.12 56.88\n48.02 58.25 57.90\n49.80 58.93 59.51',
-      departs=(NETWORK, TEMPERATURE, 'Of the widened networks only w2 is here, as torchvision\'s, whose inner convolutions alone are twice as wide; w4 (49.83, 58.72, 58.46) and w5 (49.59, 58.80, 59.70) have to be given as files.'), near=(('scdd-size', None, {}),))
-table('scdd-table4', 'scdd', 'Table 4', 'Iterations of recovery', 'recover', tuple(Axis(f'{k}K', dict(steps=1000*k)) for k in (1, 2, 3, 4)), THREE_STUDENTS, ON_IMAGENET, '51.36 59.78 60.06\n52.97 60.63 60.09\n53.13 60.92 60.98\n51.90 59.98 60.35', departs=(NETWORK, TEMPERATURE), near=(('scdd-iterations', None, {}),))
-table('scdd-table5', 'scdd', 'Table 5', 'The first batch norm\'s multiplier', 'recover', tuple(Axis(f'{k}×', dict(change=dict(first_bn_multiplier=float(k)))) for k in (1, 5, 10, 15, 20)), THREE_STUDENTS, ON_IMAGENET,
-      '52.49 60.10 58.98\n53.09 60.43 61.11\n53.13 60.92 60.98\n50.96 58.15 56.29\n50.82 57.69 57.30', departs=(NETWORK, TEMPERATURE), near=(('scdd-multiplier', None, {}),))
-table('scdd-table6', 'scdd', 'Table 6', 'SRe²L and SC-DD by network and images per class', 'recover', tuple(Axis(f'{s.label} {n}', dict(s.what, **w)) for s in THREE_STUDENTS for n, w in (('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))), ('Ours', {}))),
-      tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50, 100, 200)), ON_IMAGENET, '21.3 46.8 52.8 57.0\n32.1 53.1 57.9 63.5\n28.4 55.6 61.0 64.6\n38.9 60.9 65.8 67.8\n30.9 60.8 62.8 65.9\n39.6 61.0 65.6 68.2', departs=(NETWORK, TEMPERATURE))
-table('scdd-table7', 'scdd', 'Table 7', 'Other source data', 'recover', (Axis('ImageNet-1K', dict(data='imagenet', **net('moco', 'resnet50', 200))), Axis('CIFAR-100', dict(data='cifar100', **net('moco', 'resnet50', 200))), Axis('Tiny-ImageNet', dict(data='tinyimagenet', **net('moco', 'resnet50', 200)))),
-      THREE_STUDENTS, dict(ON_IMAGENET, steps=1000), '46.62 56.72 56.60\n56.63 58.67 58.00\n46.43 47.85 49.14', departs=(NETWORK, TEMPERATURE, 'Without ImageNet-21K (40.55, 50.34, 48.71), whose network has to be given as a file: --network moco-resnet50-200=FILE.'))
-table('scdd-table8', 'scdd', 'Table 8, Figure 8', 'Validation networks', 'recover', tuple(Axis(n, dict(student=s)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'), ('RegNet-X-8gf', 'regnet_x_8gf'), ('SqueezeNetV1.0', 'squeezenet1_0'),
-      ('MobileNet-V3-L', 'mobilenet_v3_large'), ('ShuffleNetV2-0.5x', 'shufflenet_v2_x0_5'), ('ViT-Tiny', 'vit_tiny'))), (Axis('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))), Axis('Ours', {})), ON_IMAGENET,
-      '46.80 53.13\n55.60 60.92\n57.60 60.98\n59.89 61.94\n14.66 22.25\n45.19 51.65\n16.71 27.48\n15.41 54.13', departs=(NETWORK, TEMPERATURE), near=(('scdd-architectures', None, {}),))
-table('scdd-table9', 'scdd', 'Table 9', 'Data-free pruning', 'page', base=dict(page='13_pruning', command='ssdd-study pruning'), status='small only', reason='the paper does not say which data set, ratio and penalty its VGG-11 has (IPC 10: SRe²L 17.48, SC-DD 23.89; IPC 50: 28.19, 32.19)', near=(('scdd-pruning', None, {}),))
+34.72 44.96 44.24\n47.55 57.32 56.26\n48.02 58.25 57.90\n49.70 58.70 56.39\n46.08 55.32 55.41\n47.27 51.73 54.40""",
+    departs=(NETWORK, TEMPERATURE),
+)
+table(
+    'scdd-table3',
+    'scdd',
+    'Table 3',
+    'The size of the network that is recovered from',
+    'recover',
+    tuple(
+        Axis(n, net(l, s, e))
+        for n, l, s, e in (
+            ('MoCo v2 ResNet-18', 'moco', 'resnet18', 200),
+            ('MoCo v2 ResNet-50', 'moco', 'resnet50', 200),
+            ('MoCo v2 ResNet-101', 'moco', 'resnet101', 200),
+            ('SwAV ResNet-50', 'swav', 'resnet50', 400),
+            ('SwAV ResNet-50-w2', 'swav', 'wide_resnet50_2', 400),
+        )
+    ),
+    THREE_STUDENTS,
+    ON_IMAGENET,
+    '43.15 53.41 53.72\n46.62 56.72 56.60\n47.71 57.12 56.88\n48.02 58.25 57.90\n49.80 58.93 59.51',
+    departs=(
+        NETWORK,
+        TEMPERATURE,
+        'Of the widened networks only w2 is here, as torchvision\'s, whose inner convolutions alone are twice as wide; w4 (49.83, 58.72, 58.46) and w5 (49.59, 58.80, 59.70) have to be given as files.',
+    ),
+    near=(('scdd-size', None, {}),),
+)
+table(
+    'scdd-table4',
+    'scdd',
+    'Table 4',
+    'Iterations of recovery',
+    'recover',
+    tuple(Axis(f'{k}K', dict(steps=1000 * k)) for k in (1, 2, 3, 4)),
+    THREE_STUDENTS,
+    ON_IMAGENET,
+    '51.36 59.78 60.06\n52.97 60.63 60.09\n53.13 60.92 60.98\n51.90 59.98 60.35',
+    departs=(NETWORK, TEMPERATURE),
+    near=(('scdd-iterations', None, {}),),
+)
+table(
+    'scdd-table5',
+    'scdd',
+    'Table 5',
+    'The first batch norm\'s multiplier',
+    'recover',
+    tuple(Axis(f'{k}×', dict(change=dict(first_bn_multiplier=float(k)))) for k in (1, 5, 10, 15, 20)),
+    THREE_STUDENTS,
+    ON_IMAGENET,
+    '52.49 60.10 58.98\n53.09 60.43 61.11\n53.13 60.92 60.98\n50.96 58.15 56.29\n50.82 57.69 57.30',
+    departs=(NETWORK, TEMPERATURE),
+    near=(('scdd-multiplier', None, {}),),
+)
+table(
+    'scdd-table6',
+    'scdd',
+    'Table 6',
+    'SRe²L and SC-DD by network and images per class',
+    'recover',
+    tuple(
+        Axis(f'{s.label} {n}', dict(s.what, **w))
+        for s in THREE_STUDENTS
+        for n, w in (('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))), ('Ours', {}))
+    ),
+    tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50, 100, 200)),
+    ON_IMAGENET,
+    '21.3 46.8 52.8 57.0\n32.1 53.1 57.9 63.5\n28.4 55.6 61.0 64.6\n38.9 60.9 65.8 67.8\n30.9 60.8 62.8 65.9\n39.6 61.0 65.6 68.2',
+    departs=(NETWORK, TEMPERATURE),
+)
+table(
+    'scdd-table7',
+    'scdd',
+    'Table 7',
+    'Other source data',
+    'recover',
+    (
+        Axis('ImageNet-1K', dict(data='imagenet', **net('moco', 'resnet50', 200))),
+        Axis('CIFAR-100', dict(data='cifar100', **net('moco', 'resnet50', 200))),
+        Axis('Tiny-ImageNet', dict(data='tinyimagenet', **net('moco', 'resnet50', 200))),
+    ),
+    THREE_STUDENTS,
+    dict(ON_IMAGENET, steps=1000),
+    '46.62 56.72 56.60\n56.63 58.67 58.00\n46.43 47.85 49.14',
+    departs=(
+        NETWORK,
+        TEMPERATURE,
+        'Without ImageNet-21K (40.55, 50.34, 48.71), whose network has to be given as a file: --network moco-resnet50-200=FILE.',
+    ),
+)
+table(
+    'scdd-table8',
+    'scdd',
+    'Table 8, Figure 8',
+    'Validation networks',
+    'recover',
+    tuple(
+        Axis(n, dict(student=s))
+        for n, s in (
+            ('ResNet-18', 'resnet18'),
+            ('ResNet-50', 'resnet50'),
+            ('ResNet-101', 'resnet101'),
+            ('RegNet-X-8gf', 'regnet_x_8gf'),
+            ('SqueezeNetV1.0', 'squeezenet1_0'),
+            ('MobileNet-V3-L', 'mobilenet_v3_large'),
+            ('ShuffleNetV2-0.5x', 'shufflenet_v2_x0_5'),
+            ('ViT-Tiny', 'vit_tiny'),
+        )
+    ),
+    (Axis('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))), Axis('Ours', {})),
+    ON_IMAGENET,
+    '46.80 53.13\n55.60 60.92\n57.60 60.98\n59.89 61.94\n14.66 22.25\n45.19 51.65\n16.71 27.48\n15.41 54.13',
+    departs=(NETWORK, TEMPERATURE),
+    near=(('scdd-architectures', None, {}),),
+)
+table(
+    'scdd-table9',
+    'scdd',
+    'Table 9',
+    'Data-free pruning',
+    'page',
+    base=dict(page='13_pruning', command='ssdd-study pruning'),
+    status='small only',
+    reason='the paper does not say which data set, ratio and penalty its VGG-11 has (IPC 10: SRe²L 17.48, SC-DD 23.89; IPC 50: 28.19, 32.19)',
+    near=(('scdd-pruning', None, {}),),
+)
 HOURS = 'Operations, in PFLOP; the paper has hours of graphics cards.'
-table('scdd-table10', 'scdd', 'Table 10', 'Time to pre-train, one epoch', 'cost', tuple(Axis(n, net('moco', s, 1)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))), (Axis('pre-training', dict(part='teacher')),), dict(data='imagenet', method='scdd', ipc=50), '.14\n.22\n.26', departs=(HOURS, 'Without the linear probe.'))
-table('scdd-table11', 'scdd', 'Table 11', 'Time to recover, IPC 50', 'cost', tuple(Axis(n, net('moco', s, 1)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))), (Axis('recovery', dict(part='method')),), dict(data='imagenet', method='scdd', ipc=50), '7.78\n25.04\n35.44', departs=(HOURS,))
-table('scdd-table12', 'scdd', 'Table 12', 'Time to post-train, 100 epochs', 'cost', tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50, 100)), (Axis('post-training', dict(part='student')),), dict(data='imagenet', method='scdd', student='resnet18', post_epochs=100, **net('moco_v3', 'resnet50', 300)), '.75\n2.53\n4.58', departs=(HOURS, 'The student is a ResNet-18: the table does not say.'))
-def fields_of(*pairs): return tuple(Axis(l, dict(field=f)) for l, f in pairs)
-RECOVER_FIELDS = fields_of(('α_BN', 'bn_weight'), ('base learning rate', 'lr'), ('weight decay', 'weight_decay'), ('batch size', 'batch'), ('recovering iteration', 'steps'))
-table('scdd-table13', 'scdd', 'Table 13', 'Rates and weights by kind of pre-training', 'settings', fields_of(('lr', 'lr'), ('BN coefficient', 'bn_weight')), tuple(Axis(n, dict(preset=p)) for n, p in (('MoCo v2', 'imagenet-moco_v2'), ('MoCo v3', 'imagenet'), ('SwAV', 'imagenet-swav'), ('DINO', 'imagenet-dino'))), dict(method='scdd'), '.35 .25 .3 .25\n.25 .0005 .001 .01')
-for i, (p, c, numbers) in enumerate((('cifar100', 'CIFAR-100', '.005\n.4\n.0001\n100\n1000'), ('tinyimagenet', 'Tiny-ImageNet', '.1\n.6\n.0001\n100\n1000'), ('imagenet', 'ImageNet-1K', '.0005\n.25\n.0001\n50\n1000')), 14):
-    table(f'scdd-table{i}', 'scdd', f'Table {i}', f'Recovery on {c}', 'settings', RECOVER_FIELDS, (Axis('Recover', dict(preset=p)),), dict(method='scdd'), numbers, departs=('The columns of pre-training and validation are on the pages [Teachers](05_teachers.ipynb) and [Post-training](08_posttrain.ipynb).',))
-table('scdd-table17', 'scdd', 'Table 17', 'Linear accuracy of networks of ImageNet-1K', 'network', tuple(Axis(f'{n} {s} {e}', net(l, s.lower().replace('-', ''), e)) for n, l, s, es in (('MoCo v2', 'moco', 'ResNet-50', (100, 200, 400, 800)), ('MoCo v2', 'moco', 'ResNet-18', (200, 800)), ('MoCo v2', 'moco', 'ResNet-101', (200, 800)),
-      ('MoCo v3', 'moco_v3', 'ResNet-50', (100, 300, 1000)), ('SwAV', 'swav', 'ResNet-50', (100, 200, 400, 800)), ('DINO', 'dino', 'ResNet-50', (100, 800))) for e in es), (Axis('linear acc.', {}),), dict(data='imagenet'),
-      '64.7\n67.6\n69.6\n71.1\n53.3\n53.5\n69.9\n73.0\n68.9\n72.8\n74.6\n72.0\n73.8\n74.5\n75.3\n66.8\n75.3', departs=(NETWORK, 'Without the widened networks: w2 77.2, w4 77.4, w5 77.9.'))
-table('scdd-table18', 'scdd', 'Table 18', 'Linear accuracy on small data sets', 'network', tuple(Axis(f'{c} {n}', dict(data=d, **net('moco', s, 200))) for c, d in (('CIFAR-100', 'cifar100'), ('Tiny-ImageNet', 'tinyimagenet')) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'))), (Axis('linear acc', {}),), {}, '60.8\n60.8\n45.4\n51.0', departs=(LINKED,))
-table('scdd-table19', 'scdd', 'Table 19', 'Batch size of post-training', 'recover', tuple(Axis(str(b), dict(post_batch=b)) for b in (128, 96, 48, 64, 32)), (Axis('Accuracy', {}),), dict(ON_IMAGENET, student='resnet50'), '58.68\n59.34\n59.98\n60.92\n58.31', departs=(NETWORK, TEMPERATURE, 'The student is a ResNet-50, by its number at 64 in Table 2.'))
-table('scdd-table20', 'scdd', 'Table 20, Figures 2 and 9', 'Network recovered from, by student', 'recover', tuple(Axis(f'Ours {n}', net('moco', s, 200)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))) + tuple(Axis(f'SRe²L {n}', dict(method='sre2l', **net('supervised', s))) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))),
-      tuple(Axis(n, dict(student=s)) for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'), ('RegNet-X-8gf', 'regnet_x_8gf'))), dict(ON_IMAGENET, steps=1000), '43.15 – 53.72 56.39\n46.62 – 56.60 58.00\n47.71 – 56.88 59.42\n43.69 48.36 51.57 –\n40.66 46.02 49.06 –\n39.95 45.56 48.92 –', departs=(NETWORK, TEMPERATURE))
-table('scdd-figure6', 'scdd', 'Figure 6', 'Epochs of post-training', 'recover', tuple(Axis(f'{e} epochs', dict(post_epochs=e)) for e in range(100, 1001, 100)), tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50)), dict(ON_IMAGENET, student='resnet18'), departs=(NETWORK, TEMPERATURE, 'The paper has a picture; its text gives 54.59 and 54.45 for 900 and 1,000 epochs at IPC 10, which Table 1 contradicts.'))
+table(
+    'scdd-table10',
+    'scdd',
+    'Table 10',
+    'Time to pre-train, one epoch',
+    'cost',
+    tuple(
+        Axis(n, net('moco', s, 1))
+        for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))
+    ),
+    (Axis('pre-training', dict(part='teacher')),),
+    dict(data='imagenet', method='scdd', ipc=50),
+    '.14\n.22\n.26',
+    departs=(HOURS, 'Without the linear probe.'),
+)
+table(
+    'scdd-table11',
+    'scdd',
+    'Table 11',
+    'Time to recover, IPC 50',
+    'cost',
+    tuple(
+        Axis(n, net('moco', s, 1))
+        for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))
+    ),
+    (Axis('recovery', dict(part='method')),),
+    dict(data='imagenet', method='scdd', ipc=50),
+    '7.78\n25.04\n35.44',
+    departs=(HOURS,),
+)
+table(
+    'scdd-table12',
+    'scdd',
+    'Table 12',
+    'Time to post-train, 100 epochs',
+    'cost',
+    tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50, 100)),
+    (Axis('post-training', dict(part='student')),),
+    dict(data='imagenet', method='scdd', student='resnet18', post_epochs=100, **net('moco_v3', 'resnet50', 300)),
+    '.75\n2.53\n4.58',
+    departs=(HOURS, 'The student is a ResNet-18: the table does not say.'),
+)
+
+
+def fields_of(*pairs):
+    return tuple(Axis(l, dict(field=f)) for l, f in pairs)
+
+
+RECOVER_FIELDS = fields_of(
+    ('α_BN', 'bn_weight'),
+    ('base learning rate', 'lr'),
+    ('weight decay', 'weight_decay'),
+    ('batch size', 'batch'),
+    ('recovering iteration', 'steps'),
+)
+table(
+    'scdd-table13',
+    'scdd',
+    'Table 13',
+    'Rates and weights by kind of pre-training',
+    'settings',
+    fields_of(('lr', 'lr'), ('BN coefficient', 'bn_weight')),
+    tuple(
+        Axis(n, dict(preset=p))
+        for n, p in (
+            ('MoCo v2', 'imagenet-moco_v2'),
+            ('MoCo v3', 'imagenet'),
+            ('SwAV', 'imagenet-swav'),
+            ('DINO', 'imagenet-dino'),
+        )
+    ),
+    dict(method='scdd'),
+    '.35 .25 .3 .25\n.25 .0005 .001 .01',
+)
+for i, (p, c, numbers) in enumerate(
+    (
+        ('cifar100', 'CIFAR-100', '.005\n.4\n.0001\n100\n1000'),
+        ('tinyimagenet', 'Tiny-ImageNet', '.1\n.6\n.0001\n100\n1000'),
+        ('imagenet', 'ImageNet-1K', '.0005\n.25\n.0001\n50\n1000'),
+    ),
+    14,
+):
+    table(
+        f'scdd-table{i}',
+        'scdd',
+        f'Table {i}',
+        f'Recovery on {c}',
+        'settings',
+        RECOVER_FIELDS,
+        (Axis('Recover', dict(preset=p)),),
+        dict(method='scdd'),
+        numbers,
+        departs=(
+            'The columns of pre-training and validation are on the pages [Teachers](05_teachers.ipynb) and [Post-training](08_posttrain.ipynb).',
+        ),
+    )
+table(
+    'scdd-table17',
+    'scdd',
+    'Table 17',
+    'Linear accuracy of networks of ImageNet-1K',
+    'network',
+    tuple(
+        Axis(f'{n} {s} {e}', net(l, s.lower().replace('-', ''), e))
+        for n, l, s, es in (
+            ('MoCo v2', 'moco', 'ResNet-50', (100, 200, 400, 800)),
+            ('MoCo v2', 'moco', 'ResNet-18', (200, 800)),
+            ('MoCo v2', 'moco', 'ResNet-101', (200, 800)),
+            ('MoCo v3', 'moco_v3', 'ResNet-50', (100, 300, 1000)),
+            ('SwAV', 'swav', 'ResNet-50', (100, 200, 400, 800)),
+            ('DINO', 'dino', 'ResNet-50', (100, 800)),
+        )
+        for e in es
+    ),
+    (Axis('linear acc.', {}),),
+    dict(data='imagenet'),
+    '64.7\n67.6\n69.6\n71.1\n53.3\n53.5\n69.9\n73.0\n68.9\n72.8\n74.6\n72.0\n73.8\n74.5\n75.3\n66.8\n75.3',
+    departs=(NETWORK, 'Without the widened networks: w2 77.2, w4 77.4, w5 77.9.'),
+)
+table(
+    'scdd-table18',
+    'scdd',
+    'Table 18',
+    'Linear accuracy on small data sets',
+    'network',
+    tuple(
+        Axis(f'{c} {n}', dict(data=d, **net('moco', s, 200)))
+        for c, d in (('CIFAR-100', 'cifar100'), ('Tiny-ImageNet', 'tinyimagenet'))
+        for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'))
+    ),
+    (Axis('linear acc', {}),),
+    {},
+    '60.8\n60.8\n45.4\n51.0',
+    departs=(LINKED,),
+)
+table(
+    'scdd-table19',
+    'scdd',
+    'Table 19',
+    'Batch size of post-training',
+    'recover',
+    tuple(Axis(str(b), dict(post_batch=b)) for b in (128, 96, 48, 64, 32)),
+    (Axis('Accuracy', {}),),
+    dict(ON_IMAGENET, student='resnet50'),
+    '58.68\n59.34\n59.98\n60.92\n58.31',
+    departs=(NETWORK, TEMPERATURE, 'The student is a ResNet-50, by its number at 64 in Table 2.'),
+)
+table(
+    'scdd-table20',
+    'scdd',
+    'Table 20, Figures 2 and 9',
+    'Network recovered from, by student',
+    'recover',
+    tuple(
+        Axis(f'Ours {n}', net('moco', s, 200))
+        for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))
+    )
+    + tuple(
+        Axis(f'SRe²L {n}', dict(method='sre2l', **net('supervised', s)))
+        for n, s in (('ResNet-18', 'resnet18'), ('ResNet-50', 'resnet50'), ('ResNet-101', 'resnet101'))
+    ),
+    tuple(
+        Axis(n, dict(student=s))
+        for n, s in (
+            ('ResNet-18', 'resnet18'),
+            ('ResNet-50', 'resnet50'),
+            ('ResNet-101', 'resnet101'),
+            ('RegNet-X-8gf', 'regnet_x_8gf'),
+        )
+    ),
+    dict(ON_IMAGENET, steps=1000),
+    '43.15 – 53.72 56.39\n46.62 – 56.60 58.00\n47.71 – 56.88 59.42\n43.69 48.36 51.57 –\n40.66 46.02 49.06 –\n39.95 45.56 48.92 –',
+    departs=(NETWORK, TEMPERATURE),
+)
+table(
+    'scdd-figure6',
+    'scdd',
+    'Figure 6',
+    'Epochs of post-training',
+    'recover',
+    tuple(Axis(f'{e} epochs', dict(post_epochs=e)) for e in range(100, 1001, 100)),
+    tuple(Axis(f'IPC {i}', dict(ipc=i)) for i in (10, 50)),
+    dict(ON_IMAGENET, student='resnet18'),
+    departs=(
+        NETWORK,
+        TEMPERATURE,
+        'The paper has a picture; its text gives 54.59 and 54.45 for 900 and 1,000 epochs at IPC 10, which Table 1 contradicts.',
+    ),
+)
 for n, d in ((1, 'tinyimagenet'), (11, 'tinyimagenet'), (12, 'imagenet'), (13, 'imagenet')):
-    lines = (Axis('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))), Axis('Ours', dict(method='scdd', **net('moco', 'resnet18', 200))))
-    table(f'scdd-figure{n}', 'scdd', f'Figure {n}', f'Recovered images of {d}', 'pictures', lines if n != 13 else lines[1:], (Axis(d, dict(data=d, ipc=10)),), {}, departs=(NETWORK,) if d == 'imagenet' else ())
-table('scdd-figure3', 'scdd', 'Figure 3', 'The paradigm: a drawing', 'none', status='not applicable', reason='a drawing; its curves of batch norms are Figure 4\'s')
-table('scdd-figure4', 'scdd', 'Figure 4', 'What batch norms remember', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws it for networks of digits')
-table('scdd-figure5', 'scdd', 'Figure 5', 'Loss curves of recovery', 'page', base=dict(page='results/scdd', command='ssdd-study iterations'), status='small only', reason='the study keeps the curves')
-for n in (7, 10): table(f'scdd-figure{n}', 'scdd', f'Figure {n}', 'Clusters of recovered images', 'page', base=dict(page='12_scdd'), status='small only', reason='the page draws the clusters of digits')
-table('scdd-theorem1', 'scdd', 'Theorem 1', 'Entropy of the statistics', 'page', base=dict(page='23_theory_entropy'), status='small only', reason='a statement: the page shows what it depends on')
+    lines = (
+        Axis('SRe²L', dict(method='sre2l', **net('supervised', 'resnet18'))),
+        Axis('Ours', dict(method='scdd', **net('moco', 'resnet18', 200))),
+    )
+    table(
+        f'scdd-figure{n}',
+        'scdd',
+        f'Figure {n}',
+        f'Recovered images of {d}',
+        'pictures',
+        lines if n != 13 else lines[1:],
+        (Axis(d, dict(data=d, ipc=10)),),
+        {},
+        departs=(NETWORK,) if d == 'imagenet' else (),
+    )
+table(
+    'scdd-figure3',
+    'scdd',
+    'Figure 3',
+    'The paradigm: a drawing',
+    'none',
+    status='not applicable',
+    reason='a drawing; its curves of batch norms are Figure 4\'s',
+)
+table(
+    'scdd-figure4',
+    'scdd',
+    'Figure 4',
+    'What batch norms remember',
+    'page',
+    base=dict(page='12_scdd'),
+    status='small only',
+    reason='the page draws it for networks of digits',
+)
+table(
+    'scdd-figure5',
+    'scdd',
+    'Figure 5',
+    'Loss curves of recovery',
+    'page',
+    base=dict(page='results/scdd', command='ssdd-study iterations'),
+    status='small only',
+    reason='the study keeps the curves',
+)
+for n in (7, 10):
+    table(
+        f'scdd-figure{n}',
+        'scdd',
+        f'Figure {n}',
+        'Clusters of recovered images',
+        'page',
+        base=dict(page='12_scdd'),
+        status='small only',
+        reason='the page draws the clusters of digits',
+    )
+table(
+    'scdd-theorem1',
+    'scdd',
+    'Theorem 1',
+    'Entropy of the statistics',
+    'page',
+    base=dict(page='23_theory_entropy'),
+    status='small only',
+    reason='a statement: the page shows what it depends on',
+)
 
 # %% ../nbs/45_reproduce.ipynb #1c0ad716
 @dataclass(frozen=True)
 class Small:
     "What is smaller at the small scale."
-    steps:int = 8 # of a method
-    teacher:int = 60 # steps of a network
-    recipe:int = 40 # of pre-training
-    tuning:int = 30 # of fine-tuning, of distillation without data, and of post-training
-    train:int = 400 # images at most
-    test:int = 200 # likewise
 
+    steps: int = 8  # of a method
+    teacher: int = 60  # steps of a network
+    recipe: int = 40  # of pre-training
+    tuning: int = 30  # of fine-tuning, of distillation without data, and of post-training
+    train: int = 400  # images at most
+    test: int = 200  # likewise
+
+# %% ../nbs/45_reproduce.ipynb #904ab445
 SMALL = Small()
-SMALL_WIDTHS = dict(vgg11=(16, 32, 64, 64, 64, 64, 64, 64), alexnet=(16, 32, 64, 64, 64), mobilenet=(8, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32, 32, 64, 64), resnet10=(16, 32, 32, 64), resnet18=(16, 32, 32, 64))
-MOCO_SCRIPT = teachers.Views(crop=(.08, 1.), ratio=(3/4, 4/3), flip=.5, jitter=.8, strength=(.4, .4, .4, .1), grey=.2) # of the script that SC-DD links to
+SMALL_WIDTHS = dict(
+    vgg11=(16, 32, 64, 64, 64, 64, 64, 64),
+    alexnet=(16, 32, 64, 64, 64),
+    mobilenet=(8, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32, 32, 64, 64),
+    resnet10=(16, 32, 32, 64),
+    resnet18=(16, 32, 32, 64),
+)
+MOCO_SCRIPT = teachers.Views(
+    crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, strength=(0.4, 0.4, 0.4, 0.1), grey=0.2
+)  # of the script that SC-DD links to
 
-def teacher_of(what:dict, images, scale:str # a cell's, what is learned from, `small` or `paper`
-              ) -> teachers.TeacherConfig:
+
+def teacher_of(
+    what: dict,
+    images,
+    scale: str,  # a cell's, what is learned from, `small` or `paper`
+) -> teachers.TeacherConfig:
     "How its teacher is trained."
     loss, name, epochs = what.get('network') or (what['teacher'], 'resnet18', None)
     c, side = images.x.shape[1], min(images.x.shape[2:])
     if scale == 'small':
         wide = {'resnet101': (16, 32, 64), 'resnet50': (12, 24, 48)}.get(name, (8, 16, 32))
         given = dict(widths=wide) if 'network' in what else {}
-        return replace(teachers.tiny(c, side, loss), steps=SMALL.teacher + (epochs or 0)//50, **given)
-    if loss in ('barlow_twins', 'simclr'): return teachers.paper(loss)
+        return replace(teachers.tiny(c, side, loss), steps=SMALL.teacher + (epochs or 0) // 50, **given)
+    if loss in ('barlow_twins', 'simclr'):
+        return teachers.paper(loss)
     base = teachers.paper('supervised' if loss == 'supervised' else 'moco')
-    if loss not in ('moco', 'supervised'): base = replace(base, **{k: v for k, v in asdict_shallow(teachers.tiny(3, 32, loss)).items() if k in ('loss', 'norms', 'prototypes', 'queue', 'temperature', 'ema', 'ema_end')}, views=teachers.MOCO_VIEWS)
-    if loss == 'moco' and side < 64: base = replace(base, projector=(128,), views=MOCO_SCRIPT)
+    if loss not in ('moco', 'supervised'):
+        base = replace(
+            base,
+            **{
+                k: v
+                for k, v in asdict_shallow(teachers.tiny(3, 32, loss)).items()
+                if k in ('loss', 'norms', 'prototypes', 'queue', 'temperature', 'ema', 'ema_end')
+            },
+            views=teachers.MOCO_VIEWS,
+        )
+    if loss == 'moco' and side < 64:
+        base = replace(base, projector=(128,), views=MOCO_SCRIPT)
     stem = 2 if side > 64 and name in ('resnet18', 'resnet10') else None
     return replace(base, net=name, epochs=epochs or base.epochs, stem_stride=stem)
 
-def asdict_shallow(cfg) -> dict: # a dataclass; its fields
+# %% ../nbs/45_reproduce.ipynb #820fb4c9
+def asdict_shallow(cfg) -> dict:  # a dataclass; its fields
     "The fields, with dataclasses in them as they are."
     return {f.name: getattr(cfg, f.name) for f in fields(cfg)}
 
-KEPT = 'learn_y', 'include_last', 'y_init', 'init', 'first_bn_multiplier' # changes that the small scale makes, too
-FEWER = {1: 1, 10: 2, 50: 3, 100: 4, 200: 5} # images per class at the paper's scale and at the small one
+# %% ../nbs/45_reproduce.ipynb #a3b0c596
+KEPT = 'learn_y', 'include_last', 'y_init', 'init', 'first_bn_multiplier'  # changes that the small scale makes, too
+FEWER = {1: 1, 10: 2, 50: 3, 100: 4, 200: 5}  # images per class at the paper's scale and at the small one
 
-def settings_of(what:dict, images, scale:str # a cell's, X_t, `small` or `paper`
-               ): # a `Method`, or None for what the library has no settings for
+
+def settings_of(
+    what: dict,
+    images,
+    scale: str,  # a cell's, X_t, `small` or `paper`
+):  # a `Method`, or None for what the library has no settings for
     "The settings of its method."
     kind = METHODS[what['method']]
-    if not (kind.makes and kind.sized): return kind.tiny()
+    if not (kind.makes and kind.sized):
+        return kind.tiny()
     change, classes, data = dict(what.get('change', {})), max(1, len(images.classes)), what['data']
-    m = what['ipc']*classes if 'ipc' in what else what['m']
+    m = what['ipc'] * classes if 'ipc' in what else what['m']
     if scale == 'small':
-        m = classes*FEWER[what['ipc']] if 'ipc' in what else classes*(2 if m < 2500 else 3)
+        m = classes * FEWER[what['ipc']] if 'ipc' in what else classes * (2 if m < 2500 else 3)
         how = kind.settings(images, 'tiny', m)
         change = {k: v for k, v in change.items() if k in KEPT}
-        if kind.tunable: change['steps'] = max(2, what['steps']//500) if 'steps' in what and issubclass(kind, scdd.SCDD) else SMALL.steps
-        if issubclass(kind, mkdt.MKDT): change |= dict(experts=replace(how.experts, experts=2, epochs=4), max_start_epoch=1, expert_epochs=2, syn_steps=4)
-        if kind.name == 'highloss': change['experts'] = replace(how.experts, experts=2)
-        if hasattr(how, 'max_steps'): change['max_steps'] = 20
+        if kind.tunable:
+            change['steps'] = (
+                max(2, what['steps'] // 500) if 'steps' in what and issubclass(kind, scdd.SCDD) else SMALL.steps
+            )
+        if issubclass(kind, mkdt.MKDT):
+            change |= dict(
+                experts=replace(how.experts, experts=2, epochs=4), max_start_epoch=1, expert_epochs=2, syn_steps=4
+            )
+        if kind.name == 'highloss':
+            change['experts'] = replace(how.experts, experts=2)
+        if hasattr(how, 'max_steps'):
+            change['max_steps'] = 20
         return replace(how, **change)
-    preset = next((p for p in (what.get('preset'), data + '-' + (what.get('network') or ('',))[0], data, *kind.papers) if p in kind.papers), 'tiny')
-    if kind.papers and kind.of_classes and data == 'imagenet' and data not in kind.papers: return None
-    if not kind.papers: preset = 'tiny'
+    preset = next(
+        (
+            p
+            for p in (what.get('preset'), data + '-' + (what.get('network') or ('',))[0], data, *kind.papers)
+            if p in kind.papers
+        ),
+        'tiny',
+    )
+    if kind.papers and kind.of_classes and data == 'imagenet' and data not in kind.papers:
+        return None
+    if not kind.papers:
+        preset = 'tiny'
     how = kind.settings(images, preset, m)
-    if issubclass(kind, scdd.SCDD) or type(how) in (mkdt.MKDT,) and 'steps' in what: change['steps'] = what.get('steps', how.steps)
-    if kind.name == 'sas': change['groups'] = classes
-    if kind.name == 'highloss': change['experts'] = replace(mkdt.MKDT.paper(preset_of(what)).experts, epochs=1)
-    fits = {64: (64, 128, 256, 512), 224: (32, 64, 128, 256, 512)} if kind.name in ('frepo', 'krrst') else {64: (128,)*4, 224: (128,)*5}
-    if (side := min(images.x.shape[2:])) in fits and getattr(how, 'widths', None): change['widths'] = fits[side]
+    if issubclass(kind, scdd.SCDD) or type(how) in (mkdt.MKDT,) and 'steps' in what:
+        change['steps'] = what.get('steps', how.steps)
+    if kind.name == 'sas':
+        change['groups'] = classes
+    if kind.name == 'highloss':
+        change['experts'] = replace(mkdt.MKDT.paper(preset_of(what)).experts, epochs=1)
+    fits = (
+        {64: (64, 128, 256, 512), 224: (32, 64, 128, 256, 512)}
+        if kind.name in ('frepo', 'krrst')
+        else {64: (128,) * 4, 224: (128,) * 5}
+    )
+    if (side := min(images.x.shape[2:])) in fits and getattr(how, 'widths', None):
+        change['widths'] = fits[side]
     return replace(how, **{k: v for k, v in change.items() if k == 'steps' or hasattr(how, k)})
 
-def preset_of(what:dict) -> str: # a cell's; one of MKDT's
+# %% ../nbs/45_reproduce.ipynb #32c9ba63
+def preset_of(what: dict) -> str:  # a cell's; one of MKDT's
     "Whose experts."
     return what['data'] if what['data'] in mkdt.MKDT.papers else 'cifar100'
 
-def student_of(what:dict, scale:str) -> Student: # a cell's, `small` or `paper`
+# %% ../nbs/45_reproduce.ipynb #40be3af3
+def student_of(what: dict, scale: str) -> Student:  # a cell's, `small` or `paper`
     "What is trained on the set."
     who = student_named(what['student'])
-    if scale == 'paper': return who
-    if 'network' in what and who.net.startswith(('resnet', 'regnet')): return Student('resnet_tiny', (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32), 'batch')
+    if scale == 'paper':
+        return who
+    if 'network' in what and who.net.startswith(('resnet', 'regnet')):
+        return Student(
+            'resnet_tiny',
+            (16, 32, 64) if who.net == 'resnet101' else (12, 24, 48) if who.net == 'resnet50' else (8, 16, 32),
+            'batch',
+        )
     return replace(who, widths=SMALL_WIDTHS.get(who.net))
 
 # %% ../nbs/45_reproduce.ipynb #2b9f9883
 @dataclass(frozen=True)
 class Cell:
     "Everything a cell of a table depends on but the seed and the data."
-    line:str # its label
-    column:str # its label
-    what:dict # as described
-    method:object # settings; None where there are none
-    teacher:teachers.TeacherConfig|None # whose targets, or what images are recovered from
-    student:Student|None # what is trained
-    recipe:object = None # of the pre-training, or the post-training
-    tuning:FineTune|None = None # of the fine-tuning
-    kd_steps:int|None = None # of distillation without data
 
-def resolve(t:Table, # which
-            line:Axis, column:Axis, # where
-            images, # X_t, or images without content
-            scale:str='paper' # or `small`
-           ) -> Cell:
+    line: str  # its label
+    column: str  # its label
+    what: dict  # as described
+    method: object  # settings; None where there are none
+    teacher: teachers.TeacherConfig | None  # whose targets, or what images are recovered from
+    student: Student | None  # what is trained
+    recipe: object = None  # of the pre-training, or the post-training
+    tuning: FineTune | None = None  # of the fine-tuning
+    kd_steps: int | None = None  # of distillation without data
+
+# %% ../nbs/45_reproduce.ipynb #e887f7f7
+def resolve(
+    t: Table,  # which
+    line: Axis,
+    column: Axis,  # where
+    images,  # X_t, or images without content
+    scale: str = 'paper',  # or `small`
+) -> Cell:
     "A cell's settings; raises `BadInput`."
     what = {**t.base, **column.what, **line.what}
-    if 'change' in line.what and 'change' in t.base: what['change'] = {**t.base['change'], **line.what['change']}
-    if t.kind == 'recover' and line.what.get('network') and column.what.get('network'): what['network'] = column.what['network']
+    if 'change' in line.what and 'change' in t.base:
+        what['change'] = {**t.base['change'], **line.what['change']}
+    if t.kind == 'recover' and line.what.get('network') and column.what.get('network'):
+        what['network'] = column.what['network']
     small = scale == 'small'
     random_ssl = what.get('method') == 'random-ssl'
-    method = settings_of(dict(what, method='random') if random_ssl else what, images, scale) if 'method' in what else None
+    method = (
+        settings_of(dict(what, method='random') if random_ssl else what, images, scale) if 'method' in what else None
+    )
     teacher = teacher_of(what, images, scale) if 'network' in what or 'teacher' in what else None
     student = student_of(what, scale) if 'student' in what else None
     recipe = tuning = kd = None
     if t.kind == 'transfer':
-        recipe = Recipe(SMALL.recipe, lr=.02) if small else paper_recipe(what['recipe'])
+        recipe = Recipe(SMALL.recipe, lr=0.02) if small else paper_recipe(what['recipe'])
         tuning = FineTune(SMALL.tuning) if small else paper_finetune(what.get('tuning', 'krrst'))
-        m = getattr(method, 'm', None) or getattr(method, 'ipc', 0)*len(images.classes)
-        kd = SMALL.tuning if small else 1000*max(1, m//512)
+        m = getattr(method, 'm', None) or getattr(method, 'ipc', 0) * len(images.classes)
+        kd = SMALL.tuning if small else 1000 * max(1, m // 512)
     if t.kind == 'recover' or what.get('part') == 'student':
-        recipe = replace(posttrain.tiny_post(images.x.shape[1]), steps=SMALL.tuning + what.get('post_epochs', 0)//20) if small else posttrain.paper_post(what['data'])
+        recipe = (
+            replace(posttrain.tiny_post(images.x.shape[1]), steps=SMALL.tuning + what.get('post_epochs', 0) // 20)
+            if small
+            else posttrain.paper_post(what['data'])
+        )
         given = dict(kind=what.get('labels_kind', 'soft'))
-        if not small: given |= {k: what['post_' + k] for k in ('epochs', 'batch') if 'post_' + k in what}
-        elif 'post_batch' in what: given['batch'] = what['post_batch']
+        if not small:
+            given |= {k: what['post_' + k] for k in ('epochs', 'batch') if 'post_' + k in what}
+        elif 'post_batch' in what:
+            given['batch'] = what['post_batch']
         recipe = replace(recipe, **given)
     return Cell(line.label, column.label, what, method, teacher, student, recipe, tuning, kd)
 
+# %% ../nbs/45_reproduce.ipynb #45d9066b
 class Shelf:
     "Data sets by the papers' names: without content, from where they lie, or stood in for."
-    def __init__(self,
-                 scale:str='paper', # or `small`
-                 root:str|None=None, # folder of the data sets; `SSDD_DATA`, or ~/.cache/ssdd-nb
-                 sources:dict|None=None, # name of a data set: what `load_images` takes, in place of the usual
-                 dry:bool=False, # without content
-                 device='cpu' # where images are kept
-                ):
+
+    def __init__(
+        self,
+        scale: str = 'paper',  # or `small`
+        root: str | None = None,  # folder of the data sets; `SSDD_DATA`, or ~/.cache/ssdd-nb
+        sources: dict | None = None,  # name of a data set: what `load_images` takes, in place of the usual
+        dry: bool = False,  # without content
+        device='cpu',  # where images are kept
+    ):
         self.scale, self.dry, self.sources, self.device, self.kept = scale, dry, dict(sources or {}), device, {}
         self.root = str(Path(root or os.environ.get('SSDD_DATA') or '~/.cache/ssdd-nb').expanduser())
 
-    def source(self, name:str, # one of `DATA`
-               side:int|None=None # pixels; None: its own, as a source
-              ) -> tuple: # train and test `Images`
+    def source(
+        self,
+        name: str,  # one of `DATA`
+        side: int | None = None,  # pixels; None: its own, as a source
+    ) -> tuple:  # train and test `Images`
         "What is distilled, or judged on; raises `BadInput`."
         key = (name, side)
-        if key not in self.kept: self.kept[key] = self._make(name, side)
+        if key not in self.kept:
+            self.kept[key] = self._make(name, side)
         return self.kept[key]
 
     def _make(self, name, side):
         d = DATA[name]
-        if self.dry: return tuple(costs.stand_in(n, 3, side or d.side or 32, d.classes) for n in d.n)
+        if self.dry:
+            return tuple(costs.stand_in(n, 3, side or d.side or 32, d.classes) for n in d.n)
         own = side or (d.side if self.scale == 'paper' else min(d.side or 32, 16))
         given = self.sources.get(name)
-        if given is None and self.scale == 'small': return self._stand_in(name, side)
+        if given is None and self.scale == 'small':
+            return self._stand_in(name, side)
         fixed = given in ('digits', 'letters') or str(given).startswith('npz:')
         got = load_images(given or d.source.format(root=self.root), None if fixed else own, root=self.root)
         need(got[1] is not None, 'source', given, 'there is nothing to test on')
-        if self.scale == 'small': got = tuple(few(i, n) for i, n in zip(got, (SMALL.train, SMALL.test)))
+        if self.scale == 'small':
+            got = tuple(few(i, n) for i, n in zip(got, (SMALL.train, SMALL.test)))
         return tuple(replace(i, name=name).to(self.device) for i in got)
 
     def _stand_in(self, name, side):
         "Digits for whatever is distilled, letters of other typefaces and places for each target."
-        if side is None: got = load_images('digits')
+        if side is None:
+            got = load_images('digits')
         else:
             from ssdd_nb.data import letters, split
-            got = split(letters(8, 20, list(DATA).index(name))[0], .3)
-        return tuple(replace(few(i, n), name='digits' if side is None else f'letters for {name}').to(self.device) for i, n in zip(got, (SMALL.train, SMALL.test)))
 
-    def target(self, name:str, source:str, shape # one of `DATA`; which is the source; (C, H, W)
-              ) -> tuple: # train and test `Images`, of this shape
+            got = split(letters(8, 20, list(DATA).index(name))[0], 0.3)
+        return tuple(
+            replace(few(i, n), name='digits' if side is None else f'letters for {name}').to(self.device)
+            for i, n in zip(got, (SMALL.train, SMALL.test))
+        )
+
+    def target(
+        self,
+        name: str,
+        source: str,
+        shape,  # one of `DATA`; which is the source; (C, H, W)
+    ) -> tuple:  # train and test `Images`, of this shape
         "What students are judged on."
-        if name == source: return self.source(source)
+        if name == source:
+            return self.source(source)
         return alike(self.source(name, shape[1]), shape) if not self.dry else self.source(name, shape[1])
 
-def few(images, n:int) -> object: # `Images`, how many at most
+# %% ../nbs/45_reproduce.ipynb #33dd282a
+def few(images, n: int) -> object:  # `Images`, how many at most
     "Some of the images, of each class as many, always the same."
-    if len(images) <= n or images.y is None: return images[slice(n)]
-    return images[stratified(images.y, n/len(images), generator(0, 'few'), least=1)]
+    if len(images) <= n or images.y is None:
+        return images[slice(n)]
+    return images[stratified(images.y, n / len(images), generator(0, 'few'), least=1)]
 
-def cells(t:Table, # which
-          shelf:Shelf, # where images come from
-          only=None # labels of lines or names of methods; None: all but extra lines
-         ): # yields `Cell`
+# %% ../nbs/45_reproduce.ipynb #ad7989ee
+def cells(
+    t: Table,  # which
+    shelf: Shelf,  # where images come from
+    only=None,  # labels of lines or names of methods; None: all but extra lines
+):  # yields `Cell`
     "A table's cells, line by line."
     for l in wanted(t, only):
         for c in t.columns:
             what = {**t.base, **c.what, **l.what}
             yield resolve(t, l, c, shelf.source(what['data'])[0], shelf.scale)
 
-def wanted(t:Table, only=None # which; labels or names of methods
-          ) -> list: # of lines
+# %% ../nbs/45_reproduce.ipynb #2d11b945
+def wanted(
+    t: Table,
+    only=None,  # which; labels or names of methods
+) -> list:  # of lines
     "The lines that were asked for; raises `BadInput`."
-    if not only: return [l for l in t.lines if not l.extra]
+    if not only:
+        return [l for l in t.lines if not l.extra]
     names = {n for l in t.lines for n in (l.label, l.what.get('method'))} | {c.what.get('method') for c in t.columns}
     asked = {known(o, [n for n in names if n], 'only') for o in only}
     return [l for l in t.lines if asked & {l.label, l.what.get('method')} or not l.what.get('method') and not l.extra]
 
 # %% ../nbs/45_reproduce.ipynb #8d60bf8c
-CARD = 10_000 # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
+CARD = 10_000  # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
+
 
 class Counting:
     "What the parts of a table take, each counted once; `parts` is {what it is: (`Estimate`, how often)}."
-    def __init__(self, seeds:int=3): # of the sets
+
+    def __init__(self, seeds: int = 3):  # of the sets
         self.parts, self.seeds, self.unknown = {}, seeds, set()
 
-    def add(self, key, # what makes two parts the same
-            count, # a function of no arguments: an `Estimate`, or None
-            times:int=1 # how often
-           ) -> None:
+    def add(
+        self,
+        key,  # what makes two parts the same
+        count,  # a function of no arguments: an `Estimate`, or None
+        times: int = 1,  # how often
+    ) -> None:
         "Count a part that was not counted yet."
         key = repr(key)
-        if key not in self.parts: self.parts[key] = (cached(key, count) or costs.Estimate(()), times)
+        if key not in self.parts:
+            self.parts[key] = (cached(key, count) or costs.Estimate(()), times)
 
-    def gflop(self) -> float: return sum(e.gflop()*n for e, n in self.parts.values())
-    def mib(self) -> float: return max((e.mib() for e, _ in self.parts.values()), default=0.)
-    def disk(self) -> float: return sum(e.disk_gib for e, _ in self.parts.values())
+    def gflop(self) -> float:
+        return sum(e.gflop() * n for e, n in self.parts.values())
 
+    def mib(self) -> float:
+        return max((e.mib() for e, _ in self.parts.values()), default=0.0)
+
+    def disk(self) -> float:
+        return sum(e.disk_gib for e, _ in self.parts.values())
+
+# %% ../nbs/45_reproduce.ipynb #7c247294
 _COUNTED = {}
-def cached(key:str, count): # what it is; a function of no arguments
+
+
+def cached(key: str, count):  # what it is; a function of no arguments
     "What a part takes, whichever table asks."
-    if key not in _COUNTED: _COUNTED[key] = count()
+    if key not in _COUNTED:
+        _COUNTED[key] = count()
     return _COUNTED[key]
 
-def count_cell(cell:Cell, images, targets, counting:Counting # which, X_t and its targets without content, where
-              ) -> None:
+# %% ../nbs/45_reproduce.ipynb #f18036f3
+def count_cell(
+    cell: Cell,
+    images,
+    targets,
+    counting: Counting,  # which, X_t and its targets without content, where
+) -> None:
     "Add what a cell takes."
     shape, method, recipe = (len(images), *images.x.shape[1:], len(images.classes)), cell.method, cell.recipe
-    if cell.teacher: counting.add((cell.teacher, shape), lambda: teacher_cost(cell.teacher, images))
+    if cell.teacher:
+        counting.add((cell.teacher, shape), lambda: teacher_cost(cell.teacher, images))
     if method is not None and method.makes:
         cost = method_cost(method, images, cell.teacher)
-        if cost is None: counting.unknown.add(method.name)
-        else: counting.add(('set', method, cell.teacher, shape), lambda: cost, counting.seeds)
-    if cell.student is None: return
-    def training(what, on, steps, batch): counting.add((what, cell.student, method, steps, on.x.shape), lambda: student_cost(cell.student, on, steps, batch), counting.seeds)
+        if cost is None:
+            counting.unknown.add(method.name)
+        else:
+            counting.add(('set', method, cell.teacher, shape), lambda: cost, counting.seeds)
+    if cell.student is None:
+        return
+
+    def training(what, on, steps, batch):
+        counting.add(
+            (what, cell.student, method, steps, on.x.shape),
+            lambda: student_cost(cell.student, on, steps, batch),
+            counting.seeds,
+        )
+
     p, m = cell.what.get('protocol'), size_of(method, images)
-    if m and recipe is not None: training('training', images, recipe.total(m), min(recipe.batch, m))
-    if p == 'finetune': training(p, targets, cell.tuning.steps, cell.tuning.batch)
-    if p == 'kd': training(p, targets, cell.kd_steps, 512)
+    if m and recipe is not None:
+        training('training', images, recipe.total(m), min(recipe.batch, m))
+    if p == 'finetune':
+        training(p, targets, cell.tuning.steps, cell.tuning.batch)
+    if p == 'kd':
+        training(p, targets, cell.kd_steps, 512)
 
-def scaled(e:costs.Estimate, steps:float=1, batch:float=1) -> costs.Estimate: # of what; times so many steps, of so many times as many images
+# %% ../nbs/45_reproduce.ipynb #68066c74
+def scaled(
+    e: costs.Estimate, steps: float = 1, batch: float = 1
+) -> costs.Estimate:  # of what; times so many steps, of so many times as many images
     "An estimate in proportion."
-    return costs.Estimate(tuple(replace(p, steps=int(p.steps*steps), gflop=p.gflop*batch, mib=p.mib*batch) for p in e.parts), e.disk_gib)
+    return costs.Estimate(
+        tuple(replace(p, steps=int(p.steps * steps), gflop=p.gflop * batch, mib=p.mib * batch) for p in e.parts),
+        e.disk_gib,
+    )
 
-def student_cost(student:Student, images, steps:int, batch:int # what is trained, on what, how long, images at a time
-                ) -> costs.Estimate:
+# %% ../nbs/45_reproduce.ipynb #e34d41bd
+def student_cost(
+    student: Student,
+    images,
+    steps: int,
+    batch: int,  # what is trained, on what, how long, images at a time
+) -> costs.Estimate:
     "A student's training, from that on four images."
-    return scaled(counted(student, images)[0], steps, batch/4)
+    return scaled(counted(student, images)[0], steps, batch / 4)
 
-def counted(student:Student, images # what, what it takes
-           ) -> tuple: # `Estimate` of a step on four images, parameters without the head, features
+# %% ../nbs/45_reproduce.ipynb #73c098c9
+def counted(
+    student: Student,
+    images,  # what, what it takes
+) -> tuple:  # `Estimate` of a step on four images, parameters without the head, features
     "What is known of a student without weights."
+
     def count():
         net = costs.on_meta(student.net, images, 100, widths=student.widths, norm=student.norm)
         size = sum(p.numel() for n, p in net.named_parameters() if not n.startswith('head.'))
         return costs.of_training(images, net, 1, 4), size, net.dim
+
     return cached(repr((student, images.x.shape[1:])), count)
 
-def teacher_cost(cfg:teachers.TeacherConfig, images # how, on what
-                ) -> costs.Estimate:
+# %% ../nbs/45_reproduce.ipynb #22dce46b
+def teacher_cost(
+    cfg: teachers.TeacherConfig,
+    images,  # how, on what
+) -> costs.Estimate:
     "A teacher's training, from that of one step."
     plain = replace(cfg, steps=1, epochs=1, batch=16, views=teachers.PHOTO_VIEWS)
-    return scaled(cached(repr((plain, images.x.shape[1:], len(images.classes))), lambda: costs.of_teacher(images, plain)), cfg.total(len(images)), min(cfg.batch, len(images))/16)
+    return scaled(
+        cached(repr((plain, images.x.shape[1:], len(images.classes))), lambda: costs.of_teacher(images, plain)),
+        cfg.total(len(images)),
+        min(cfg.batch, len(images)) / 16,
+    )
 
-FREE = 'init', 'y_init', 'learn_y', 'include_last', 'guard', 'max_start_epoch', 'lr', 'lr_x', 'lr_y', 'lr_syn', 'lr_lr', 'bn_weight', 'first_bn_multiplier', 'weight_decay', 'jitter', 'crop', 'ratio', 'flip' # what costs nothing
+# %% ../nbs/45_reproduce.ipynb #97ae1f4d
+FREE = (
+    'init',
+    'y_init',
+    'learn_y',
+    'include_last',
+    'guard',
+    'max_start_epoch',
+    'lr',
+    'lr_x',
+    'lr_y',
+    'lr_syn',
+    'lr_lr',
+    'bn_weight',
+    'first_bn_multiplier',
+    'weight_decay',
+    'jitter',
+    'crop',
+    'ratio',
+    'flip',
+)  # what costs nothing
 
-def method_cost(method, images, cfg # settings, X_t, the teacher's
-               ) -> costs.Estimate|None: # None where it is not known
+
+def method_cost(
+    method,
+    images,
+    cfg,  # settings, X_t, the teacher's
+) -> costs.Estimate | None:  # None where it is not known
     "What a set takes; nothing for real images. Settings that cost nothing are left out, so that one count serves many."
-    if not method.tunable: return costs.Estimate(())
-    if isinstance(method, mkdt.MKDT): return walks_cost(method, images)
+    if not method.tunable:
+        return costs.Estimate(())
+    if isinstance(method, mkdt.MKDT):
+        return walks_cost(method, images)
     plain = replace(method, **{f.name: f.default for f in fields(method) if f.name in FREE}, steps=1)
-    apart = isinstance(method, scdd.SCDD) and not method.joint               # each image of a class in a batch of its own
-    if apart: plain = scdd.SCDD(**dict(asdict_shallow(plain), ipc=1))
-    net = lambda: cfg and (head_for if isinstance(method, scdd.SCDD) else lambda net, _: net)(costs.encoder_of(images, cfg), images)
+    apart = isinstance(method, scdd.SCDD) and not method.joint  # each image of a class in a batch of its own
+    if apart:
+        plain = scdd.SCDD(**dict(asdict_shallow(plain), ipc=1))
+    net = lambda: (
+        cfg
+        and (head_for if isinstance(method, scdd.SCDD) else lambda net, _: net)(costs.encoder_of(images, cfg), images)
+    )
     key = (plain, cfg and (cfg.net, cfg.widths, cfg.stem_stride), images.x.shape, len(images.classes))
     one = cached(repr(key), lambda: plain.cost(images, net()))
-    if one is None: return None
-    steps = method.steps*(method.ipc if apart else 1)
-    return replace(one, parts=tuple(replace(p, steps=p.steps*steps) if i == 0 else p for i, p in enumerate(one.parts)))
+    if one is None:
+        return None
+    steps = method.steps * (method.ipc if apart else 1)
+    return replace(
+        one, parts=tuple(replace(p, steps=p.steps * steps) if i == 0 else p for i, p in enumerate(one.parts))
+    )
 
-def walks_cost(method:mkdt.MKDT, images # settings of MKDT or MTT, X_t
-              ) -> costs.Estimate:
+# %% ../nbs/45_reproduce.ipynb #e18f4c00
+def walks_cost(
+    method: mkdt.MKDT,
+    images,  # settings of MKDT or MTT, X_t
+) -> costs.Estimate:
     "MKDT's and its kin's, from four inner steps on 32 images."
     labels = 'labels' in method.needs
-    plain = mkdt.MKDT(m=32, batch=32, steps=1, syn_steps=4, experts=replace(method.experts, experts=1, epochs=1, batch=32, half=False))
+    plain = mkdt.MKDT(
+        m=32, batch=32, steps=1, syn_steps=4, experts=replace(method.experts, experts=1, epochs=1, batch=32, half=False)
+    )
     k = len(images.classes) if labels else 512
     one = cached(repr((plain, k, images.x.shape)), lambda: costs.of_mkdt(images, plain, k))
     e, batch, size = method.experts, min(method.batch, method.m), min(method.experts.batch, len(images))
     walk, expert = one.parts
-    walk = replace(walk, steps=method.steps*method.problems, gflop=walk.gflop*method.syn_steps/4*batch/32, mib=walk.mib*batch/32)
-    expert = replace(expert, steps=e.experts*e.epochs*(len(images)//size), gflop=expert.gflop*size/32, mib=expert.mib*size/32)
-    return costs.Estimate((walk, expert), one.disk_gib/2*e.experts*(e.epochs + 1)*(.5 if e.half else 1))
+    walk = replace(
+        walk,
+        steps=method.steps * method.problems,
+        gflop=walk.gflop * method.syn_steps / 4 * batch / 32,
+        mib=walk.mib * batch / 32,
+    )
+    expert = replace(
+        expert,
+        steps=e.experts * e.epochs * (len(images) // size),
+        gflop=expert.gflop * size / 32,
+        mib=expert.mib * size / 32,
+    )
+    return costs.Estimate((walk, expert), one.disk_gib / 2 * e.experts * (e.epochs + 1) * (0.5 if e.half else 1))
 
-def head_for(net, images): # a network without weights, labelled images
+# %% ../nbs/45_reproduce.ipynb #b5533474
+def head_for(net, images):  # a network without weights, labelled images
     "The network with as many outputs as there are classes."
     if net.head.out_features != len(images.classes):
         import torch
-        with torch.device('meta'): net.head = torch.nn.Linear(net.dim, len(images.classes))
+
+        with torch.device('meta'):
+            net.head = torch.nn.Linear(net.dim, len(images.classes))
     return net
 
-def size_of(method, images) -> int: # settings or None, X_t
+# %% ../nbs/45_reproduce.ipynb #9dfa7dbc
+def size_of(method, images) -> int:  # settings or None, X_t
     "How many images a set will have."
-    if method is None or not method.makes: return 0
-    if not method.sized: return len(images)
-    return getattr(method, 'm', None) or method.ipc*len(images.classes)
+    if method is None or not method.makes:
+        return 0
+    if not method.sized:
+        return len(images)
+    return getattr(method, 'm', None) or method.ipc * len(images.classes)
 
-def parameters(cell:Cell, images, k:int # which, what it takes, outputs
-              ) -> float: # in millions
+# %% ../nbs/45_reproduce.ipynb #b5164636
+def parameters(
+    cell: Cell,
+    images,
+    k: int,  # which, what it takes, outputs
+) -> float:  # in millions
     "How large a cell's student is."
     _, size, dim = counted(cell.student, images)
-    return (size + (dim + 1)*k)/1e6
+    return (size + (dim + 1) * k) / 1e6
 
 # %% ../nbs/45_reproduce.ipynb #f4f0f5e2
-def dry_run(t:Table, # which
-            scale:str='paper', # or `small`
-            only=None, # labels of lines or names of methods
-            seeds:int=3, # how many
-            rate:float=CARD # GFLOP/s, for the hours
-           ) -> dict: # `lines`: what is said of each cell; `says`: a text; `gflop`, `mib`, `disk`, `hours`, `cells`
+def dry_run(
+    t: Table,  # which
+    scale: str = 'paper',  # or `small`
+    only=None,  # labels of lines or names of methods
+    seeds: int = 3,  # how many
+    rate: float = CARD,  # GFLOP/s, for the hours
+) -> dict:  # `lines`: what is said of each cell; `says`: a text; `gflop`, `mib`, `disk`, `hours`, `cells`
     "Resolve every cell without data; raises `BadInput` where a setting cannot work."
     shelf, counting, found = Shelf(scale, dry=True), Counting(seeds), []
-    for cell in cells(t, shelf, only) if t.kind in ('transfer', 'recover', 'network', 'fid', 'pictures', 'cost') else ():
+    for cell in (
+        cells(t, shelf, only) if t.kind in ('transfer', 'recover', 'network', 'fid', 'pictures', 'cost') else ()
+    ):
         images = shelf.source(cell.what['data'])[0]
-        if cell.method is not None and possible(cell): cached(repr(('check', cell.method, images.x.shape, len(images.classes))), lambda: cell.method.check(costs.stand_in(min(len(images), size_of(cell.method, images) + 10*len(images.classes)), *images.x.shape[1:3], len(images.classes))) or 'fits')
-        target = shelf.target(cell.what['target'], cell.what['data'], images.x.shape[1:])[0] if 'target' in cell.what else images
+        if cell.method is not None and possible(cell):
+            cached(
+                repr(('check', cell.method, images.x.shape, len(images.classes))),
+                lambda: (
+                    cell.method.check(
+                        costs.stand_in(
+                            min(len(images), size_of(cell.method, images) + 10 * len(images.classes)),
+                            *images.x.shape[1:3],
+                            len(images.classes),
+                        )
+                    )
+                    or 'fits'
+                ),
+            )
+        target = (
+            shelf.target(cell.what['target'], cell.what['data'], images.x.shape[1:])[0]
+            if 'target' in cell.what
+            else images
+        )
         count_cell(cell, images, target, counting)
         found.append((cell, said_of(cell, images, target)))
-    hours = counting.gflop()/rate/3600
+    hours = counting.gflop() / rate / 3600
     says = '\n'.join(dict.fromkeys(s for _, s in found))
-    return dict(cells=[c for c, _ in found], lines=[s for _, s in found], says=says, gflop=counting.gflop(), mib=counting.mib(), disk=counting.disk(), hours=hours, unknown=sorted(counting.unknown))
+    return dict(
+        cells=[c for c, _ in found],
+        lines=[s for _, s in found],
+        says=says,
+        gflop=counting.gflop(),
+        mib=counting.mib(),
+        disk=counting.disk(),
+        hours=hours,
+        unknown=sorted(counting.unknown),
+    )
 
-def possible(cell:Cell) -> bool: # which
+# %% ../nbs/45_reproduce.ipynb #2d8a93fc
+def possible(cell: Cell) -> bool:  # which
     "Whether a cell can be run: a method at the data set that its authors have no settings for is not."
     return not (cell.method is None and 'method' in cell.what)
 
-def said_of(cell:Cell, images, target) -> str: # which, X_t, what is judged on
+# %% ../nbs/45_reproduce.ipynb #53347f9b
+def said_of(cell: Cell, images, target) -> str:  # which, X_t, what is judged on
     "A cell in one line: method, network, recipes, sizes."
     said, c = [cell.line], cell
-    if c.method is None and 'method' in c.what: return f'{c.line}, {c.column}: {c.what["method"]} has no settings for {c.what["data"]}'
-    if c.method is not None: said.append(f'{c.method.name}' + (f' of {size_of(c.method, images):,} images' if size_of(c.method, images) else '') + (f', {c.method.steps:,} steps' if getattr(c.method, 'steps', None) else ''))
-    if c.what.get('change'): said.append(', '.join(f'{k}={v}' for k, v in c.what['change'].items()))
-    if c.teacher: said.append(f'{c.teacher.net} by {c.teacher.loss}, ' + (f'{c.teacher.steps:,} steps' if c.teacher.steps else f'{c.teacher.epochs:g} epochs'))
-    if c.student: said.append(f'student {c.student.net} {parameters(c, images, len(images.classes)):.2f} M')
-    if c.recipe is not None and size_of(c.method, images): said.append(('' if c.recipe.steps else f'{c.recipe.epochs:,g} epochs of training on it, ') + f'{c.recipe.total(size_of(c.method, images)):,} steps')
+    if c.method is None and 'method' in c.what:
+        return f'{c.line}, {c.column}: {c.what["method"]} has no settings for {c.what["data"]}'
+    if c.method is not None:
+        said.append(
+            f'{c.method.name}'
+            + (f' of {size_of(c.method, images):,} images' if size_of(c.method, images) else '')
+            + (f', {c.method.steps:,} steps' if getattr(c.method, 'steps', None) else '')
+        )
+    if c.what.get('change'):
+        said.append(', '.join(f'{k}={v}' for k, v in c.what['change'].items()))
+    if c.teacher:
+        said.append(
+            f'{c.teacher.net} by {c.teacher.loss}, '
+            + (f'{c.teacher.steps:,} steps' if c.teacher.steps else f'{c.teacher.epochs:g} epochs')
+        )
+    if c.student:
+        said.append(f'student {c.student.net} {parameters(c, images, len(images.classes)):.2f} M')
+    if c.recipe is not None and size_of(c.method, images):
+        said.append(
+            ('' if c.recipe.steps else f'{c.recipe.epochs:,g} epochs of training on it, ')
+            + f'{c.recipe.total(size_of(c.method, images)):,} steps'
+        )
     p = c.what.get('protocol')
-    if p == 'finetune': said.append(f'fine-tuned for {c.tuning.steps:,} steps')
-    if p == 'kd': said.append(f'{c.kd_steps:,} steps of distillation without data')
+    if p == 'finetune':
+        said.append(f'fine-tuned for {c.tuning.steps:,} steps')
+    if p == 'kd':
+        said.append(f'{c.kd_steps:,} steps of distillation without data')
     if p == 'probe-plain':
-        n = max(1, int(c.what['labels']*len(target)))
+        n = max(1, int(c.what['labels'] * len(target)))
         said.append(f'probe on {n:,} of {len(target):,} labels, drawn without strata')
     return '; '.join(said) + (f' → {c.column}' if c.column else '')
 
-def needs(t:Table) -> list: # which; names of `DATA`
+# %% ../nbs/45_reproduce.ipynb #b0c84bcc
+def needs(t: Table) -> list:  # which; names of `DATA`
     "The data sets it wants."
     of_ = lambda l, c, k: {**t.base, **c.what, **l.what}.get(k)
     return list(dict.fromkeys(d for k in ('data', 'target') for l in t.lines for c in t.columns if (d := of_(l, c, k))))
 
-def listing(names=None, # of `TABLES`; all if None
-            markdown:bool=False # for a page, or else for a terminal
-           ) -> str:
+# %% ../nbs/45_reproduce.ipynb #ef2c2e80
+def listing(
+    names=None,  # of `TABLES`; all if None
+    markdown: bool = False,  # for a page, or else for a terminal
+) -> str:
     "Every table with its state and what it takes at the paper's scale, for three seeds."
-    head, body = ['name', 'paper', 'shows', 'state', 'data', 'operations', f'hours at {CARD//1000} TFLOP/s', 'memory', 'disk'], []
+    head, body = (
+        ['name', 'paper', 'shows', 'state', 'data', 'operations', f'hours at {CARD // 1000} TFLOP/s', 'memory', 'disk'],
+        [],
+    )
     for t in [TABLES[known(n, TABLES, 'table')] for n in names or TABLES]:
         state = t.status + (f' ({t.reason})' if t.reason else '')
-        if t.kind in ('settings', 'page', 'none'): body.append([t.name, t.number, t.title, state, '', '', '', '', '']); continue
+        if t.kind in ('settings', 'page', 'none'):
+            body.append([t.name, t.number, t.title, state, '', '', '', '', ''])
+            continue
         d = dry_run(t)
         more = f" + {', '.join(d['unknown'])}" if d['unknown'] else ''
-        body.append([t.name, t.number, t.title, state, ', '.join(needs(t)), costs.operations(d['gflop']) + more, f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}", f"{d['mib']/1024:.1f} GiB", f"{d['disk']:.0f} GiB" if d['disk'] else '–'])
+        body.append(
+            [
+                t.name,
+                t.number,
+                t.title,
+                state,
+                ', '.join(needs(t)),
+                costs.operations(d['gflop']) + more,
+                f"{d['hours']:,.0f}" if d['hours'] >= 1 else f"{d['hours']:.1g}",
+                f"{d['mib'] / 1024:.1f} GiB",
+                f"{d['disk']:.0f} GiB" if d['disk'] else '–',
+            ]
+        )
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 # %% ../nbs/45_reproduce.ipynb #17da8c98
-PROTOCOLS |= {'probe-plain': (lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed), ('labels',))}
+PROTOCOLS |= {
+    'probe-plain': (
+        lambda net, d, on, how, seed, **kwargs: plain_probe(net, on.train, on.test, how.labels, seed),
+        ('labels',),
+    )
+}
 
-def run(t:Table|str, # which
-        scale:str='small', # or `paper`
-        only=None, # labels of lines or names of methods; None: all but extra lines
-        seeds:int|None=None, # how many; None: 1 if small, 3 otherwise
-        source=None, # what `load_images` takes, in place of the first data set; or {name of `DATA`: that}
-        root:str|None=None, # folder where data sets lie
-        networks:dict|None=None, # name: what `find_teacher` takes, in place of a network that would be trained
-        out:Path='ssdd-reproduce', # folder for sets, rows and NAME-SCALE.json
-        device='cpu', # where
-        **kwargs # for `run`: `show`, `precision`
-       ) -> dict: # `rows`: line, column, seed, accuracy; `settings`
+
+def run(
+    t: Table | str,  # which
+    scale: str = 'small',  # or `paper`
+    only=None,  # labels of lines or names of methods; None: all but extra lines
+    seeds: int | None = None,  # how many; None: 1 if small, 3 otherwise
+    source=None,  # what `load_images` takes, in place of the first data set; or {name of `DATA`: that}
+    root: str | None = None,  # folder where data sets lie
+    networks: dict | None = None,  # name: what `find_teacher` takes, in place of a network that would be trained
+    out: Path = 'ssdd-reproduce',  # folder for sets, rows and NAME-SCALE.json
+    device='cpu',  # where
+    **kwargs,  # for `run`: `show`, `precision`
+) -> dict:  # `rows`: line, column, seed, accuracy; `settings`
     "A table's cells; resumes."
     t = TABLES[known(t, TABLES, 'table')] if isinstance(t, str) else t
     known(scale, ('small', 'paper'), 'scale')
     need(scale == 'small' or t.status == 'runs', 'scale', scale, f'{t.name} is {t.status}: {t.reason}')
-    need(t.kind not in ('page', 'none'), 'table', t.name, f"{t.reason or t.status}; see nbs/{t.base.get('page', '')}.ipynb" + (f", or {t.base['command']}" if 'command' in t.base else ''))
+    need(
+        t.kind not in ('page', 'none'),
+        'table',
+        t.name,
+        f"{t.reason or t.status}; see nbs/{t.base.get('page', '')}.ipynb"
+        + (f", or {t.base['command']}" if 'command' in t.base else ''),
+    )
     seeds = seeds or (1 if scale == 'small' else 3)
     given = source if isinstance(source, dict) or source is None else {next(iter(needs(t)), ''): str(source)}
     shelf = Shelf(scale, root, given, device=device)
     job = Job(t, shelf, seeds, Path(out), dict(networks or {}), kwargs)
     start = time.monotonic()
     rows = RUNNERS[t.kind](job, only)
-    result = dict(table=t.name, scale=scale, rows=rows, settings=dict(seeds=seeds, only=list(only or []), data={n: i[0].describe() for (n, _), i in shelf.kept.items()}, seconds=time.monotonic() - start), **describe(device))
-    path = Path(out)/f'{t.name}-{scale}.json'
+    result = dict(
+        table=t.name,
+        scale=scale,
+        rows=rows,
+        settings=dict(
+            seeds=seeds,
+            only=list(only or []),
+            data={n: i[0].describe() for (n, _), i in shelf.kept.items()},
+            seconds=time.monotonic() - start,
+        ),
+        **describe(device),
+    )
+    path = Path(out) / f'{t.name}-{scale}.json'
     write_json(path, merged(json.loads(path.read_text()), result) if path.exists() else json.loads(json.dumps(result)))
     return result
 
-def merged(old:dict, new:dict) -> dict: # records of one table
+# %% ../nbs/45_reproduce.ipynb #d457fea0
+def merged(old: dict, new: dict) -> dict:  # records of one table
     "The new rows, and the old ones of other lines."
     new = json.loads(json.dumps(new))
     key = lambda r: (r['line'], r['column'], r['seed'])
     mine = set(map(key, new['rows']))
     return dict(new, rows=[r for r in old['rows'] if key(r) not in mine] + new['rows'])
 
+# %% ../nbs/45_reproduce.ipynb #243b5754
 @dataclass
 class Job:
     "What a run of a table has in common."
-    table:Table # which
-    shelf:Shelf # where images come from
-    seeds:int # how many
-    out:Path # the folder
-    networks:dict # given ones, by name
-    kwargs:dict # for `run`
 
-    def teacher(self, cfg:teachers.TeacherConfig, # how
-                train, # on what
-                name:str='' # by which it may be given
-               ) -> teachers.Teacher:
+    table: Table  # which
+    shelf: Shelf  # where images come from
+    seeds: int  # how many
+    out: Path  # the folder
+    networks: dict  # given ones, by name
+    kwargs: dict  # for `run`
+
+    def teacher(
+        self,
+        cfg: teachers.TeacherConfig,  # how
+        train,  # on what
+        name: str = '',  # by which it may be given
+    ) -> teachers.Teacher:
         "A network that was given, or trained here once for all tables."
-        if name in self.networks: return teachers.find_teacher(self.networks[name])
-        return teachers.train_teacher(train, cfg, 0, self.out/'networks'/digest(asdict(cfg), train.hash, train.label_hash), **self.kwargs)
+        if name in self.networks:
+            return teachers.find_teacher(self.networks[name])
+        return teachers.train_teacher(
+            train, cfg, 0, self.out / 'networks' / digest(asdict(cfg), train.hash, train.label_hash), **self.kwargs
+        )
 
-def network_name(what:dict) -> str: # a cell's
+# %% ../nbs/45_reproduce.ipynb #76895d26
+def network_name(what: dict) -> str:  # a cell's
     "A network's name: moco_v3-resnet50-300, or the teacher's."
     return '-'.join(str(p) for p in what['network'] if p) if 'network' in what else what.get('teacher', '')
 
-def by(cells_, key) -> dict: # of `Cell`; a function of one: {key: cells}
+
+def by(cells_, key) -> dict:  # of `Cell`; a function of one: {key: cells}
     "In groups."
     groups = {}
-    for c in cells_: groups.setdefault(repr(key(c)), []).append(c)
+    for c in cells_:
+        groups.setdefault(repr(key(c)), []).append(c)
     return groups
 
-def run_transfer(job:Job, only) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #508e8bc7
+def run_transfer(job: Job, only) -> list:  # rows
     "Each group of cells by `compare`."
     rows, todo = [], [c for c in cells(job.table, job.shelf, only) if possible(c)]
-    for group in by(todo, lambda c: (c.what['data'], c.teacher, c.student, c.recipe, c.what['protocol'], c.tuning if c.what['protocol'] == 'finetune' else None, c.kd_steps if c.what['protocol'] == 'kd' else None)).values():
+    for group in by(
+        todo,
+        lambda c: (
+            c.what['data'],
+            c.teacher,
+            c.student,
+            c.recipe,
+            c.what['protocol'],
+            c.tuning if c.what['protocol'] == 'finetune' else None,
+            c.kd_steps if c.what['protocol'] == 'kd' else None,
+        ),
+    ).values():
         rows += run_group(job, group)
     return rows
 
+# %% ../nbs/45_reproduce.ipynb #74b3c5d2
 def run_group(job, group):
     "Cells that differ in method, target and labels only."
     first, p = group[0], group[0].what['protocol']
     train, test = job.shelf.source(first.what['data'])
     names = list(dict.fromkeys(c.what['target'] for c in group))
     pairs = {n: job.shelf.target(n, first.what['data'], train.x.shape[1:]) for n in names}
-    classifier = lambda on: align(job.teacher(teacher_of(dict(teacher='supervised', network=('supervised', 'resnet18', None)), on, job.shelf.scale), on), on) if p == 'kd' else None
+    classifier = lambda on: (
+        align(
+            job.teacher(
+                teacher_of(dict(teacher='supervised', network=('supervised', 'resnet18', None)), on, job.shelf.scale),
+                on,
+            ),
+            on,
+        )
+        if p == 'kd'
+        else None
+    )
     targets = [Target(*pairs[n], classifier(pairs[n][0])) for n in names]
     teacher = job.teacher(first.teacher, train, network_name(first.what))
     ssl = [c for c in group if c.what['method'] == 'random-ssl']
     methods = list(dict.fromkeys(c.method for c in group if c not in ssl))
-    labels = tuple(sorted({c.what.get('labels', 1.) for c in group}))
-    shared = dict(labels=labels, seeds=job.seeds, out=job.out, recipe=first.recipe, student=first.student, protocols=(p,), tuning=first.tuning, kd_steps=first.kd_steps)
-    got = comparison.compare(train, test, teacher, methods, targets=targets, **shared, **job.kwargs)['rows'] if methods else []
+    labels = tuple(sorted({c.what.get('labels', 1.0) for c in group}))
+    shared = dict(
+        labels=labels,
+        seeds=job.seeds,
+        out=job.out,
+        recipe=first.recipe,
+        student=first.student,
+        protocols=(p,),
+        tuning=first.tuning,
+        kd_steps=first.kd_steps,
+    )
+    got = (
+        comparison.compare(train, test, teacher, methods, targets=targets, **shared, **job.kwargs)['rows']
+        if methods
+        else []
+    )
     called = dict(zip(map(repr, methods), in_table(methods)))
-    rows = [row_of(c, r) for c in group if c not in ssl for r in got
-            if r['method'] == called[repr(c.method)] and r['target'] == pairs[c.what['target']][0].name and (p != 'probe-plain' or r['labels'] == c.what['labels'])]
+    rows = [
+        row_of(c, r)
+        for c in group
+        if c not in ssl
+        for r in got
+        if r['method'] == called[repr(c.method)]
+        and r['target'] == pairs[c.what['target']][0].name
+        and (p != 'probe-plain' or r['labels'] == c.what['labels'])
+    ]
     return rows + [r for c in ssl for r in run_ssl(job, c, train, targets[names.index(c.what['target'])])]
 
+# %% ../nbs/45_reproduce.ipynb #71a08081
 def row_of(cell, r):
     "What a record keeps of a number."
-    return dict(line=cell.line, column=cell.column, seed=r['seed'], accuracy=r['accuracy'], **{k: r[k] for k in ('m', 'seconds_set', 'set') if r.get(k)})
+    return dict(
+        line=cell.line,
+        column=cell.column,
+        seed=r['seed'],
+        accuracy=r['accuracy'],
+        **{k: r[k] for k in ('m', 'seconds_set', 'set') if r.get(k)},
+    )
 
+# %% ../nbs/45_reproduce.ipynb #7ff76f12
 def run_ssl(job, cell, train, target):
     "SSL on a random subset: the student is its own teacher (MKDT, Table 10)."
     for s in range(job.seeds):
         part = train[METHODS['random'](cell.method.m).choose(train, None, s)]
-        cfg = replace(cell.teacher, net=cell.student.net, widths=cell.student.widths, norm='batch', stem_stride=None, epochs=cell.recipe.epochs, steps=cell.teacher.steps)
+        cfg = replace(
+            cell.teacher,
+            net=cell.student.net,
+            widths=cell.student.widths,
+            norm='batch',
+            stem_stride=None,
+            epochs=cell.recipe.epochs,
+            steps=cell.teacher.steps,
+        )
+
         def measure():
-            net = teachers.train_teacher(part, cfg, s, job.out/'networks'/digest(asdict(cfg), part.hash, s), **job.kwargs).net
-            return comparison.judge(net, None, target, cell.what['protocol'], Judging(tuning=cell.tuning), s, **job.kwargs)[1.]
+            net = teachers.train_teacher(
+                part, cfg, s, job.out / 'networks' / digest(asdict(cfg), part.hash, s), **job.kwargs
+            ).net
+            return comparison.judge(
+                net, None, target, cell.what['protocol'], Judging(tuning=cell.tuning), s, **job.kwargs
+            )[1.0]
+
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
-        yield dict(line=cell.line, column=cell.column, seed=s, accuracy=once(job.out/'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure))
+        yield dict(
+            line=cell.line,
+            column=cell.column,
+            seed=s,
+            accuracy=once(job.out / 'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure),
+        )
 
 # %% ../nbs/45_reproduce.ipynb #f85246a3
-def run_recover(job:Job, only) -> list: # rows
+def run_recover(job: Job, only) -> list:  # rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
+
 
 def classifier_of(job, cell, train):
     "What images are recovered from, aligned to the classes; a supervised one for SRe²L."
     cfg = cell.teacher
-    if 'supervised teacher' in METHODS[cell.what['method']].needs and cfg.loss != 'supervised': cfg = teacher_of(dict(cell.what, network=('supervised', *cell.what['network'][1:])), train, job.shelf.scale)
+    if 'supervised teacher' in METHODS[cell.what['method']].needs and cfg.loss != 'supervised':
+        cfg = teacher_of(dict(cell.what, network=('supervised', *cell.what['network'][1:])), train, job.shelf.scale)
     return align(job.teacher(cfg, train, network_name(cell.what)), train)
 
+# %% ../nbs/45_reproduce.ipynb #9c08380d
 def recovered(job, cell, seed):
     "One number."
     train, test = job.shelf.source(cell.what['data'])
     net = classifier_of(job, cell, train)
-    ask = dict(method=cell.method.name, settings=asdict(cell.method), net=net.hash(), train=train.hash, labels=train.label_hash, seed=seed)
+    ask = dict(
+        method=cell.method.name,
+        settings=asdict(cell.method),
+        net=net.hash(),
+        train=train.hash,
+        labels=train.label_hash,
+        seed=seed,
+    )
     more = dict(recipe=asdict(cell.recipe), student=asdict(cell.student), test=test.hash)
+
     def measure():
         d = made(job, cell, train, net, seed, ask)
-        if d.y.ndim == 2: d = replace(d, y=d.y.argmax(1))  # TESLA's
-        acc = labelled.post_scores(d, train, test, net, cell.recipe, cell.student, cell.what.get('students', 1), seed, **job.kwargs)
-        return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.)
-    got = once(job.out/'rows', f'{cell.method.name}-seed{seed}', json.loads(json.dumps(dict(ask, **more))), measure)
+        if d.y.ndim == 2:
+            d = replace(d, y=d.y.argmax(1))  # TESLA's
+        acc = labelled.post_scores(
+            d, train, test, net, cell.recipe, cell.student, cell.what.get('students', 1), seed, **job.kwargs
+        )
+        return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0)
+
+    got = once(job.out / 'rows', f'{cell.method.name}-seed{seed}', json.loads(json.dumps(dict(ask, **more))), measure)
     return dict(line=cell.line, column=cell.column, seed=seed, **got)
 
+# %% ../nbs/45_reproduce.ipynb #d992cdd6
 def made(job, cell, train, teacher, seed, ask):
     "The set of a cell, kept."
-    if cell.method.name == 'full': return labelled.LABELLED['full'].make(train, teacher, 0, seed, None)
-    folder = job.out/'sets'/f'{cell.method.name}-seed{seed}-{digest(json.loads(json.dumps(ask)))}'
-    return distil(train, cell.method, teacher, seed, folder, job.out/'shared', **job.kwargs)
+    if cell.method.name == 'full':
+        return labelled.LABELLED['full'].make(train, teacher, 0, seed, None)
+    folder = job.out / 'sets' / f'{cell.method.name}-seed{seed}-{digest(json.loads(json.dumps(ask)))}'
+    return distil(train, cell.method, teacher, seed, folder, job.out / 'shared', **job.kwargs)
 
-def run_network(job:Job, only) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #fa7d4c07
+def run_network(job: Job, only) -> list:  # rows
     "Train a network, and probe it."
     rows = []
     for c in cells(job.table, job.shelf, only):
         train, test = job.shelf.source(c.what['data'])
-        rows.append(dict(line=c.line, column=c.column, seed=0, accuracy=labelled.accuracy_of(align(job.teacher(c.teacher, train, network_name(c.what)), train), test)))
+        rows.append(
+            dict(
+                line=c.line,
+                column=c.column,
+                seed=0,
+                accuracy=labelled.accuracy_of(align(job.teacher(c.teacher, train, network_name(c.what)), train), test),
+            )
+        )
     return rows
 
-def run_pictures(job:Job, only) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #0d5deaeb
+def run_pictures(job: Job, only) -> list:  # rows
     "Make the sets; their pictures lie beside them."
     rows = []
     for c in cells(job.table, job.shelf, only):
         train, _ = job.shelf.source(c.what['data'])
-        net = classifier_of(job, c, train) if 'network' in c.what else job.teacher(c.teacher, train, network_name(c.what))
+        net = (
+            classifier_of(job, c, train) if 'network' in c.what else job.teacher(c.teacher, train, network_name(c.what))
+        )
         ask = dict(settings=asdict(c.method), net=net.hash(), train=train.hash)
         d = made(job, c, train, net, 0, ask)
-        rows.append(dict(line=c.line, column=c.column, seed=0, m=len(d), set=f'sets/{c.method.name}-seed0-{digest(json.loads(json.dumps(ask)))}/distilled.safetensors'))
+        rows.append(
+            dict(
+                line=c.line,
+                column=c.column,
+                seed=0,
+                m=len(d),
+                set=f'sets/{c.method.name}-seed0-{digest(json.loads(json.dumps(ask)))}/distilled.safetensors',
+            )
+        )
     return rows
 
-def run_fid(job:Job, only) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #6b46253a
+def run_fid(job: Job, only) -> list:  # rows
     "The Fréchet distance between features of a set and of all images."
     rows = []
     for c in cells(job.table, job.shelf, only):
         train, _ = job.shelf.source(c.what['data'])
         teacher = job.teacher(c.teacher, train, network_name(c.what))
-        eye = teacher if job.shelf.scale == 'small' and 'inception' not in job.networks else teachers.find_teacher(job.networks.get('inception', 'torchvision:inception_v3'))
+        eye = (
+            teacher
+            if job.shelf.scale == 'small' and 'inception' not in job.networks
+            else teachers.find_teacher(job.networks.get('inception', 'torchvision:inception_v3'))
+        )
         for s in range(job.seeds):
             ask = dict(settings=asdict(c.method), net=teacher.hash(), train=train.hash, seed=s)
-            measure = lambda: frechet(eye(made(job, c, train, teacher, s, ask).pixels().clamp(0, 1).to(train.x.device)), eye.targets(train), quiet=True)
-            rows.append(dict(line=c.line, column=c.column, seed=s, accuracy=once(job.out/'rows', f'fid-{c.method.name}-seed{s}', json.loads(json.dumps(dict(ask, eye=eye.hash()))), measure)))
+            measure = lambda: frechet(
+                eye(made(job, c, train, teacher, s, ask).pixels().clamp(0, 1).to(train.x.device)),
+                eye.targets(train),
+                quiet=True,
+            )
+            rows.append(
+                dict(
+                    line=c.line,
+                    column=c.column,
+                    seed=s,
+                    accuracy=once(
+                        job.out / 'rows',
+                        f'fid-{c.method.name}-seed{s}',
+                        json.loads(json.dumps(dict(ask, eye=eye.hash()))),
+                        measure,
+                    ),
+                )
+            )
     return rows
 
-def run_cost(job:Job, only=None) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #bf7f6bf1
+def run_cost(job: Job, only=None) -> list:  # rows
     "Operations, in PFLOP, of one seed, without any data."
     rows, dry = [], Shelf('paper', dry=True)
     for c in cells(job.table, dry, only):
         images = dry.source(c.what['data'])[0]
-        part = dict(teacher=lambda: teacher_cost(c.teacher, images), method=lambda: method_cost(c.method, images, c.teacher),
-                    student=lambda: student_cost(c.student, images, c.recipe.total(size_of(c.method, images)), c.recipe.batch))[c.what['part']]
-        rows.append(dict(line=c.line, column=c.column, seed=0, accuracy=part().gflop()/1e6))
+        part = dict(
+            teacher=lambda: teacher_cost(c.teacher, images),
+            method=lambda: method_cost(c.method, images, c.teacher),
+            student=lambda: student_cost(c.student, images, c.recipe.total(size_of(c.method, images)), c.recipe.batch),
+        )[c.what['part']]
+        rows.append(dict(line=c.line, column=c.column, seed=0, accuracy=part().gflop() / 1e6))
     return rows
 
-def run_settings(job:Job, only=None) -> list: # rows
+# %% ../nbs/45_reproduce.ipynb #5eaa2fb6
+def run_settings(job: Job, only=None) -> list:  # rows
     "The fields of the presets."
-    return [dict(line=l.label, column=c.label, seed=0, accuracy=float(getattr(METHODS[w['method']].paper(w['preset']), w['field'])))
-            for l in wanted(job.table, only) for c in job.table.columns for w in [{**job.table.base, **c.what, **l.what}]]
+    return [
+        dict(
+            line=l.label,
+            column=c.label,
+            seed=0,
+            accuracy=float(getattr(METHODS[w['method']].paper(w['preset']), w['field'])),
+        )
+        for l in wanted(job.table, only)
+        for c in job.table.columns
+        for w in [{**job.table.base, **c.what, **l.what}]
+    ]
 
-RUNNERS = dict(transfer=run_transfer, recover=run_recover, network=run_network, pictures=run_pictures, fid=run_fid, cost=run_cost, settings=run_settings)
+
+RUNNERS = dict(
+    transfer=run_transfer,
+    recover=run_recover,
+    network=run_network,
+    pictures=run_pictures,
+    fid=run_fid,
+    cost=run_cost,
+    settings=run_settings,
+)
 
 # %% ../nbs/45_reproduce.ipynb #00640143
-def ours(result:dict) -> dict: # from `run`; (line, column): (mean, std, how many seeds)
+def ours(result: dict) -> dict:  # from `run`; (line, column): (mean, std, how many seeds)
     "Mean and spread over the seeds."
     got = {}
     for r in result['rows']:
-        if r.get('accuracy') is not None: got.setdefault((r['line'], r['column']), []).append(r['accuracy'])
+        if r.get('accuracy') is not None:
+            got.setdefault((r['line'], r['column']), []).append(r['accuracy'])
     return {k: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v)) for k, v in got.items()}
 
-def in_digits(mean:float, std:float|None) -> str: # a number and its spread
+
+def in_digits(mean: float, std: float | None) -> str:  # a number and its spread
     "As the papers write it."
-    text = f'{mean:.2f}' if .1 <= abs(mean) < 1000 or mean == 0 else f'{mean:.4g}'
+    text = f'{mean:.2f}' if 0.1 <= abs(mean) < 1000 or mean == 0 else f'{mean:.4g}'
     return text + (f'±{std:.2f}'.replace('±0.', '±.') if std is not None else '')
 
-def differs(a:tuple, b:tuple) -> bool: # (mean, std, …) of ours and of the paper's
+# %% ../nbs/45_reproduce.ipynb #d378605e
+def differs(a: tuple, b: tuple) -> bool:  # (mean, std, …) of ours and of the paper's
     "Whether two numbers are further apart than both spreads together."
-    return abs(a[0] - b[0]) > (a[1] or 0.) + (b[1] or 0.)
+    return abs(a[0] - b[0]) > (a[1] or 0.0) + (b[1] or 0.0)
 
-def show(t:Table, # which
-         result:dict|None=None, # from `run`; None: the paper's numbers alone
-         markdown:bool=False # for a page, or else for a terminal
-        ) -> str:
+# %% ../nbs/45_reproduce.ipynb #bbfd1ce0
+def show(
+    t: Table,  # which
+    result: dict | None = None,  # from `run`; None: the paper's numbers alone
+    markdown: bool = False,  # for a page, or else for a terminal
+) -> str:
     "The table as the paper arranges it, with the paper's numbers in a second line, and what differs."
     mine, theirs = ours(result) if result else {}, t.paper_numbers()
     marked = result and result['scale'] == 'paper' or t.kind == 'settings'
@@ -1064,42 +2470,83 @@ def show(t:Table, # which
     for l in t.lines:
         keys = [(l.label, c.label) for c in t.columns]
         if any(k in mine for k in keys):
-            cells_ = [in_digits(*mine[k][:2]) + ('*' if marked and k in theirs and differs(mine[k], theirs[k]) else '') if k in mine else '–' for k in keys]
+            cells_ = [
+                in_digits(*mine[k][:2]) + ('*' if marked and k in theirs and differs(mine[k], theirs[k]) else '')
+                if k in mine
+                else '–'
+                for k in keys
+            ]
             body.append([l.label, *cells_])
-        if any(k in theirs for k in keys): body.append(['  paper' if any(k in mine for k in keys) else l.label, *(in_digits(*theirs[k]) if k in theirs else '–' for k in keys)])
+        if any(k in theirs for k in keys):
+            body.append(
+                [
+                    '  paper' if any(k in mine for k in keys) else l.label,
+                    *(in_digits(*theirs[k]) if k in theirs else '–' for k in keys),
+                ]
+            )
     head = [f'{t.number}', *(c.label for c in t.columns)]
     grid = markdown_table(head, body) if markdown else aligned_text(head, body)
     return grid + ('\n\n' if markdown else '\n') + '\n'.join(notes(t, result, markdown))
 
-def notes(t:Table, result=None, markdown:bool=False # which, from `run`, for a page
-         ) -> list: # of sentences
+# %% ../nbs/45_reproduce.ipynb #02639547
+def notes(
+    t: Table,
+    result=None,
+    markdown: bool = False,  # which, from `run`, for a page
+) -> list:  # of sentences
     "What has to be said below a table."
     said = []
     if result and t.kind not in ('settings', 'cost'):
         s = result['settings']
         data = '; '.join(f"{n}: {d['name']}, {d['n']:,} images" for n, d in s['data'].items())
-        said.append(f"{'Small scale: same grid, small sets, networks and data, so other numbers than the paper' + chr(39) + 's' if result['scale'] == 'small' else 'At the paper' + chr(39) + 's scale; * differs by more than both spreads'}. {s['seeds']} seed{'s' if s['seeds'] > 1 else ''}. {data}.")
+        said.append(
+            f"{'Small scale: same grid, small sets, networks and data, so other numbers than the paper' + chr(39) + 's' if result['scale'] == 'small' else 'At the paper' + chr(39) + 's scale; * differs by more than both spreads'}. {s['seeds']} seed{'s' if s['seeds'] > 1 else ''}. {data}."
+        )
     said += [f'What differs: {d}' for d in t.departs]
     return [f'- {s}' for s in said] if markdown else said
 
-def picture(t:Table, result:dict|None=None # which, from `run`
-           ): # the figure
+# %% ../nbs/45_reproduce.ipynb #2028befa
+def picture(
+    t: Table,
+    result: dict | None = None,  # which, from `run`
+):  # the figure
     "A panel for each column: the paper's numbers as rings, ours as dots."
     import matplotlib.pyplot as plt
+
     mine, theirs = ours(result) if result else {}, t.paper_numbers()
     lines = [l for l in t.lines if any(k[0] == l.label for k in (*mine, *theirs))]
     columns = t.columns[:8]
-    fig, axs = plt.subplots(1, len(columns), figsize=(min(10, 2 + 1.3*len(columns)), 1.2 + .25*len(lines)), sharey=True, squeeze=False, layout='constrained', dpi=80)
+    fig, axs = plt.subplots(
+        1,
+        len(columns),
+        figsize=(min(10, 2 + 1.3 * len(columns)), 1.2 + 0.25 * len(lines)),
+        sharey=True,
+        squeeze=False,
+        layout='constrained',
+        dpi=80,
+    )
     for ax, c in zip(axs[0], columns):
         for i, l in enumerate(lines):
-            for got, style in ((theirs, dict(fmt='o', mfc='white', color='.5')), (mine, dict(fmt='o', color=colour(l.what.get('method', 'random'))))):
+            for got, style in (
+                (theirs, dict(fmt='o', mfc='white', color='.5')),
+                (mine, dict(fmt='o', color=colour(l.what.get('method', 'random')))),
+            ):
                 if (l.label, c.label) in got:
                     v = got[l.label, c.label]
                     ax.errorbar(v[0], i, xerr=v[1] or 0, ms=5, capsize=2, **style)
         ax.set_title(c.label, fontsize=8)
         ax.tick_params(labelsize=7)
-        ax.grid(alpha=.3)
+        ax.grid(alpha=0.3)
     axs[0, 0].set_yticks(range(len(lines)), [l.label for l in lines], fontsize=8)
     axs[0, 0].invert_yaxis()
-    axs[0, 0].set_xlabel('hyperparameter' if t.kind == 'settings' else 'PFLOP' if t.kind == 'cost' else 'accuracy, %' if t.kind != 'fid' else 'Fréchet distance', fontsize=8)
+    axs[0, 0].set_xlabel(
+        'hyperparameter'
+        if t.kind == 'settings'
+        else 'PFLOP'
+        if t.kind == 'cost'
+        else 'accuracy, %'
+        if t.kind != 'fid'
+        else 'Fréchet distance',
+        fontsize=8,
+    )
     return fig

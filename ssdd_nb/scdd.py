@@ -24,232 +24,330 @@ from .posttrain import align, fits, ipc_of, per_class
 from .teachers import Classifier, Teacher, Views, saw_labels, warp
 
 # %% ../nbs/12_scdd.ipynb #f25f5c0c
-def bn_l2(stats, RM:Tensor, RV:Tensor # (μ, σ²) of a batch at one layer, and what the layer remembers, (C,) each
-         ) -> Tensor: # (2,): of the means, of the variances
+def bn_l2(
+    stats,
+    RM: Tensor,
+    RV: Tensor,  # (μ, σ²) of a batch at one layer, and what the layer remembers, (C,) each
+) -> Tensor:  # (2,): of the means, of the variances
     "Euclidean distances of mean and variance (SC-DD, eq. 8)."
     return torch.stack([torch.linalg.vector_norm(stats[0] - RM), torch.linalg.vector_norm(stats[1] - RV)])
 
-def bn_gauge(stats, RM:Tensor, RV:Tensor # as for `bn_l2`
-            ) -> Tensor: # (2,)
+# %% ../nbs/12_scdd.ipynb #d5a14d46
+def bn_gauge(
+    stats,
+    RM: Tensor,
+    RV: Tensor,  # as for `bn_l2`
+) -> Tensor:  # (2,)
     "Distances in units of what the layer remembers: they do not change when a layer is rescaled."
     mean, var = stats
-    floor = 1e-5                                           # relative, so that it does not bring the gauge back; for channels that are constant
-    return torch.stack([torch.linalg.vector_norm((mean - RM)/RV.sqrt()), .5*torch.linalg.vector_norm(((var/RV + floor)/(1 + floor)).log())])
+    floor = 1e-5  # relative, so that it does not bring the gauge back; for channels that are constant
+    return torch.stack(
+        [
+            torch.linalg.vector_norm((mean - RM) / RV.sqrt()),
+            0.5 * torch.linalg.vector_norm(((var / RV + floor) / (1 + floor)).log()),
+        ]
+    )
+
 
 BN_LOSSES = dict(l2=bn_l2, gauge=bn_gauge)
 
 # %% ../nbs/12_scdd.ipynb #193a4e3d
-def bn_terms(taps:Taps, # after a forward pass
-             kind:str='l2' # one of `BN_LOSSES`
-            ) -> Tensor: # (2, K): of the means and of the variances, layer by layer
+def bn_terms(
+    taps: Taps,  # after a forward pass
+    kind: str = 'l2',  # one of `BN_LOSSES`
+) -> Tensor:  # (2, K): of the means and of the variances, layer by layer
     "The terms of the batch-norm loss, before their coefficients (SC-DD, eq. 8)."
-    need(None not in taps.stats, 'net', type(taps.layers[0]).__name__, 'some batch norms were not reached by the forward pass')
-    return torch.stack([BN_LOSSES[kind](s, m.running_mean, m.running_var.clamp_min(m.eps)) for s, m in zip(taps.stats, taps.layers)], 1)
+    need(
+        None not in taps.stats,
+        'net',
+        type(taps.layers[0]).__name__,
+        'some batch norms were not reached by the forward pass',
+    )
+    return torch.stack(
+        [BN_LOSSES[kind](s, m.running_mean, m.running_var.clamp_min(m.eps)) for s, m in zip(taps.stats, taps.layers)], 1
+    )
 
-def coefficients(K:int, # layers
-                 first:float=10., # the first layer's multiplier
-                 beta=1., gamma=1. # of means and variances: a number, or one for each layer
-                ) -> Tensor: # (2, K): β_k and γ_k
+# %% ../nbs/12_scdd.ipynb #3cf953e1
+def coefficients(
+    K: int,  # layers
+    first: float = 10.0,  # the first layer's multiplier
+    beta=1.0,
+    gamma=1.0,  # of means and variances: a number, or one for each layer
+) -> Tensor:  # (2, K): β_k and γ_k
     "β and γ of equation 8; raises `BadInput` for the wrong number of them."
-    rows = [torch.as_tensor(c, dtype=torch.float32).expand(K).clone() if np.ndim(c) == 0 or len(c) == K else c for c in (beta, gamma)]
-    for name, r in zip(('beta', 'gamma'), rows): need(isinstance(r, Tensor), name, f'{len(r)} numbers', f'one number, or one for each of the {K} batch norms')
+    rows = [
+        torch.as_tensor(c, dtype=torch.float32).expand(K).clone() if np.ndim(c) == 0 or len(c) == K else c
+        for c in (beta, gamma)
+    ]
+    for name, r in zip(('beta', 'gamma'), rows):
+        need(isinstance(r, Tensor), name, f'{len(r)} numbers', f'one number, or one for each of the {K} batch norms')
     c = torch.stack(rows)
     c[:, 0] *= first
     return c
 
 # %% ../nbs/12_scdd.ipynb #b879625e
 @torch.no_grad()
-def regauge(net:nn.Module, # a network with batch norms; a rescaled copy is returned
-            c # by what each convolution before a batch norm is multiplied: a number, or a function of the batch norm to positive factors (C,)
-           ) -> nn.Module:
+def regauge(
+    net: nn.Module,  # a network with batch norms; a rescaled copy is returned
+    c,  # by what each convolution before a batch norm is multiplied: a number, or a function of the batch norm to positive factors (C,)
+) -> nn.Module:
     "The same function with other weights: convolutions times c, and what the batch norms remember to match."
     net = copy.deepcopy(net)
     for conv, bn in conv_norm_pairs(net):
         k = torch.as_tensor(c(bn) if callable(c) else c).to(conv.weight).expand(bn.num_features)
-        conv.weight.mul_(k.view(-1, *[1]*(conv.weight.ndim - 1)))
-        if conv.bias is not None: conv.bias.mul_(k)
+        conv.weight.mul_(k.view(-1, *[1] * (conv.weight.ndim - 1)))
+        if conv.bias is not None:
+            conv.bias.mul_(k)
         bn.running_mean.mul_(k)
-        bn.running_var.copy_(k*k*(bn.running_var + bn.eps) - bn.eps)       # exactly the same function, ε included
+        bn.running_var.copy_(k * k * (bn.running_var + bn.eps) - bn.eps)  # exactly the same function, ε included
     return net
 
-def conv_norm_pairs(net:nn.Module) -> list: # of (convolution, batch norm) of the same width
+# %% ../nbs/12_scdd.ipynb #9e37ea4b
+def conv_norm_pairs(net: nn.Module) -> list:  # of (convolution, batch norm) of the same width
     "Each batch norm with the convolution that it follows."
     pairs, conv = [], None
     for m in net.modules():
-        if isinstance(m, (nn.Conv2d, nn.Linear)): conv = m
-        if isinstance(m, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d) and conv.out_channels == m.num_features: pairs.append((conv, m))
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            conv = m
+        if isinstance(m, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d) and conv.out_channels == m.num_features:
+            pairs.append((conv, m))
     return pairs
 
 # %% ../nbs/12_scdd.ipynb #9afe2cde
-def weighed(terms:Tensor, # (2, K)
-            log_c:Tensor # logarithms of the coefficients (2, K), which may be learnt
-           ) -> Tensor: # scalar
+def weighed(
+    terms: Tensor,  # (2, K)
+    log_c: Tensor,  # logarithms of the coefficients (2, K), which may be learnt
+) -> Tensor:  # scalar
     "Σ c·term − log c: with learnt coefficients, the optimum is c = 1/term."
-    return (log_c.exp()*terms - log_c).sum()
+    return (log_c.exp() * terms - log_c).sum()
 
 # %% ../nbs/12_scdd.ipynb #7408c9ff
-RRC = dict(crop=(.08, 1.), ratio=(3/4, 4/3), flip=.5)
-PAPER = dict(cifar100=dict(lr=.4, bn_weight=.005, joint=False, jitter=4), tinyimagenet=dict(lr=.6, bn_weight=.1, joint=False, **RRC),
-             imagenet=dict(lr=.25, bn_weight=5e-4, batch=50, joint=False, **RRC))
+RRC = dict(crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)
+PAPER = dict(
+    cifar100=dict(lr=0.4, bn_weight=0.005, joint=False, jitter=4),
+    tinyimagenet=dict(lr=0.6, bn_weight=0.1, joint=False, **RRC),
+    imagenet=dict(lr=0.25, bn_weight=5e-4, batch=50, joint=False, **RRC),
+)
 # Table 13: on ImageNet, for networks compressed in other ways
-PAPER |= {f'imagenet-{n}': dict(PAPER['imagenet'], lr=lr, bn_weight=a) for n, lr, a in (('moco_v2', .35, .25), ('swav', .3, .001), ('dino', .25, .01))}
+PAPER |= {
+    f'imagenet-{n}': dict(PAPER['imagenet'], lr=lr, bn_weight=a)
+    for n, lr, a in (('moco_v2', 0.35, 0.25), ('swav', 0.3, 0.001), ('dino', 0.25, 0.01))
+}
+
 
 @dataclass(frozen=True)
 class SCDD(Method):
     "Everything recovery depends on but the seed, the images and the network."
-    name, papers, teaching = 'scdd', PAPER, 'tiny-moco' # `papers`: Tables 13 to 16
+
+    name, papers, teaching = 'scdd', PAPER, 'tiny-moco'  # `papers`: Tables 13 to 16
     needs, of_classes, divided = frozenset({'self-supervised teacher', 'labels'}), True, True
-    ipc:int = 50 # images per class
-    steps:int = 1000 # iterations of each batch (Tables 14 to 16; 3,000 in 3.1 for the best)
-    batch:int = 100 # images at a time
-    joint:bool = True # all images of a class in the same batch; False: one of each class (the authors' code)
-    lr:float = .25 # Adam's; it falls to 0 along a cosine
-    betas:tuple = (.5, .9)
-    weight_decay:float = 1e-4 # added to the gradient
-    bn_weight:float = 5e-4 # α
-    first_bn_multiplier:float = 10. # of the first layer's β and γ (Table 5)
-    beta:float|tuple = 1. # of the means: a number, or one for each layer
-    gamma:float|tuple = 1. # of the variances
-    learn_coefficients:bool = False # start from these and learn them
-    bn_loss:str = 'l2' # or `gauge`
-    jitter:int = 0 # pixels by which the batch is rolled in each direction, up to
-    crop:tuple = (1., 1.) # share of the area of a random resized crop
-    ratio:tuple = (1., 1.) # its aspect ratio
-    curriculum:str = 'none' # how the least area falls from the greatest: one of `CURRICULA` (CDA)
-    milestone:float = 1. # in which share of the iterations it falls
-    flip:float = 0. # probability of mirroring
-    clip:bool = True # keep pixels in [0, 1]
-    init:str = 'noise' # or `real`: random images of the class
-    keep:str = 'last' # or `best`: the batch as it was when its loss was lowest, on the views of that iteration
+    ipc: int = 50  # images per class
+    steps: int = 1000  # iterations of each batch (Tables 14 to 16; 3,000 in 3.1 for the best)
+    batch: int = 100  # images at a time
+    joint: bool = True  # all images of a class in the same batch; False: one of each class (the authors' code)
+    lr: float = 0.25  # Adam's; it falls to 0 along a cosine
+    betas: tuple = (0.5, 0.9)
+    weight_decay: float = 1e-4  # added to the gradient
+    bn_weight: float = 5e-4  # α
+    first_bn_multiplier: float = 10.0  # of the first layer's β and γ (Table 5)
+    beta: float | tuple = 1.0  # of the means: a number, or one for each layer
+    gamma: float | tuple = 1.0  # of the variances
+    learn_coefficients: bool = False  # start from these and learn them
+    bn_loss: str = 'l2'  # or `gauge`
+    jitter: int = 0  # pixels by which the batch is rolled in each direction, up to
+    crop: tuple = (1.0, 1.0)  # share of the area of a random resized crop
+    ratio: tuple = (1.0, 1.0)  # its aspect ratio
+    curriculum: str = 'none'  # how the least area falls from the greatest: one of `CURRICULA` (CDA)
+    milestone: float = 1.0  # in which share of the iterations it falls
+    flip: float = 0.0  # probability of mirroring
+    clip: bool = True  # keep pixels in [0, 1]
+    init: str = 'noise'  # or `real`: random images of the class
+    keep: str = 'last'  # or `best`: the batch as it was when its loss was lowest, on the views of that iteration
 
     @classmethod
-    def tiny(cls, ipc:int=10, # images per class
-             steps:int=300, # iterations
-             channels:int=1 # 1: as for digits; 3: as for photographs
-            ): # the settings
+    def tiny(
+        cls,
+        ipc: int = 10,  # images per class
+        steps: int = 300,  # iterations
+        channels: int = 1,  # 1: as for digits; 3: as for photographs
+    ):  # the settings
         "For a laptop: everything together, few iterations."
-        flip = 0. if channels == 1 else .5
-        return cls(ipc=ipc, steps=steps, batch=500, lr=.2, weight_decay=0., bn_weight=.05, jitter=1, flip=flip)
+        flip = 0.0 if channels == 1 else 0.5
+        return cls(ipc=ipc, steps=steps, batch=500, lr=0.2, weight_decay=0.0, bn_weight=0.05, jitter=1, flip=flip)
 
     @classmethod
-    def paper(cls, data:str|None=None, # one of `papers`; CIFAR-100 if None
-              ipc:int|None=None # images per class, if not the paper's
-             ): # the settings
+    def paper(
+        cls,
+        data: str | None = None,  # one of `papers`; CIFAR-100 if None
+        ipc: int | None = None,  # images per class, if not the paper's
+    ):  # the settings
         "The paper's settings for a data set; raises `BadInput` with those that there are."
         return changed(super().paper(data), ipc=ipc)
 
     @classmethod
-    def settings(cls, images:Images, # what will be distilled
-                 preset:str='tiny', # `tiny`, or one of `papers`
-                 m:int|None=None, # all synthetic images, if not the preset's: a multiple of the number of classes
-                 steps:int|None=None # iterations, if not the preset's
-                ): # the settings
+    def settings(
+        cls,
+        images: Images,  # what will be distilled
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # all synthetic images, if not the preset's: a multiple of the number of classes
+        steps: int | None = None,  # iterations, if not the preset's
+    ):  # the settings
         "Settings by name, for given images; raises `BadInput`."
         small = known(preset, ('tiny', *cls.papers), 'preset') == 'tiny'
         made = cls.tiny(channels=images.x.shape[1]) if small else cls.paper(preset)
         return changed(made, ipc=ipc_of(images, m), steps=steps)
 
     @classmethod
-    def suits(cls, teacher:Teacher|None # what it would recover from
-             ) -> None:
+    def suits(
+        cls,
+        teacher: Teacher | None,  # what it would recover from
+    ) -> None:
         "Raise `BadInput` unless the teacher saw labels, or saw none, as the method wants it."
         need(teacher is not None, 'teacher', None, f'{cls.name} recovers images from one')
         supervised = 'supervised teacher' in cls.needs
         right = 'scdd recovers from a self-supervised one; from a supervised one it is sre2l'
-        if supervised: right = 'sre2l and cda recover from a supervised network (teacher preset tiny-supervised)'
-        need(saw_labels(teacher) == supervised, 'teacher', teacher.manifest.get('loss', teacher.manifest.get('net')), right)
+        if supervised:
+            right = 'sre2l and cda recover from a supervised network (teacher preset tiny-supervised)'
+        need(
+            saw_labels(teacher) == supervised,
+            'teacher',
+            teacher.manifest.get('loss', teacher.manifest.get('net')),
+            right,
+        )
 
-    def check(self, images:Images # the training images
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # the training images
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
-        need(images.y is not None, 'images', images.name, 'has no labels; SC-DD recovers images of classes, so use class folders, or krrst or mkdt')
-        for key in ('ipc', 'steps'): need(isinstance(v := getattr(self, key), int) and v >= 1, key, v, 'at least 1')
-        need(self.batch >= 2 or self.ipc*len(images.classes) == 1, 'batch', self.batch, 'at least 2: a batch norm compares images')
+        need(
+            images.y is not None,
+            'images',
+            images.name,
+            'has no labels; SC-DD recovers images of classes, so use class folders, or krrst or mkdt',
+        )
+        for key in ('ipc', 'steps'):
+            need(isinstance(v := getattr(self, key), int) and v >= 1, key, v, 'at least 1')
+        need(
+            self.batch >= 2 or self.ipc * len(images.classes) == 1,
+            'batch',
+            self.batch,
+            'at least 2: a batch norm compares images',
+        )
         need(0 < self.milestone <= 1, 'milestone', self.milestone, 'above 0, at most 1: a share of the iterations')
         choices = dict(bn_loss=BN_LOSSES, curriculum=CURRICULA, init=('noise', 'real'), keep=('last', 'best'))
-        for key, names in choices.items(): known(getattr(self, key), names, key)
-        if self.init == 'real': per_class(images, self.ipc, generator(0))
+        for key, names in choices.items():
+            known(getattr(self, key), names, key)
+        if self.init == 'real':
+            per_class(images, self.ipc, generator(0))
 
-    def start(self, images:Images, # with labels, which the probe is fitted to
-              teacher:Teacher, # aligned first, unless it is a `Classifier` for these classes
-              seed:int=0, # of everything random
-              **kwargs # not used
-             ): # an `SCDDTask`
+    def start(
+        self,
+        images: Images,  # with labels, which the probe is fitted to
+        teacher: Teacher,  # aligned first, unless it is a `Classifier` for these classes
+        seed: int = 0,  # of everything random
+        **kwargs,  # not used
+    ):  # an `SCDDTask`
         "Recovery, ready to run."
-        batch_norms(teacher.net)                           # raises `BadInput` if there are none
+        batch_norms(teacher.net)  # raises `BadInput` if there are none
         return SCDDTask(images, align(teacher, images), self, seed)
 
-    def config(self, images:Images, teacher:Teacher, task # see `Method`
-              ) -> dict: # JSON
+    def config(
+        self,
+        images: Images,
+        teacher: Teacher,
+        task,  # see `Method`
+    ) -> dict:  # JSON
         "The settings, the labels, and the aligned network."
         return dict(**asdict(self), source=images.describe(), labels=images.label_hash, teacher=task.classifier.hash())
 
-    def finish(self, d:Distilled, task, out:Path|None # see `Method`
-              ) -> Distilled:
+    def finish(
+        self,
+        d: Distilled,
+        task,
+        out: Path | None,  # see `Method`
+    ) -> Distilled:
         "Keep the network: whoever wants soft labels needs it."
-        file = out and Path(out)/'classifier.safetensors'
-        if file and not file.exists(): task.classifier.save(file)
+        file = out and Path(out) / 'classifier.safetensors'
+        if file and not file.exists():
+            task.classifier.save(file)
         return d
 
 # %% ../nbs/12_scdd.ipynb #5add9d21
 CURRICULA = 'none', 'step', 'linear', 'cosine'
 
-def least_area(cfg:SCDD, # `crop` (β_l, β_u), `curriculum`, `milestone` γ, `steps` S
-               at:int # iteration, from 0
-              ) -> float: # α(t)
+
+def least_area(
+    cfg: SCDD,  # `crop` (β_l, β_u), `curriculum`, `milestone` γ, `steps` S
+    at: int,  # iteration, from 0
+) -> float:  # α(t)
     "The least area of a crop in an iteration (CDA)."
     lo, hi = cfg.crop
-    gone = min(1., at/(cfg.milestone*cfg.steps))
-    left = dict(none=0., step=float(gone < 1), linear=1 - gone, cosine=.5*(1 + math.cos(math.pi*gone)))[cfg.curriculum]
-    return lo + left*(hi - lo)
+    gone = min(1.0, at / (cfg.milestone * cfg.steps))
+    left = dict(none=0.0, step=float(gone < 1), linear=1 - gone, cosine=0.5 * (1 + math.cos(math.pi * gone)))[
+        cfg.curriculum
+    ]
+    return lo + left * (hi - lo)
 
-def with_curriculum(cfg:SCDD # SRe²L's settings
-                   ) -> SCDD:
+# %% ../nbs/12_scdd.ipynb #91d1f8b0
+def with_curriculum(
+    cfg: SCDD,  # SRe²L's settings
+) -> SCDD:
     "CDA's: the same with a cosine, over random crops (from .3 of the area where the settings have none, for small images)."
-    return replace(cfg, curriculum='cosine', crop=(.3, 1.) if cfg.crop == (1., 1.) else cfg.crop)
+    return replace(cfg, curriculum='cosine', crop=(0.3, 1.0) if cfg.crop == (1.0, 1.0) else cfg.crop)
 
 # %% ../nbs/12_scdd.ipynb #f9fa4940
 @dataclass(frozen=True)
 class SRe2L(SCDD):
     "SRe²L: the same recovery from a supervised network."
+
     name, teaching, needs = 'sre2l', 'tiny-supervised', frozenset({'supervised teacher', 'labels'})
 
+# %% ../nbs/12_scdd.ipynb #22a54616
 @dataclass(frozen=True)
 class CDA(SRe2L):
     "CDA: SRe²L with a curriculum."
+
     name = 'cda'
+
     @classmethod
-    def tiny(cls, ipc:int=10, steps:int=300, channels:int=1): # see `SCDD`
+    def tiny(cls, ipc: int = 10, steps: int = 300, channels: int = 1):  # see `SCDD`
         "SC-DD's, with a curriculum."
         return with_curriculum(super().tiny(ipc, steps, channels))
 
     @classmethod
-    def paper(cls, data:str|None=None, ipc:int|None=None): # see `SCDD`
+    def paper(cls, data: str | None = None, ipc: int | None = None):  # see `SCDD`
         "SC-DD's, with a curriculum."
         return with_curriculum(super().paper(data, ipc))
+
 
 paper, tiny = SCDD.paper, SCDD.tiny
 
 # %% ../nbs/12_scdd.ipynb #cc67830c
-def batches(n_classes:int, # how many classes
-            cfg:SCDD # `ipc`, `batch`, `joint`
-           ) -> list: # of tensors of places; place i·ipc + j is image j of class i
+def batches(
+    n_classes: int,  # how many classes
+    cfg: SCDD,  # `ipc`, `batch`, `joint`
+) -> list:  # of tensors of places; place i·ipc + j is image j of class i
     "Which images are recovered together."
-    place = torch.arange(n_classes*cfg.ipc).view(n_classes, cfg.ipc)
-    if not cfg.joint: return [part for j in range(cfg.ipc) for part in place[:, j].split(cfg.batch)]
-    whole = max(1, cfg.batch//cfg.ipc)                     # classes in a batch
+    place = torch.arange(n_classes * cfg.ipc).view(n_classes, cfg.ipc)
+    if not cfg.joint:
+        return [part for j in range(cfg.ipc) for part in place[:, j].split(cfg.batch)]
+    whole = max(1, cfg.batch // cfg.ipc)  # classes in a batch
     return [part for rows in place.split(whole) for part in rows.flatten().split(cfg.batch)]
 
 # %% ../nbs/12_scdd.ipynb #9905a68a
 class SCDDTask:
     "Recovery of images from a network, a `Distiller` for `run`."
+
     hint = 'Lower `lr` or `bn_weight`.'
-    def __init__(self,
-                 images:Images, # for classes, shape and normalisation; looked at only for `init='real'`
-                 net:Classifier, # the aligned network
-                 cfg:SCDD, # how
-                 seed:int=0 # of everything random
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # for classes, shape and normalisation; looked at only for `init='real'`
+        net: Classifier,  # the aligned network
+        cfg: SCDD,  # how
+        seed: int = 0,  # of everything random
+    ):
         cfg.check(images)
         self.images, self.cfg, self.seed, self.device, self.t = images, cfg, seed, images.x.device, 0
         self.classifier, self.net = net, net.net.to(images.x.device).eval()
@@ -259,101 +357,140 @@ class SCDDTask:
         self.y = torch.arange(n, device=self.device).repeat_interleave(cfg.ipc)
         self.plan = batches(n, cfg)
         enough(min(map(len, self.plan)))
-        self.steps, self.name = cfg.steps*len(self.plan), method_of(net, cfg)
+        self.steps, self.name = cfg.steps * len(self.plan), method_of(net, cfg)
         self.c = coefficients(len(batch_norms(self.net)), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(self.device)
         self.z = self.start()
         self.gen = generator(seed, 'scdd views')
         self.begin()
 
-    def start(self) -> Tensor: # (m, C, H, W), normalised for the network
+    def start(self) -> Tensor:  # (m, C, H, W), normalised for the network
         "Where the images start: Gaussian noise (SRe²L), or random real images of their class."
-        if self.cfg.init == 'real': return normalise(self.images.pixels(per_class(self.images, self.cfg.ipc, generator(self.seed, 'scdd init'))), self.mean, self.std)
-        return torch.randn(len(self.y), *self.images.x.shape[1:], generator=generator(self.seed, 'scdd init')).to(self.device)
+        if self.cfg.init == 'real':
+            return normalise(
+                self.images.pixels(per_class(self.images, self.cfg.ipc, generator(self.seed, 'scdd init'))),
+                self.mean,
+                self.std,
+            )
+        return torch.randn(len(self.y), *self.images.x.shape[1:], generator=generator(self.seed, 'scdd init')).to(
+            self.device
+        )
 
     def begin(self):
         "Take up the batch that the counter points at."
-        self.rows = self.plan[min(self.t//self.cfg.steps, len(self.plan) - 1)].to(self.device)
+        self.rows = self.plan[min(self.t // self.cfg.steps, len(self.plan) - 1)].to(self.device)
         self.x = self.z[self.rows].clone().contiguous(memory_format=torch.channels_last).requires_grad_()
         self.log_c = self.c.log().requires_grad_(self.cfg.learn_coefficients)
-        groups = [dict(params=[self.x], weight_decay=self.cfg.weight_decay)] + ([dict(params=[self.log_c], weight_decay=0.)] if self.cfg.learn_coefficients else [])
+        groups = [dict(params=[self.x], weight_decay=self.cfg.weight_decay)] + (
+            [dict(params=[self.log_c], weight_decay=0.0)] if self.cfg.learn_coefficients else []
+        )
         self.opt = torch.optim.Adam(groups, lr=self.cfg.lr, betas=self.cfg.betas)
         self.best, self.lowest = self.x.detach().clone(), torch.full((), torch.inf, device=self.device)
 
 # %% ../nbs/12_scdd.ipynb #da1c0c73
 @patch
-def seen(self:SCDDTask) -> Tensor: # (b, C, H, W); of several processes, this one's share
+def seen(self: SCDDTask) -> Tensor:  # (b, C, H, W); of several processes, this one's share
     "The batch as the network sees it in this iteration: rolled, cropped, mirrored."
     cfg, of, x = self.cfg, world(), world().share(self.x)
     if cfg.jitter:
         dy, dx = torch.randint(-cfg.jitter, cfg.jitter + 1, (2,), generator=self.gen).tolist()
         x = x.roll((dy, dx), (2, 3))
-    if cfg.crop == (1., 1.) and not cfg.flip: return x
-    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(len(self.x), *more, generator=self.gen))
+    if cfg.crop == (1.0, 1.0) and not cfg.flip:
+        return x
+    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo) * torch.rand(len(self.x), *more, generator=self.gen))
     views = Views(crop=(least_area(cfg, self.t % cfg.steps), cfg.crop[1]), ratio=cfg.ratio, flip=cfg.flip)
     return warp(x, to_device(views.geometry(uniform, x), self.device), 'reflection')
 
+# %% ../nbs/12_scdd.ipynb #f28e4069
 @patch
-def losses(self:SCDDTask, x:Tensor) -> tuple: # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
+def losses(
+    self: SCDDTask, x: Tensor
+) -> tuple:  # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
     "Both terms of equation 9 from one forward pass; of several processes, this one's part of the first."
     y = world().share(self.y[self.rows])
-    with Taps(self.net) as taps: scores = self.net(x)
-    with precision(): return F.cross_entropy(scores.float(), y)*(len(x)/len(self.x)), bn_terms(taps, self.cfg.bn_loss)
+    with Taps(self.net) as taps:
+        scores = self.net(x)
+    with precision():
+        return F.cross_entropy(scores.float(), y) * (len(x) / len(self.x)), bn_terms(taps, self.cfg.bn_loss)
 
+# %% ../nbs/12_scdd.ipynb #f8fddab2
 @patch
-def step(self:SCDDTask) -> dict: # `ce`, and `bn`: the terms weighed by β and γ, not yet by α
+def step(self: SCDDTask) -> dict:  # `ce`, and `bn`: the terms weighed by β and γ, not yet by α
     "One iteration of one batch."
     cfg, at = self.cfg, self.t % self.cfg.steps
-    if at == 0 and self.t: self.begin()
-    for group in self.opt.param_groups: group['lr'] = cfg.lr*cosine(at, cfg.steps)
+    if at == 0 and self.t:
+        self.begin()
+    for group in self.opt.param_groups:
+        group['lr'] = cfg.lr * cosine(at, cfg.steps)
     ce, terms = self.losses(self.seen())
-    reg = weighed(terms, self.log_c) if cfg.learn_coefficients else (self.c*terms).sum()      # eq. 8
-    loss = ce + cfg.bn_weight*reg/world().size                                                 # eq. 9
+    reg = weighed(terms, self.log_c) if cfg.learn_coefficients else (self.c * terms).sum()  # eq. 8
+    loss = ce + cfg.bn_weight * reg / world().size  # eq. 9
     self.opt.zero_grad()
     loss.backward()
     loss, ce = loss.detach(), ce.detach()
     all_sum(loss, ce, self.x.grad, *([self.log_c.grad] if cfg.learn_coefficients else []))
-    if cfg.keep == 'best': self.remember(loss)
+    if cfg.keep == 'best':
+        self.remember(loss)
     self.opt.step()
-    if cfg.clip: self.clip()
+    if cfg.clip:
+        self.clip()
     self.t += 1
-    if at == cfg.steps - 1: self.z[self.rows] = self.best if cfg.keep == 'best' else self.x.detach()
-    return dict(ce=ce, bn=(self.c*terms).sum().detach())
+    if at == cfg.steps - 1:
+        self.z[self.rows] = self.best if cfg.keep == 'best' else self.x.detach()
+    return dict(ce=ce, bn=(self.c * terms).sum().detach())
 
 # %% ../nbs/12_scdd.ipynb #3f1f11da
 @patch
-def remember(self:SCDDTask, loss:Tensor): # of the images before this step
+def remember(self: SCDDTask, loss: Tensor):  # of the images before this step
     "Keep the batch as it was when its loss was lowest so far."
     better = loss < self.lowest
     self.best, self.lowest = torch.where(better, self.x.detach(), self.best), torch.where(better, loss, self.lowest)
 
-@patch
-def clip(self:SCDDTask):
-    "Put the pixels back into [0, 1]."
-    lo, hi = (normalise(torch.full_like(self.mean, v).view(-1, 1, 1), self.mean, self.std) for v in (0., 1.))
-    with torch.no_grad(): self.x.copy_(self.x.maximum(lo).minimum(hi))
 
 @patch
-def pixels(self:SCDDTask) -> Tensor: # (m, C, H, W) in [0, 1]
+def clip(self: SCDDTask):
+    "Put the pixels back into [0, 1]."
+    lo, hi = (normalise(torch.full_like(self.mean, v).view(-1, 1, 1), self.mean, self.std) for v in (0.0, 1.0))
+    with torch.no_grad():
+        self.x.copy_(self.x.maximum(lo).minimum(hi))
+
+# %% ../nbs/12_scdd.ipynb #b55ecaed
+@patch
+def pixels(self: SCDDTask) -> Tensor:  # (m, C, H, W) in [0, 1]
     "All images as they stand."
     return self.as_they_are().clamp(0, 1)
 
+
 @patch
-def as_they_are(self:SCDDTask) -> Tensor: # (m, C, H, W) in pixel units
+def as_they_are(self: SCDDTask) -> Tensor:  # (m, C, H, W) in pixel units
     "The same, not clipped."
     z = self.z.clone()
-    if self.t % self.cfg.steps: z[self.rows] = self.x.detach()
+    if self.t % self.cfg.steps:
+        z[self.rows] = self.x.detach()
     return denormalise(z, self.mean, self.std)
 
+# %% ../nbs/12_scdd.ipynb #abb024a3
 @patch
-def state_dict(self:SCDDTask) -> dict:
+def state_dict(self: SCDDTask) -> dict:
     "All that `step` depends on."
-    return dict(z=self.z, x=self.x.detach(), log_c=self.log_c.detach(), opt=self.opt.state_dict(), gen=self.gen.get_state(), t=self.t, best=self.best, lowest=self.lowest)
+    return dict(
+        z=self.z,
+        x=self.x.detach(),
+        log_c=self.log_c.detach(),
+        opt=self.opt.state_dict(),
+        gen=self.gen.get_state(),
+        t=self.t,
+        best=self.best,
+        lowest=self.lowest,
+    )
 
+# %% ../nbs/12_scdd.ipynb #9ca1c323
 @patch
-def load_state_dict(self:SCDDTask, s:dict): # from `state_dict`
+def load_state_dict(self: SCDDTask, s: dict):  # from `state_dict`
     "Go on from there."
     self.z, self.t = s['z'].to(self.device), s['t']
-    if self.t % self.cfg.steps == 0: self.gen.set_state(s['gen']); return self.begin()
+    if self.t % self.cfg.steps == 0:
+        self.gen.set_state(s['gen'])
+        return self.begin()
     self.begin()
     with torch.no_grad():
         self.x.copy_(s['x'])
@@ -364,23 +501,35 @@ def load_state_dict(self:SCDDTask, s:dict): # from `state_dict`
 
 # %% ../nbs/12_scdd.ipynb #851573f6
 @patch
-def distilled(self:SCDDTask) -> Distilled:
+def distilled(self: SCDDTask) -> Distilled:
     "The set as it stands; its pixels are valid if they were clipped."
     z = normalise(self.as_they_are(), self.images.mean, self.images.std)
-    d = distilled_from(z, self.y, self.images, method=method_of(self.classifier, self.cfg), config=asdict(self.cfg), seed=self.seed, teacher=self.classifier.about(), target_kind='labels')
+    d = distilled_from(
+        z,
+        self.y,
+        self.images,
+        method=method_of(self.classifier, self.cfg),
+        config=asdict(self.cfg),
+        seed=self.seed,
+        teacher=self.classifier.about(),
+        target_kind='labels',
+    )
     return Distilled(d.x.clamp(0, 1) if self.cfg.clip else d.x, d.y, d.manifest)
 
-def method_of(net:Classifier, cfg:SCDD) -> str: # whose network, how
+# %% ../nbs/12_scdd.ipynb #701cae98
+def method_of(net: Classifier, cfg: SCDD) -> str:  # whose network, how
     "`scdd` if the network was not trained on labels; if it was, `sre2l`, or with a curriculum `cda`."
     return 'scdd' if not saw_labels(net) else 'sre2l' if cfg.curriculum == 'none' else 'cda'
 
-def scdd(images:Images, # with labels, which the probe is fitted to; otherwise only their classes and shape are used
-         teacher:Teacher, # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
-         cfg:SCDD|None=None, # `SCDD.tiny()` if None
-         seed:int=0, # of everything random
-         out:Path|None=None, # folder for checkpoint, log, record, distilled.safetensors and classifier.safetensors
-         **kwargs # for `run`: `show`, `precision`, `on_step`, …
-        ) -> Distilled: # with the Run record as its `run`
+# %% ../nbs/12_scdd.ipynb #0eb686d2
+def scdd(
+    images: Images,  # with labels, which the probe is fitted to; otherwise only their classes and shape are used
+    teacher: Teacher,  # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
+    cfg: SCDD | None = None,  # `SCDD.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record, distilled.safetensors and classifier.safetensors
+    **kwargs,  # for `run`: `show`, `precision`, `on_step`, …
+) -> Distilled:  # with the Run record as its `run`
     "Recover a labelled set from a network with the method that suits it, or take up or read the run in `out`."
     cfg = cfg or SCDD.settings(images)
     kind = dict(scdd=SCDD, sre2l=SRe2L, cda=CDA)[method_of(teacher, cfg)]
@@ -389,56 +538,84 @@ def scdd(images:Images, # with labels, which the probe is fitted to; otherwise o
 # %% ../nbs/12_scdd.ipynb #d01ae8b7
 @torch.no_grad()
 @precision()
-def recovered(d:Distilled, # a set with labels
-              net:Classifier, # what it was recovered from
-              cfg:SCDD # how: for its batches and coefficients
-             ) -> dict: # class: (CE of its images, batch-norm loss of the batches they were recovered in)
+def recovered(
+    d: Distilled,  # a set with labels
+    net: Classifier,  # what it was recovered from
+    cfg: SCDD,  # how: for its batches and coefficients
+) -> dict:  # class: (CE of its images, batch-norm loss of the batches they were recovered in)
     "How well a set fits the network, class by class (SC-DD, eq. 9)."
     device, n = next(net.net.parameters()).device, int(d.y.max()) + 1
     x, y, mean, std = (t.to(device) for t in (d.x, d.y, net.mean, net.std))
     ce, bn = torch.zeros(len(d)), torch.zeros(len(d))
     for rows in batches(n, cfg):
-        with Taps(net.net.eval()) as taps: scores = net.net(normalise(x[rows], mean, std))
+        with Taps(net.net.eval()) as taps:
+            scores = net.net(normalise(x[rows], mean, std))
         ce[rows] = F.cross_entropy(scores, y[rows], reduction='none').cpu()
-        bn[rows] = (coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(device)*bn_terms(taps, cfg.bn_loss)).sum().cpu()
+        bn[rows] = (
+            (
+                coefficients(len(taps.layers), cfg.first_bn_multiplier, cfg.beta, cfg.gamma).to(device)
+                * bn_terms(taps, cfg.bn_loss)
+            )
+            .sum()
+            .cpu()
+        )
     labels = d.y.cpu()
     return {c: (ce[labels == c].mean().item(), bn[labels == c].mean().item()) for c in range(n)}
 
 # %% ../nbs/12_scdd.ipynb #b3e7b04e
 @torch.no_grad()
-def remembered(conv:nn.Module, bn:nn.Module # a convolution and the batch norm after it
-              ) -> dict: # `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant): float64 (C,) on the CPU
+def remembered(
+    conv: nn.Module,
+    bn: nn.Module,  # a convolution and the batch norm after it
+) -> dict:  # `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant): float64 (C,) on the CPU
     "What a batch norm remembers of each channel, raw and in scale-invariant form."
     RM, RV = bn.running_mean.double().cpu(), bn.running_var.double().cpu().clamp_min(1e-30)
     w2 = conv.weight.double().cpu().square().flatten(1).sum(1).clamp_min(1e-30)
-    return dict(mean=RM, var=RV, scaled_mean=RM/RV.sqrt(), log_var=(RV/w2).log())
+    return dict(mean=RM, var=RV, scaled_mean=RM / RV.sqrt(), log_var=(RV / w2).log())
 
-def bn_fluctuation(net:nn.Module # any network with batch norms
-                  ) -> list: # a dict for each layer: `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant)
+# %% ../nbs/12_scdd.ipynb #4a1e0ca6
+def bn_fluctuation(
+    net: nn.Module,  # any network with batch norms
+) -> list:  # a dict for each layer: `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant)
     "Variance over channels of what batch norms remember (SC-DD, Figure 4), raw and in scale-invariant form."
-    batch_norms(net)                                       # raises BadInput if there are none
+    batch_norms(net)  # raises BadInput if there are none
     return [{k: v.var(correction=0).item() for k, v in remembered(*pair).items()} for pair in conv_norm_pairs(net)]
 
-def selection(nets:dict # name: a network with batch norms
-             ) -> dict: # name: dict
+# %% ../nbs/12_scdd.ipynb #09ddfcd3
+def selection(
+    nets: dict,  # name: a network with batch norms
+) -> dict:  # name: dict
     "The criterion for choosing a network to recover from (SC-DD, 2.1): the paper's raw one, and invariant ones."
     geometric = lambda v: math.exp(np.mean(np.log(np.maximum(v, 1e-30))))
     out = {}
     for name, net in nets.items():
         rows = bn_fluctuation(net)
-        out[name] = dict(first_mean=rows[0]['mean'], first_var=rows[0]['var'], **{k: geometric([r[k] for r in rows]) for k in ('scaled_mean', 'log_var')})
+        out[name] = dict(
+            first_mean=rows[0]['mean'],
+            first_var=rows[0]['var'],
+            **{k: geometric([r[k] for r in rows]) for k in ('scaled_mean', 'log_var')},
+        )
     return out
 
 # %% ../nbs/12_scdd.ipynb #a557958e
-def show_bn(nets:dict, # name, which may be a method's key: a network
-            layers=(0, 2), # which batch norms, by number
-            which=('mean', 'scaled_mean', 'log_var') # rows of the figure
-           ): # the figure
+def show_bn(
+    nets: dict,  # name, which may be a method's key: a network
+    layers=(0, 2),  # which batch norms, by number
+    which=('mean', 'scaled_mean', 'log_var'),  # rows of the figure
+):  # the figure
     "What batch norms remember, channel by channel, sorted (SC-DD, Figures 3 and 4)."
     import matplotlib.pyplot as plt
     from ssdd_nb.viz import colour, label
+
     titles = dict(mean='RM', var='RV', scaled_mean='RM/√RV', log_var='log RV/‖w‖²')
-    fig, axs = plt.subplots(len(which), len(layers), figsize=(3.6*len(layers), 1.6*len(which)), squeeze=False, layout='constrained', dpi=80)
+    fig, axs = plt.subplots(
+        len(which),
+        len(layers),
+        figsize=(3.6 * len(layers), 1.6 * len(which)),
+        squeeze=False,
+        layout='constrained',
+        dpi=80,
+    )
     for name, net in nets.items():
         pairs = conv_norm_pairs(net)
         for j, layer in enumerate(layers):
@@ -446,19 +623,22 @@ def show_bn(nets:dict, # name, which may be a method's key: a network
             for row, k in zip(axs, which):
                 row[j].plot(values[k].sort().values, color=colour(name), lw=1.5, label=label(name))
                 row[j].set(ylabel=titles[k], title=f'batch norm {layer + 1}' if k == which[0] else None)
-    for ax in axs[-1]: ax.set_xlabel('channel, sorted')
+    for ax in axs[-1]:
+        ax.set_xlabel('channel, sorted')
     axs[0, 0].legend(frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/12_scdd.ipynb #80928daf
-def pixel_clusters(d:Distilled, # a set with labels
-                   classes=None, # which; all if None
-                   seed:int=0 # of k-means
-                  ) -> tuple: # points (n, 3), labels (n,), cluster of each (n,), adjusted Rand index
+def pixel_clusters(
+    d: Distilled,  # a set with labels
+    classes=None,  # which; all if None
+    seed: int = 0,  # of k-means
+) -> tuple:  # points (n, 3), labels (n,), cluster of each (n,), adjusted Rand index
     "k-means on three principal components of the pixels (SC-DD, Figures 7 and 10)."
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
     from sklearn.metrics import adjusted_rand_score
+
     d = d.to('cpu')
     keep = torch.isin(d.y, torch.tensor(classes)) if classes is not None else torch.ones(len(d), dtype=torch.bool)
     need(keep.sum() > 3, 'classes', classes, 'too few images of these classes for three components')

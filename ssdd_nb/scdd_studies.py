@@ -26,145 +26,452 @@ from .viz import colour, label
 # %% ../nbs/44_scdd_studies.ipynb #a59bff74
 KINDS = dict(scdd='moco', sre2l='supervised')
 
-def squeezed(train:Images, # with labels
-             method:str, # `scdd` or `sre2l`
-             steps:int|None=None, # of the training, if not the preset's
-             show:bool=True, # progress bars
-             out:Path|None=None, # folder of the study: networks are kept in it
-             **given # more for `TeacherConfig`
-            ) -> Classifier:
-    "The network that a method recovers from."
-    cfg = changed(teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), KINDS.get(method, method)), steps=steps, **given)
-    return align(train_teacher(train, cfg, 0, out and Path(out)/'networks'/digest(asdict(cfg), train.hash, train.label_hash), show=show), train)
 
-def study(name:str, # of the study
-          jobs:list, # (what identifies a row: a dict, a function that measures it and returns a dict)
-          settings:dict, # what all rows share
-          out:Path|None, # folder for NAME.json and the rows
-          device, # where it ran
-          show:bool=True # a progress bar
-         ) -> dict: # `rows`, `settings`
+def squeezed(
+    train: Images,  # with labels
+    method: str,  # `scdd` or `sre2l`
+    steps: int | None = None,  # of the training, if not the preset's
+    show: bool = True,  # progress bars
+    out: Path | None = None,  # folder of the study: networks are kept in it
+    **given,  # more for `TeacherConfig`
+) -> Classifier:
+    "The network that a method recovers from."
+    cfg = changed(
+        teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), KINDS.get(method, method)), steps=steps, **given
+    )
+    return align(
+        train_teacher(
+            train, cfg, 0, out and Path(out) / 'networks' / digest(asdict(cfg), train.hash, train.label_hash), show=show
+        ),
+        train,
+    )
+
+# %% ../nbs/44_scdd_studies.ipynb #67f3c42a
+def study(
+    name: str,  # of the study
+    jobs: list,  # (what identifies a row: a dict, a function that measures it and returns a dict)
+    settings: dict,  # what all rows share
+    out: Path | None,  # folder for NAME.json and the rows
+    device,  # where it ran
+    show: bool = True,  # a progress bar
+) -> dict:  # `rows`, `settings`
     "Measure row after row, each once; resumes."
-    rows = [dict(which, **once(out and Path(out)/'rows', name, dict(which, **settings), measure)) for which, measure in progress_bar(jobs, show=show, desc=name)]
+    rows = [
+        dict(which, **once(out and Path(out) / 'rows', name, dict(which, **settings), measure))
+        for which, measure in progress_bar(jobs, show=show, desc=name)
+    ]
     settings = json.loads(json.dumps(settings))
     result = dict(study=name, rows=rows, settings=settings, **describe(device))
-    if out: write_json(Path(out)/f'{name}.json', result)
+    if out:
+        write_json(Path(out) / f'{name}.json', result)
     return result
 
 # %% ../nbs/44_scdd_studies.ipynb #39ec7c59
-def recovery_row(train:Images, test:Images, net:Classifier, cfg:scdd.SCDD, seed:int, student:Student|None, students:int, post_steps:int|None, curves:bool=False # what, and whether to keep the loss curves
-                ) -> dict: # `accuracy`, `ce`, `bn`, `seconds`; `curve` with both losses, thinned
+def recovery_row(
+    train: Images,
+    test: Images,
+    net: Classifier,
+    cfg: scdd.SCDD,
+    seed: int,
+    student: Student | None,
+    students: int,
+    post_steps: int | None,
+    curves: bool = False,  # what, and whether to keep the loss curves
+) -> dict:  # `accuracy`, `ce`, `bn`, `seconds`; `curve` with both losses, thinned
     "Recover a set, train students on it with soft labels."
     d = scdd.scdd(train, net, cfg, seed, show=False)
-    acc = post_scores(d, train, test, net, post_recipe('tiny', 'soft', train.x.shape[1], post_steps), student or same_net(net), students, seed, show=False)
+    acc = post_scores(
+        d,
+        train,
+        test,
+        net,
+        post_recipe('tiny', 'soft', train.x.shape[1], post_steps),
+        student or same_net(net),
+        students,
+        seed,
+        show=False,
+    )
     log = d.run.log
-    more = dict(curve=[[l['step'], l['ce'], l['bn']] for l in log[::max(1, len(log)//60)]]) if curves else {}
-    return dict(accuracy=float(np.mean(acc)), ce=log[-1]['ce'], bn=log[-1]['bn'], bn_first=log[0]['bn'], seconds=d.run.seconds, **more)
+    more = dict(curve=[[l['step'], l['ce'], l['bn']] for l in log[:: max(1, len(log) // 60)]]) if curves else {}
+    return dict(
+        accuracy=float(np.mean(acc)),
+        ce=log[-1]['ce'],
+        bn=log[-1]['bn'],
+        bn_first=log[0]['bn'],
+        seconds=d.run.seconds,
+        **more,
+    )
 
-def _vary(name, train, test, values, config, seeds, ipc, students, post_steps, teacher_steps, out, show, nets=None, curves=False):
+# %% ../nbs/44_scdd_studies.ipynb #33394508
+def _vary(
+    name,
+    train,
+    test,
+    values,
+    config,
+    seeds,
+    ipc,
+    students,
+    post_steps,
+    teacher_steps,
+    out,
+    show,
+    nets=None,
+    curves=False,
+):
     "A study of recovery: `config(value)` changes the settings, for both kinds of network."
     nets = nets or {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     base = scdd.tiny(ipc, channels=train.x.shape[1])
-    settings = dict(ipc=ipc, students=students, post_steps=post_steps, base=asdict(base), source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), networks={m: n.hash() for m, n in nets.items()})
-    jobs = [(dict(method=m, value=v, seed=s), partial(recovery_row, train, test, n, replace(base, **config(v)), s, None, students, post_steps, curves))
-            for v in values for m, n in nets.items() for s in range(seeds)]
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        post_steps=post_steps,
+        base=asdict(base),
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
+        networks={m: n.hash() for m, n in nets.items()},
+    )
+    jobs = [
+        (
+            dict(method=m, value=v, seed=s),
+            partial(recovery_row, train, test, n, replace(base, **config(v)), s, None, students, post_steps, curves),
+        )
+        for v in values
+        for m, n in nets.items()
+        for s in range(seeds)
+    ]
     return study(name, jobs, settings, out, train.x.device, show)
 
 # %% ../nbs/44_scdd_studies.ipynb #2922b9e8
-def iterations(train:Images, test:Images, seeds:int=3, values=(30, 100, 300, 1000), ipc:int=5, students:int=2, # images, how often, iterations of recovery, images per class, students for each set
-               post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
-              ) -> dict:
+def iterations(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=(30, 100, 300, 1000),
+    ipc: int = 5,
+    students: int = 2,  # images, how often, iterations of recovery, images per class, students for each set
+    post_steps: int | None = 150,
+    teacher_steps: int | None = None,
+    out: Path | None = None,
+    show: bool = True,  # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
+) -> dict:
     "Accuracy against iterations of recovery, with loss curves (SC-DD, Table 4, Figure 5)."
-    return _vary('iterations', train, test, values, lambda v: dict(steps=v), seeds, ipc, students, post_steps, teacher_steps, out, show, curves=True)
+    return _vary(
+        'iterations',
+        train,
+        test,
+        values,
+        lambda v: dict(steps=v),
+        seeds,
+        ipc,
+        students,
+        post_steps,
+        teacher_steps,
+        out,
+        show,
+        curves=True,
+    )
 
-def multiplier(train:Images, test:Images, seeds:int=3, values=(1, 10, 20), ipc:int=5, students:int=2, # as for `iterations`
-               post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
-              ) -> dict:
+# %% ../nbs/44_scdd_studies.ipynb #5473b9fd
+def multiplier(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=(1, 10, 20),
+    ipc: int = 5,
+    students: int = 2,  # as for `iterations`
+    post_steps: int | None = 150,
+    teacher_steps: int | None = None,
+    out: Path | None = None,
+    show: bool = True,
+) -> dict:
     "Accuracy against the first batch norm's multiplier (SC-DD, Table 5)."
-    return _vary('multiplier', train, test, values, lambda v: dict(first_bn_multiplier=float(v)), seeds, ipc, students, post_steps, teacher_steps, out, show)
+    return _vary(
+        'multiplier',
+        train,
+        test,
+        values,
+        lambda v: dict(first_bn_multiplier=float(v)),
+        seeds,
+        ipc,
+        students,
+        post_steps,
+        teacher_steps,
+        out,
+        show,
+    )
 
-def size(train:Images, test:Images, seeds:int=3, values=(.5, 1, 2), ipc:int=5, students:int=2, # `values` multiply the network's widths
-         post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
-        ) -> dict:
+# %% ../nbs/44_scdd_studies.ipynb #d584cbb5
+def size(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=(0.5, 1, 2),
+    ipc: int = 5,
+    students: int = 2,  # `values` multiply the network's widths
+    post_steps: int | None = 150,
+    teacher_steps: int | None = None,
+    out: Path | None = None,
+    show: bool = True,
+) -> dict:
     "Accuracy against the size of the network that images are recovered from; students stay the same (SC-DD, Figure 2, Table 3)."
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
-    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, teacher_steps=teacher_steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), widths=base)
+    jobs, settings = (
+        [],
+        dict(
+            ipc=ipc,
+            students=students,
+            post_steps=post_steps,
+            teacher_steps=teacher_steps,
+            source=train.describe(),
+            test=[test.hash, test.label_hash],
+            recovery=asdict(scdd.tiny()),
+            widths=base,
+        ),
+    )
     for v in values:
         for m in KINDS:
-            net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v*w) for w in base))
-            cfg, about = scdd.tiny(ipc, channels=train.x.shape[1]), dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test))
-            jobs += [(dict(method=m, value=v, seed=s, **about), partial(recovery_row, train, test, net, cfg, s, Student('resnet_tiny', base, 'batch'), students, post_steps)) for s in range(seeds)]
+            net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v * w) for w in base))
+            cfg, about = (
+                scdd.tiny(ipc, channels=train.x.shape[1]),
+                dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test)),
+            )
+            jobs += [
+                (
+                    dict(method=m, value=v, seed=s, **about),
+                    partial(
+                        recovery_row,
+                        train,
+                        test,
+                        net,
+                        cfg,
+                        s,
+                        Student('resnet_tiny', base, 'batch'),
+                        students,
+                        post_steps,
+                    ),
+                )
+                for s in range(seeds)
+            ]
     return study('size', jobs, settings, out, train.x.device, show)
 
 # %% ../nbs/44_scdd_studies.ipynb #9c8cec06
-def compression(train:Images, test:Images, seeds:int=3, values=(300, 1200), ipc:int=5, students:int=1, # `values` are steps of the network's training
-                losses=tuple(teachers.LOSSES), # ways to compress
-                post_steps:int|None=150, out:Path|None=None, show:bool=True
-               ) -> dict:
+def compression(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=(300, 1200),
+    ipc: int = 5,
+    students: int = 1,  # `values` are steps of the network's training
+    losses=tuple(teachers.LOSSES),  # ways to compress
+    post_steps: int | None = 150,
+    out: Path | None = None,
+    show: bool = True,
+) -> dict:
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
-    jobs, settings = [], dict(ipc=ipc, students=students, post_steps=post_steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()))
+    jobs, settings = (
+        [],
+        dict(
+            ipc=ipc,
+            students=students,
+            post_steps=post_steps,
+            source=train.describe(),
+            test=[test.hash, test.label_hash],
+            recovery=asdict(scdd.tiny()),
+        ),
+    )
     for loss in losses:
         for v in values:
             net = squeezed(train, loss, v, show, out, widths=(16, 32, 64))
             about = dict(network=accuracy_of(net, test), **scdd.selection({loss: net.net})[loss])
-            jobs += [(dict(method=loss, value=v, seed=s, **about), partial(recovery_row, train, test, net, scdd.tiny(ipc, channels=train.x.shape[1]), s, None, students, post_steps)) for s in range(seeds)]
+            jobs += [
+                (
+                    dict(method=loss, value=v, seed=s, **about),
+                    partial(
+                        recovery_row,
+                        train,
+                        test,
+                        net,
+                        scdd.tiny(ipc, channels=train.x.shape[1]),
+                        s,
+                        None,
+                        students,
+                        post_steps,
+                    ),
+                )
+                for s in range(seeds)
+            ]
     return study('compression', jobs, settings, out, train.x.device, show)
 
+# %% ../nbs/44_scdd_studies.ipynb #5dd17e80
 STUDENTS = 'convnet', 'mobilenet_v3_small', 'shufflenet_v2_x0_5'
 
-def architectures(train:Images, test:Images, seeds:int=3, values=STUDENTS, ipc:int=10, students:int=1, # `values` are the students
-                  post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True
-                 ) -> dict:
+
+def architectures(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=STUDENTS,
+    ipc: int = 10,
+    students: int = 1,  # `values` are the students
+    post_steps: int | None = 150,
+    teacher_steps: int | None = None,
+    out: Path | None = None,
+    show: bool = True,
+) -> dict:
     "Accuracy of other architectures on the same sets (SC-DD, Table 8, Figure 8)."
     nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    settings = dict(ipc=ipc, students=students, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), networks={m: n.hash() for m, n in nets.items()})
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        recipe_steps=recipe.steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
+        networks={m: n.hash() for m, n in nets.items()},
+    )
+
     def measure(method, name, seed):
-        d = random_set(train, ipc, seed) if method == 'random' else scdd.scdd(train, nets[method], scdd.tiny(ipc, channels=train.x.shape[1]), seed, show=False)
-        return dict(accuracy=float(np.mean(post_scores(d, train, test, nets.get(method, nets['scdd']), recipe, Student(name, norm='batch'), students, seed, show=False))))
-    jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS) for s in range(seeds)]
+        d = (
+            random_set(train, ipc, seed)
+            if method == 'random'
+            else scdd.scdd(train, nets[method], scdd.tiny(ipc, channels=train.x.shape[1]), seed, show=False)
+        )
+        return dict(
+            accuracy=float(
+                np.mean(
+                    post_scores(
+                        d,
+                        train,
+                        test,
+                        nets.get(method, nets['scdd']),
+                        recipe,
+                        Student(name, norm='batch'),
+                        students,
+                        seed,
+                        show=False,
+                    )
+                )
+            )
+        )
+
+    jobs = [
+        (dict(method=m, value=v, seed=s), partial(measure, m, v, s))
+        for v in values
+        for m in ('random', *KINDS)
+        for s in range(seeds)
+    ]
     return study('architectures', jobs, settings, out, train.x.device, show)
 
 # %% ../nbs/44_scdd_studies.ipynb #eaaa8ce3
-QUARTER = 16, 32, 64, 64, 128, 128, 128, 128               # VGG-11's widths, a quarter of each
+QUARTER = 16, 32, 64, 64, 128, 128, 128, 128  # VGG-11's widths, a quarter of each
 
-def pruning(train:Images, test:Images, seeds:int=3, values=(10, 50), ratio:float=.6, # `values` are images per class; share of the channels that are cut
-            slim:float=.01, widths=QUARTER, post_steps:int|None=150, teacher_steps:int|None=None, out:Path|None=None, show:bool=True # λ_slim, VGG-11's widths; None: its own
-           ) -> dict:
+
+def pruning(
+    train: Images,
+    test: Images,
+    seeds: int = 3,
+    values=(10, 50),
+    ratio: float = 0.6,  # `values` are images per class; share of the channels that are cut
+    slim: float = 0.01,
+    widths=QUARTER,
+    post_steps: int | None = 150,
+    teacher_steps: int | None = None,
+    out: Path | None = None,
+    show: bool = True,  # λ_slim, VGG-11's widths; None: its own
+) -> dict:
     "A VGG-11, pruned by network slimming and repaired on sets of images (SC-DD, Table 9)."
     cfg = replace(slimming(train, slim), widths=widths)
     whole = train_teacher(train, replace(cfg, steps=teacher_steps or cfg.steps), 0, show=show)
     nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
-    settings = dict(ratio=ratio, slim=slim, widths=widths, recipe_steps=recipe.steps, source=train.describe(), test=[test.hash, test.label_hash], recovery=asdict(scdd.tiny()), network=whole.hash(), whole=accuracy_of(whole, test), cut=test_accuracy(prune(whole.net, ratio), test))
+    settings = dict(
+        ratio=ratio,
+        slim=slim,
+        widths=widths,
+        recipe_steps=recipe.steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
+        network=whole.hash(),
+        whole=accuracy_of(whole, test),
+        cut=test_accuracy(prune(whole.net, ratio), test),
+    )
+
     def made(method, ipc, seed):
         config = scdd.tiny(ipc, channels=train.x.shape[1])
-        if method == 'noise': return scdd.SCDDTask(train, whole, config, seed).distilled()
-        return random_set(train, ipc, seed) if method == 'random' else scdd.scdd(train, nets[method], config, seed, show=False)
-    measure = lambda m, v, s: dict(accuracy=test_accuracy(repair(prune(whole.net, ratio), made(m, v, s), whole, recipe, s, show=False), test))
-    jobs = [(dict(method=m, value=v, seed=s), partial(measure, m, v, s)) for v in values for m in ('random', *KINDS, 'noise') for s in range(seeds)]
+        if method == 'noise':
+            return scdd.SCDDTask(train, whole, config, seed).distilled()
+        return (
+            random_set(train, ipc, seed)
+            if method == 'random'
+            else scdd.scdd(train, nets[method], config, seed, show=False)
+        )
+
+    measure = lambda m, v, s: dict(
+        accuracy=test_accuracy(repair(prune(whole.net, ratio), made(m, v, s), whole, recipe, s, show=False), test)
+    )
+    jobs = [
+        (dict(method=m, value=v, seed=s), partial(measure, m, v, s))
+        for v in values
+        for m in ('random', *KINDS, 'noise')
+        for s in range(seeds)
+    ]
     return study('pruning', jobs, settings, out, train.x.device, show)
 
-SCDD_STUDIES = dict(iterations=iterations, multiplier=multiplier, size=size, compression=compression, architectures=architectures, pruning=pruning)
+
+SCDD_STUDIES = dict(
+    iterations=iterations,
+    multiplier=multiplier,
+    size=size,
+    compression=compression,
+    architectures=architectures,
+    pruning=pruning,
+)
 
 # %% ../nbs/44_scdd_studies.ipynb #7bee16f1
-AXES = dict(iterations='iterations of recovery', multiplier='multiplier of the first batch norm', size="times the network's width", compression='steps of compression', architectures='student', pruning='images per class')
+AXES = dict(
+    iterations='iterations of recovery',
+    multiplier='multiplier of the first batch norm',
+    size="times the network's width",
+    compression='steps of compression',
+    architectures='student',
+    pruning='images per class',
+)
 
-def show_study(result:dict, # from one of `SCDD_STUDIES`
-               ax=None # axes to draw on
-              ): # the axes
+
+def show_study(
+    result: dict,  # from one of `SCDD_STUDIES`
+    ax=None,  # axes to draw on
+):  # the axes
     "Accuracy against what was varied: mean ± std over seeds."
     import matplotlib.pyplot as plt
+
     rows = result['rows']
     values, methods = (list(dict.fromkeys(r[k] for r in rows)) for k in ('value', 'method'))
     names = any(isinstance(v, str) for v in values)
     ax = ax or plt.subplots(figsize=(6.5 if names else 4.5, 2.7), layout='constrained', dpi=80)[1]
     for j, m in enumerate(methods):
         v = [[r['accuracy'] for r in rows if r['method'] == m and r['value'] == x] for x in values]
-        at = np.arange(len(values)) + (.12*(j - (len(methods) - 1)/2) if names else 0)          # beside each other only where no line joins them
-        ax.errorbar(at, [np.mean(a) for a in v], [np.std(a, ddof=1) if len(a) > 1 else 0 for a in v], fmt='o' if names else 'o-', ms=5, capsize=3, color=colour(m), label=label(m))
-    ax.set_xticks(range(len(values)), values, rotation=25 if names else 0, ha='right' if names else 'center', fontsize=8)
+        at = np.arange(len(values)) + (
+            0.12 * (j - (len(methods) - 1) / 2) if names else 0
+        )  # beside each other only where no line joins them
+        ax.errorbar(
+            at,
+            [np.mean(a) for a in v],
+            [np.std(a, ddof=1) if len(a) > 1 else 0 for a in v],
+            fmt='o' if names else 'o-',
+            ms=5,
+            capsize=3,
+            color=colour(m),
+            label=label(m),
+        )
+    ax.set_xticks(
+        range(len(values)), values, rotation=25 if names else 0, ha='right' if names else 'center', fontsize=8
+    )
     ax.set(xlabel=AXES[result['study']], ylabel='test accuracy, %')
-    ax.grid(alpha=.3)
+    ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax

@@ -16,72 +16,134 @@ from .data import Images
 from .teachers import Teacher
 
 # %% ../nbs/42_studies.ipynb #b4ecc89f
-def scatter(to:mkdt.Trajectories # experts from one initialisation (`same_start`)
-           ) -> dict: # `variance` and `relative`, a list each: after epoch 1, 2, …
+def scatter(
+    to: mkdt.Trajectories,  # experts from one initialisation (`same_start`)
+) -> dict:  # `variance` and `relative`, a list each: after epoch 1, 2, …
     "Variance of weights over trajectories by their length (MKDT, Figure 1a)."
     n, T = to.cfg.experts, to.cfg.epochs
     need(n >= 2 and to.cfg.same_start, 'experts', n, 'at least 2, from the same start')
     start, out = to.get(0, 0).double(), dict(variance=[], relative=[])
     for t in range(1, T + 1):
-        theta = torch.stack([to.get(i, t) for i in range(n)]).double()                # (R, P)
+        theta = torch.stack([to.get(i, t) for i in range(n)]).double()  # (R, P)
         var = theta.var(0).sum()
         out['variance'].append(var.item())
-        out['relative'].append((var/(theta.mean(0) - start).square().sum()).item())
+        out['relative'].append((var / (theta.mean(0) - start).square().sum()).item())
     return out
 
 # %% ../nbs/42_studies.ipynb #08f15198
-def match_one(images:Images, teacher:Teacher, cfg:mkdt.MKDT, seed:int=0, show:bool=True # X_t, f_T, settings, of everything random, progress bars
-             ) -> dict: # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
+def match_one(
+    images: Images,
+    teacher: Teacher,
+    cfg: mkdt.MKDT,
+    seed: int = 0,
+    show: bool = True,  # X_t, f_T, settings, of everything random, progress bars
+) -> dict:  # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
     "Match one expert trajectory (MKDT, Figure 1b and 1c)."
     to, moved = mkdt.experts(images, teacher, cfg.experts, seed, show=show), []
     start = mkdt.MKDTTask(images, teacher, to, cfg, seed).X_s
-    def look(step, task): moved.append((task.X_s - start).abs().mean().item())
+
+    def look(step, task):
+        moved.append((task.X_s - start).abs().mean().item())
+
     d = mkdt.mkdt(images, teacher, cfg, seed, to=to, on_step=look, show=show)
     return dict(match=[l['match'] for l in d.run.log], moved=moved, guards=d.manifest['guards'])
 
 # %% ../nbs/42_studies.ipynb #521076a3
-RATES = dict(kd=.1, sl=.1, ssl=.001)
+RATES = dict(kd=0.1, sl=0.1, ssl=0.001)
 
-def figure1(images:Images, # X_t, with labels
-            teacher:Teacher, # f_T
-            seeds:int=3, # initialisations
-            trajectories:int=5, # from each initialisation (A.2)
-            epochs:int=10, # length of the longest
-            steps:int=100, # matching iterations (A.2)
-            batch:int=64, # of the experts
-            m:int=20, # synthetic images
-            out:Path|None=None, # folder for figure1.json
-            show:bool=True # progress bars
-           ) -> dict: # `rows`: for each objective and seed, what `scatter` and `match_one` found
+
+def figure1(
+    images: Images,  # X_t, with labels
+    teacher: Teacher,  # f_T
+    seeds: int = 3,  # initialisations
+    trajectories: int = 5,  # from each initialisation (A.2)
+    epochs: int = 10,  # length of the longest
+    steps: int = 100,  # matching iterations (A.2)
+    batch: int = 64,  # of the experts
+    m: int = 20,  # synthetic images
+    out: Path | None = None,  # folder for figure1.json
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`: for each objective and seed, what `scatter` and `match_one` found
     "MKDT's Figure 1: scatter of trajectories, matching loss and pixel change for KD, supervised and self-supervised training."
     views = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])).views
     base, rows = mkdt.tiny(m), []
     for seed in range(seeds):
         for kind, lr in RATES.items():
-            e = replace(base.experts, experts=trajectories, epochs=epochs, batch=batch, objective=kind, views=views, lr=lr, same_start=True)
+            e = replace(
+                base.experts,
+                experts=trajectories,
+                epochs=epochs,
+                batch=batch,
+                objective=kind,
+                views=views,
+                lr=lr,
+                same_start=True,
+            )
             found = scatter(mkdt.experts(images, teacher, e, seed, show=show))
-            one = replace(base, steps=steps, max_start_epoch=0, lr_syn=lr, lr_lr=.1*lr**2, learn_y=False, experts=replace(e, experts=1, epochs=2))
+            one = replace(
+                base,
+                steps=steps,
+                max_start_epoch=0,
+                lr_syn=lr,
+                lr_lr=0.1 * lr**2,
+                learn_y=False,
+                experts=replace(e, experts=1, epochs=2),
+            )
             rows.append(dict(objective=kind, seed=seed, **found, **match_one(images, teacher, one, seed, show)))
-    result = dict(rows=rows, settings=dict(seeds=seeds, trajectories=trajectories, epochs=epochs, steps=steps, batch=batch, m=m, rates=RATES, source=images.describe()), **describe(images.x.device))
-    if out: write_json(Path(out)/'figure1.json', result)
+    result = dict(
+        rows=rows,
+        settings=dict(
+            seeds=seeds,
+            trajectories=trajectories,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            m=m,
+            rates=RATES,
+            source=images.describe(),
+        ),
+        **describe(images.x.device),
+    )
+    if out:
+        write_json(Path(out) / 'figure1.json', result)
     return result
+
 
 STUDIES = dict(figure1=figure1)
 
 # %% ../nbs/42_studies.ipynb #ba4e922c
-def show_figure1(result:dict # from `figure1`
-                ): # the figure
+def show_figure1(
+    result: dict,  # from `figure1`
+):  # the figure
     "MKDT's Figure 1 from a record: a line for each seed."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
     from ssdd_nb.viz import colour
-    what = dict(variance='variance of weights', relative='relative variance', match='matching loss (eq. 4)', moved='mean |change of a pixel|')
+
+    what = dict(
+        variance='variance of weights',
+        relative='relative variance',
+        match='matching loss (eq. 4)',
+        moved='mean |change of a pixel|',
+    )
     fig, axs = plt.subplots(2, 2, figsize=(8, 4.6), dpi=80, layout='constrained')
     for ax, (key, title) in zip(axs.ravel(), what.items()):
         for r in result['rows']:
             x = range(1, len(r[key]) + 1)
-            ax.plot(x, r[key], '.-' if len(x) < 20 else '-', lw=1, ms=4, color=colour(r['objective']), label=r['objective'].upper() if r['seed'] == 0 else None)
+            ax.plot(
+                x,
+                r[key],
+                '.-' if len(x) < 20 else '-',
+                lw=1,
+                ms=4,
+                color=colour(r['objective']),
+                label=r['objective'].upper() if r['seed'] == 0 else None,
+            )
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(ylabel=title, xlabel='epochs' if key in ('variance', 'relative') else 'iterations', yscale='log' if key in ('variance', 'relative') else 'linear')
+        ax.set(
+            ylabel=title,
+            xlabel='epochs' if key in ('variance', 'relative') else 'iterations',
+            yscale='log' if key in ('variance', 'relative') else 'linear',
+        )
     axs[0, 0].legend(frameon=False, fontsize=8)
     return fig

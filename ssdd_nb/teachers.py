@@ -20,117 +20,179 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .backbones import Resized, Sight, is_foreign, make_foreign, need_features, read_state, take_weights
-from .core import BadInput, Batches, World, all_sum, as_path, barrier, compiled, constant, cosine, digest, enough, gathered, generator, known, meeting_place, need, need_file, place, precision, run, safe, seed_of, seeded, to_device, together_to_device, world
+from ssdd_nb.core import (
+    BadInput,
+    Batches,
+    World,
+    all_sum,
+    as_path,
+    barrier,
+    compiled,
+    constant,
+    cosine,
+    digest,
+    enough,
+    gathered,
+    generator,
+    known,
+    meeting_place,
+    need,
+    need_file,
+    place,
+    precision,
+    run,
+    safe,
+    seed_of,
+    seeded,
+    to_device,
+    together_to_device,
+    world,
+)
 from .data import Images, in_short, index_to, known_options, need_images, normalise
 from .distilled import assets, read_tensors, write_tensors
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
 
 # %% ../nbs/05_teachers.ipynb #3a79e0fb
-def matrix(n:int, # how many
-           device, # where
-           entries:dict # (row, column): value or (n,) tensor
-          ) -> Tensor: # (n, 3, 3)
+def matrix(
+    n: int,  # how many
+    device,  # where
+    entries: dict,  # (row, column): value or (n,) tensor
+) -> Tensor:  # (n, 3, 3)
     "Identity matrices with some entries set."
     M = torch.eye(3, device=device).repeat(n, 1, 1)
-    for (i, j), v in entries.items(): M[:, i, j] = v
+    for (i, j), v in entries.items():
+        M[:, i, j] = v
     return M
 
-def crop_matrix(top:Tensor, # (n,) edges as fractions of the sides, in [0, 1]
-                left:Tensor, height:Tensor, width:Tensor) -> Tensor: # (n, 3, 3)
+# %% ../nbs/05_teachers.ipynb #8967cccc
+def crop_matrix(
+    top: Tensor,  # (n,) edges as fractions of the sides, in [0, 1]
+    left: Tensor,
+    height: Tensor,
+    width: Tensor,
+) -> Tensor:  # (n, 3, 3)
     "Stretches a part of the image over the whole."
-    at = lambda start, length: 2*start + length - 1                         # its centre, in [-1, 1]
-    return matrix(len(top), top.device, {(0, 0): width, (1, 1): height, (0, 2): at(left, width), (1, 2): at(top, height)})
+    at = lambda start, length: 2 * start + length - 1  # its centre, in [-1, 1]
+    return matrix(
+        len(top), top.device, {(0, 0): width, (1, 1): height, (0, 2): at(left, width), (1, 2): at(top, height)}
+    )
 
-def flip_matrix(which:Tensor # (n,) bool
-               ) -> Tensor: # (n, 3, 3)
+# %% ../nbs/05_teachers.ipynb #8c147c78
+def flip_matrix(
+    which: Tensor,  # (n,) bool
+) -> Tensor:  # (n, 3, 3)
     "Mirrors some images left to right."
-    return matrix(len(which), which.device, {(0, 0): 1 - 2*which.float()})
+    return matrix(len(which), which.device, {(0, 0): 1 - 2 * which.float()})
 
 # %% ../nbs/05_teachers.ipynb #32ada4bb
-def affine_matrix(angle:Tensor, # (n,) degrees, clockwise
-                  shift:Tensor, # (n, 2) right and down, as fractions of the sides
-                  scale:Tensor, # (n,) above 1 enlarges
-                  shear:Tensor, # (n,) tangent of the shear's angle
-                  aspect:float=1. # height over width of the image, so that turns stay turns
-                 ) -> Tensor: # (n, 3, 3)
+def affine_matrix(
+    angle: Tensor,  # (n,) degrees, clockwise
+    shift: Tensor,  # (n, 2) right and down, as fractions of the sides
+    scale: Tensor,  # (n,) above 1 enlarges
+    shear: Tensor,  # (n,) tangent of the shear's angle
+    aspect: float = 1.0,  # height over width of the image, so that turns stay turns
+) -> Tensor:  # (n, 3, 3)
     "Turns, shears, enlarges and shifts, about the centre."
     a = torch.deg2rad(angle)
     c, s = a.cos(), a.sin()
     # the inverse of shift · rotate · shear · enlarge, because it maps outputs to inputs
-    linear = torch.stack([torch.stack([c - s*shear, s + c*shear], 1), torch.stack([-s, c], 1)], 1)/scale.view(-1, 1, 1)
-    linear = linear*constant(((1, aspect), (1/aspect, 1)), angle.device)
+    linear = torch.stack([torch.stack([c - s * shear, s + c * shear], 1), torch.stack([-s, c], 1)], 1) / scale.view(
+        -1, 1, 1
+    )
+    linear = linear * constant(((1, aspect), (1 / aspect, 1)), angle.device)
     M = matrix(len(angle), angle.device, {})
     M[:, :2, :2] = linear
-    M[:, :2, 2] = -(linear @ (2*shift).unsqueeze(2)).squeeze(2)
+    M[:, :2, 2] = -(linear @ (2 * shift).unsqueeze(2)).squeeze(2)
     return M
 
+# %% ../nbs/05_teachers.ipynb #86a52f53
 @precision()
-def warp(x:Tensor, # (n, C, H, W)
-         M:Tensor, # (n, 3, 3): output to input coordinates in [-1, 1]
-         padding:str='zeros' # outside the image: `zeros`, `border` or `reflection`
-        ) -> Tensor: # (n, C, H, W)
+def warp(
+    x: Tensor,  # (n, C, H, W)
+    M: Tensor,  # (n, 3, 3): output to input coordinates in [-1, 1]
+    padding: str = 'zeros',  # outside the image: `zeros`, `border` or `reflection`
+) -> Tensor:  # (n, C, H, W)
     "Sample images at mapped places, bilinearly."
-    return F.grid_sample(x, F.affine_grid(M[:, :2].to(x.dtype), x.shape, align_corners=False), padding_mode=padding, align_corners=False)
+    return F.grid_sample(
+        x, F.affine_grid(M[:, :2].to(x.dtype), x.shape, align_corners=False), padding_mode=padding, align_corners=False
+    )
 
 # %% ../nbs/05_teachers.ipynb #0130455d
-def grey(x:Tensor # (n, C, H, W)
-        ) -> Tensor: # (n, C, H, W), the channels equal
+def grey(
+    x: Tensor,  # (n, C, H, W)
+) -> Tensor:  # (n, C, H, W), the channels equal
     "The luma of colour images, in every channel; grey images as they are."
-    if x.shape[1] != 3: return x
-    return (x*constant((.2989, .587, .114), x.device, x.dtype).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+    if x.shape[1] != 3:
+        return x
+    return (x * constant((0.2989, 0.587, 0.114), x.device, x.dtype).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
 
-def blend(x:Tensor, # (n, C, H, W)
-          other:Tensor, # broadcasts to the same
-          factor:Tensor # (n,): 1 leaves x, 0 gives the other, above 1 moves away from it
-         ) -> Tensor: # in [0, 1]
+# %% ../nbs/05_teachers.ipynb #f3c98f26
+def blend(
+    x: Tensor,  # (n, C, H, W)
+    other: Tensor,  # broadcasts to the same
+    factor: Tensor,  # (n,): 1 leaves x, 0 gives the other, above 1 moves away from it
+) -> Tensor:  # in [0, 1]
     "factor·x + (1 − factor)·other, clipped."
     f = factor.view(-1, 1, 1, 1)
-    return (f*x + (1 - f)*other).clamp(0, 1)
+    return (f * x + (1 - f) * other).clamp(0, 1)
 
-def brightness(x:Tensor, factor:Tensor) -> Tensor: # (n, C, H, W) and (n,)
+
+def brightness(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
     "Towards or away from black."
     return blend(x, torch.zeros_like(x), factor)
 
-def contrast(x:Tensor, factor:Tensor) -> Tensor: # (n, C, H, W) and (n,)
+# %% ../nbs/05_teachers.ipynb #1f0939d0
+def contrast(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
     "Towards or away from the mean luma."
     return blend(x, grey(x).mean((1, 2, 3), keepdim=True), factor)
 
-def saturation(x:Tensor, factor:Tensor) -> Tensor: # (n, C, H, W) and (n,)
+
+def saturation(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
     "Towards or away from grey."
     return blend(x, grey(x), factor) if x.shape[1] == 3 else x
 
 # %% ../nbs/05_teachers.ipynb #11e6be54
-def hue(x:Tensor, # (n, C, H, W) in [0, 1]
-        turn:Tensor # (n,) of a full circle, in [−0.5, 0.5]
-       ) -> Tensor: # (n, C, H, W)
+def hue(
+    x: Tensor,  # (n, C, H, W) in [0, 1]
+    turn: Tensor,  # (n,) of a full circle, in [−0.5, 0.5]
+) -> Tensor:  # (n, C, H, W)
     "Turn the colours round the circle of hues, keeping value and saturation."
-    if x.shape[1] != 3: return x
+    if x.shape[1] != 3:
+        return x
     v, low = x.amax(1), x.amin(1)
     d = torch.where(v > low, v - low, torch.ones_like(v))
     r, g, b = x.unbind(1)
-    h = torch.where(v == r, (g - b)/d, torch.where(v == g, 2 + (b - r)/d, 4 + (r - g)/d))   # in sixths of the circle
-    h = h + 6*turn.view(-1, 1, 1)
-    def channel(k):                                                                          # HSV back to one of R, G, B
+    h = torch.where(
+        v == r, (g - b) / d, torch.where(v == g, 2 + (b - r) / d, 4 + (r - g) / d)
+    )  # in sixths of the circle
+    h = h + 6 * turn.view(-1, 1, 1)
+
+    def channel(k):  # HSV back to one of R, G, B
         t = (k + h) % 6
-        return v - (v - low)*torch.minimum(t, 4 - t).clamp(0, 1)
+        return v - (v - low) * torch.minimum(t, 4 - t).clamp(0, 1)
+
     return torch.stack([channel(5), channel(3), channel(1)], 1)
 
-def blur(x:Tensor, # (n, C, H, W)
-         sigma:Tensor, # (n,) in pixels
-         size:int # the kernel's side, odd
-        ) -> Tensor: # (n, C, H, W)
+# %% ../nbs/05_teachers.ipynb #be72c1b0
+def blur(
+    x: Tensor,  # (n, C, H, W)
+    sigma: Tensor,  # (n,) in pixels
+    size: int,  # the kernel's side, odd
+) -> Tensor:  # (n, C, H, W)
     "Gaussian blur, each image with its own width."
     n, c, h, w = x.shape
-    t = torch.arange(size, device=x.device) - (size - 1)/2
-    k = torch.exp(-.5*(t/sigma.view(-1, 1))**2)
-    k = (k/k.sum(1, keepdim=True)).repeat_interleave(c, 0)                                   # a kernel for each channel of each image
-    y = F.pad(x, [size//2]*4, mode='reflect').reshape(1, n*c, h + size - 1, w + size - 1)
-    y = F.conv2d(F.conv2d(y, k.view(-1, 1, 1, size), groups=n*c), k.view(-1, 1, size, 1), groups=n*c)
+    t = torch.arange(size, device=x.device) - (size - 1) / 2
+    k = torch.exp(-0.5 * (t / sigma.view(-1, 1)) ** 2)
+    k = (k / k.sum(1, keepdim=True)).repeat_interleave(c, 0)  # a kernel for each channel of each image
+    y = F.pad(x, [size // 2] * 4, mode='reflect').reshape(1, n * c, h + size - 1, w + size - 1)
+    y = F.conv2d(F.conv2d(y, k.view(-1, 1, 1, size), groups=n * c), k.view(-1, 1, size, 1), groups=n * c)
     return y.reshape(n, c, h, w)
 
-def solarise(x:Tensor, # (n, C, H, W)
-             threshold:Tensor # (n,) in [0, 1]
-            ) -> Tensor: # (n, C, H, W)
+# %% ../nbs/05_teachers.ipynb #b000fc81
+def solarise(
+    x: Tensor,  # (n, C, H, W)
+    threshold: Tensor,  # (n,) in [0, 1]
+) -> Tensor:  # (n, C, H, W)
     "Turn bright pixels into their negative."
     return torch.where(x >= threshold.view(-1, 1, 1, 1), 1 - x, x)
 
@@ -138,30 +200,37 @@ def solarise(x:Tensor, # (n, C, H, W)
 @dataclass(frozen=True)
 class Views:
     "How views are drawn; everything defaults to nothing."
-    crop:tuple = (1., 1.) # share of the area that a random crop keeps
-    ratio:tuple = (1., 1.) # aspect ratio of the crop, relative to the image's
-    flip:float = 0. # probability of mirroring
-    rotate:float = 0. # degrees, up to
-    shift:float = 0. # of the side, up to
-    scale:float = 0. # enlarged or shrunk by up to
-    shear:float = 0. # tangent of the angle, up to
-    jitter:float = 0. # probability of changing the colours
-    strength:tuple = (.4, .4, .2, .1) # how much: brightness, contrast, saturation, hue (SimCLR's and Barlow Twins' values)
-    grey:float = 0. # probability of losing the colours
-    blur:float = 0. # probability of blurring
-    sigma:tuple = (.1, 2.) # width of the blur in pixels
-    solarise:float = 0. # probability of turning bright pixels dark
-    noise:float = 0. # standard deviation of Gaussian noise, in pixel units
-    padding:str = 'zeros' # outside the image: `zeros`, `border` or `reflection`
+
+    crop: tuple = (1.0, 1.0)  # share of the area that a random crop keeps
+    ratio: tuple = (1.0, 1.0)  # aspect ratio of the crop, relative to the image's
+    flip: float = 0.0  # probability of mirroring
+    rotate: float = 0.0  # degrees, up to
+    shift: float = 0.0  # of the side, up to
+    scale: float = 0.0  # enlarged or shrunk by up to
+    shear: float = 0.0  # tangent of the angle, up to
+    jitter: float = 0.0  # probability of changing the colours
+    strength: tuple = (
+        0.4,
+        0.4,
+        0.2,
+        0.1,
+    )  # how much: brightness, contrast, saturation, hue (SimCLR's and Barlow Twins' values)
+    grey: float = 0.0  # probability of losing the colours
+    blur: float = 0.0  # probability of blurring
+    sigma: tuple = (0.1, 2.0)  # width of the blur in pixels
+    solarise: float = 0.0  # probability of turning bright pixels dark
+    noise: float = 0.0  # standard deviation of Gaussian noise, in pixel units
+    padding: str = 'zeros'  # outside the image: `zeros`, `border` or `reflection`
 
 # %% ../nbs/05_teachers.ipynb #7773a422
 @patch
 @precision()
-def __call__(self:Views,
-             x:Tensor, # (n, C, H, W) in [0, 1]
-             gen:torch.Generator, # on the CPU
-             of:World=World() # several processes make one `share` each; numbers are drawn for all images
-            ) -> Tensor: # (n, C, H, W) in [0, 1], but for the noise
+def __call__(
+    self: Views,
+    x: Tensor,  # (n, C, H, W) in [0, 1]
+    gen: torch.Generator,  # on the CPU
+    of: World = World(),  # several processes make one `share` each; numbers are drawn for all images
+) -> Tensor:  # (n, C, H, W) in [0, 1], but for the noise
     "One view of each image."
     p = together_to_device(self.draw(x, gen, of), x.device)
     some = lambda which, share, changed, x: torch.where((p[which] < share).view(-1, 1, 1, 1), changed, x)
@@ -169,293 +238,382 @@ def __call__(self:Views,
     if self.jitter:
         y = contrast(brightness(x, p['brightness']), p['contrast'])
         x = some('jitter', self.jitter, hue(saturation(y, p['saturation']), p['hue']), x)
-    if self.grey: x = some('grey', self.grey, grey(x), x)
-    if self.blur: x = some('blur', self.blur, blur(x, p['sigma'], 2*max(1, min(x.shape[2:])//20) + 1), x)
-    if self.solarise: x = some('solarise', self.solarise, solarise(x, x.new_full((len(x),), .5)), x)
-    return x + self.noise*p['noise'] if self.noise else x
+    if self.grey:
+        x = some('grey', self.grey, grey(x), x)
+    if self.blur:
+        x = some('blur', self.blur, blur(x, p['sigma'], 2 * max(1, min(x.shape[2:]) // 20) + 1), x)
+    if self.solarise:
+        x = some('solarise', self.solarise, solarise(x, x.new_full((len(x),), 0.5)), x)
+    return x + self.noise * p['noise'] if self.noise else x
 
+# %% ../nbs/05_teachers.ipynb #0b50178d
 @patch
-def draw(self:Views, x:Tensor, gen:torch.Generator, of:World=World() # as above
-        ) -> dict: # name: a number, matrix or image for each view, on the CPU
+def draw(
+    self: Views,
+    x: Tensor,
+    gen: torch.Generator,
+    of: World = World(),  # as above
+) -> dict:  # name: a number, matrix or image for each view, on the CPU
     "All that views depend on: the matrix, how much of each distortion, and for those that some images are spared a number in [0, 1)."
-    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo)*torch.rand(len(x), *more, generator=gen))
+    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo) * torch.rand(len(x), *more, generator=gen))
     p = dict(M=self.geometry(uniform, x))
     if self.jitter:
-        for k, s in zip(('brightness', 'contrast', 'saturation'), self.strength): p[k] = uniform(1 - s, 1 + s)
+        for k, s in zip(('brightness', 'contrast', 'saturation'), self.strength):
+            p[k] = uniform(1 - s, 1 + s)
         p |= dict(hue=uniform(-self.strength[3], self.strength[3]), jitter=uniform(0, 1))
-    if self.grey: p['grey'] = uniform(0, 1)
-    if self.blur: p |= dict(sigma=uniform(*self.sigma), blur=uniform(0, 1))
-    if self.solarise: p['solarise'] = uniform(0, 1)
-    if self.noise: p['noise'] = of.share(torch.randn(x.shape, generator=gen))
+    if self.grey:
+        p['grey'] = uniform(0, 1)
+    if self.blur:
+        p |= dict(sigma=uniform(*self.sigma), blur=uniform(0, 1))
+    if self.solarise:
+        p['solarise'] = uniform(0, 1)
+    if self.noise:
+        p['noise'] = of.share(torch.randn(x.shape, generator=gen))
     return p
 
+# %% ../nbs/05_teachers.ipynb #23f25bef
 @patch
 @precision()
-def geometry(self:Views,
-             uniform, # draws (n, …) numbers between two bounds
-             x:Tensor # the images
-            ) -> Tensor: # (n, 3, 3)
+def geometry(
+    self: Views,
+    uniform,  # draws (n, …) numbers between two bounds
+    x: Tensor,  # the images
+) -> Tensor:  # (n, 3, 3)
     "The matrix of each view: where its pixels are taken from."
     area, log_ratio = uniform(*self.crop), uniform(*map(math.log, self.ratio))
-    h, w = ((area*torch.exp(sign*log_ratio)).sqrt().clamp(max=1) for sign in (-1, 1))
-    M = crop_matrix((1 - h)*uniform(0, 1), (1 - w)*uniform(0, 1), h, w) @ flip_matrix(uniform(0, 1) < self.flip)
-    if not (self.rotate or self.shift or self.scale or self.shear): return M
+    h, w = ((area * torch.exp(sign * log_ratio)).sqrt().clamp(max=1) for sign in (-1, 1))
+    M = crop_matrix((1 - h) * uniform(0, 1), (1 - w) * uniform(0, 1), h, w) @ flip_matrix(uniform(0, 1) < self.flip)
+    if not (self.rotate or self.shift or self.scale or self.shear):
+        return M
     around = lambda v, *more: uniform(-v, v, *more)
-    return affine_matrix(around(self.rotate), around(self.shift, 2), 1 + around(self.scale), around(self.shear), x.shape[2]/x.shape[3]) @ M
+    return (
+        affine_matrix(
+            around(self.rotate),
+            around(self.shift, 2),
+            1 + around(self.scale),
+            around(self.shear),
+            x.shape[2] / x.shape[3],
+        )
+        @ M
+    )
 
 # %% ../nbs/05_teachers.ipynb #a2d15aa2
 @patch
-def matrices(self:Views,
-             n:int, # how many views
-             size, # (H, W) of the images
-             gen:torch.Generator # on the CPU
-            ) -> Tensor: # (n, 2, 3) half precision, on the CPU
+def matrices(
+    self: Views,
+    n: int,  # how many views
+    size,  # (H, W) of the images
+    gen: torch.Generator,  # on the CPU
+) -> Tensor:  # (n, 2, 3) half precision, on the CPU
     "The geometry of some views, as it can be stored."
-    def uniform(lo, hi, *more): return lo + (hi - lo)*torch.rand(n, *more, generator=gen)
+
+    def uniform(lo, hi, *more):
+        return lo + (hi - lo) * torch.rand(n, *more, generator=gen)
+
     return self.geometry(uniform, torch.empty(n, 1, *size))[:, :2].half()
 
-def view_of(x:Tensor, # (n, C, H, W)
-            M:Tensor, # (n, 2, 3), from `Views.matrices`
-            padding:str='zeros' # see `warp`
-           ) -> Tensor: # (n, C, H, W)
+# %% ../nbs/05_teachers.ipynb #8a937bfb
+def view_of(
+    x: Tensor,  # (n, C, H, W)
+    M: Tensor,  # (n, 2, 3), from `Views.matrices`
+    padding: str = 'zeros',  # see `warp`
+) -> Tensor:  # (n, C, H, W)
     "The views with these matrices, on the images' device."
-    M = to_device(F.pad(M.float(), (0, 0, 0, 1)), x.device)          # the last row is not used
+    M = to_device(F.pad(M.float(), (0, 0, 0, 1)), x.device)  # the last row is not used
     return warp(x, M, padding)
 
 # %% ../nbs/05_teachers.ipynb #15e9d870
-def barlow_twins(z1:Tensor, # outputs for one view, (n, k)
-                 z2:Tensor, # outputs for the other, (n, k)
-                 lam_bt:float=5e-3 # weight of the off-diagonal terms (5e-3: Zbontar et al.)
-                ) -> Tensor: # scalar
+def barlow_twins(
+    z1: Tensor,  # outputs for one view, (n, k)
+    z2: Tensor,  # outputs for the other, (n, k)
+    lam_bt: float = 5e-3,  # weight of the off-diagonal terms (5e-3: Zbontar et al.)
+) -> Tensor:  # scalar
     "Barlow Twins: the views' cross-correlation matrix, pulled to the identity (MKDT, eq. 1)."
-    unit = lambda z: (z - z.mean(0))/z.std(0, unbiased=False).clamp_min(1e-6)
-    C = unit(z1).T @ unit(z2)/len(z1)                    # (k, k)
+    unit = lambda z: (z - z.mean(0)) / z.std(0, unbiased=False).clamp_min(1e-6)
+    C = unit(z1).T @ unit(z2) / len(z1)  # (k, k)
     on = C.diagonal()
-    return (1 - on).square().sum() + lam_bt*(C.square().sum() - on.square().sum())
+    return (1 - on).square().sum() + lam_bt * (C.square().sum() - on.square().sum())
 
 # %% ../nbs/05_teachers.ipynb #58af262a
-def simclr(z1:Tensor, # outputs for one view, (n, k)
-           z2:Tensor, # outputs for the other, (n, k)
-           temperature:float=.5 # τ
-          ) -> Tensor: # scalar
+def simclr(
+    z1: Tensor,  # outputs for one view, (n, k)
+    z2: Tensor,  # outputs for the other, (n, k)
+    temperature: float = 0.5,  # τ
+) -> Tensor:  # scalar
     "SimCLR's NT-Xent: each view among all others must find its partner."
     z = F.normalize(torch.cat([z1, z2]), dim=1)
-    s = (z @ z.T/temperature).fill_diagonal_(-torch.inf)
+    s = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     n = len(z1)
-    return F.cross_entropy(s, torch.arange(2*n, device=z.device).roll(n))
+    return F.cross_entropy(s, torch.arange(2 * n, device=z.device).roll(n))
 
 # %% ../nbs/05_teachers.ipynb #0a5be419
-def moco(q:Tensor, # queries: the network's outputs for one view (n, k)
-         k:Tensor, # keys: the slow network's outputs for the other (n, k)
-         queue:Tensor, # earlier keys (K, k)
-         temperature:float=.2 # τ (.2: MoCo v2)
-        ) -> Tensor: # scalar
+def moco(
+    q: Tensor,  # queries: the network's outputs for one view (n, k)
+    k: Tensor,  # keys: the slow network's outputs for the other (n, k)
+    queue: Tensor,  # earlier keys (K, k)
+    temperature: float = 0.2,  # τ (.2: MoCo v2)
+) -> Tensor:  # scalar
     "MoCo's InfoNCE: each query must find its key among those of earlier batches (SC-DD, Table 13)."
     q, k, queue = (F.normalize(z, dim=1) for z in (q, k, queue))
-    scores = torch.cat([(q*k).sum(1, keepdim=True), q @ queue.T], 1)/temperature      # (n, 1 + K)
+    scores = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / temperature  # (n, 1 + K)
     return F.cross_entropy(scores, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
-def moco_v3(q1:Tensor, q2:Tensor, # predictions from both views (n, k)
-            k1:Tensor, k2:Tensor, # the slow network's outputs for them (n, k)
-            temperature:float=.2 # τ
-           ) -> Tensor: # scalar
+# %% ../nbs/05_teachers.ipynb #81fd466c
+def moco_v3(
+    q1: Tensor,
+    q2: Tensor,  # predictions from both views (n, k)
+    k1: Tensor,
+    k2: Tensor,  # the slow network's outputs for them (n, k)
+    temperature: float = 0.2,  # τ
+) -> Tensor:  # scalar
     "MoCo v3's InfoNCE: within the batch, both ways, times 2τ."
     unit = lambda z: F.normalize(z, dim=1)
-    found = lambda q, k: 2*temperature*F.cross_entropy(unit(q) @ unit(k).T/temperature, torch.arange(len(q), device=q.device))
+    found = lambda q, k: (
+        2 * temperature * F.cross_entropy(unit(q) @ unit(k).T / temperature, torch.arange(len(q), device=q.device))
+    )
     return found(q1, k2) + found(q2, k1)
 
 # %% ../nbs/05_teachers.ipynb #5cc25468
-def dino(student:list, # the network's scores for each view, (n, K) each
-         teacher:list, # the slow network's for the first two
-         centre:Tensor, # c (K,)
-         temperature:float=.1, # τ_s
-         temperature_t:float=.04 # τ_t
-        ) -> Tensor: # scalar
+def dino(
+    student: list,  # the network's scores for each view, (n, K) each
+    teacher: list,  # the slow network's for the first two
+    centre: Tensor,  # c (K,)
+    temperature: float = 0.1,  # τ_s
+    temperature_t: float = 0.04,  # τ_t
+) -> Tensor:  # scalar
     "DINO: the student's assignment of one view is to be the teacher's of another; mean over the pairs."
-    P_t = [((g - centre)/temperature_t).softmax(1).detach() for g in teacher]
-    log_P_s = [(g/temperature).log_softmax(1) for g in student]
-    return torch.stack([-(P_t[i]*log_P_s[j]).sum(1).mean() for i in range(len(P_t)) for j in range(len(log_P_s)) if i != j]).mean()
+    P_t = [((g - centre) / temperature_t).softmax(1).detach() for g in teacher]
+    log_P_s = [(g / temperature).log_softmax(1) for g in student]
+    return torch.stack(
+        [-(P_t[i] * log_P_s[j]).sum(1).mean() for i in range(len(P_t)) for j in range(len(log_P_s)) if i != j]
+    ).mean()
 
 # %% ../nbs/05_teachers.ipynb #267f9a78
 @torch.no_grad()
-def sinkhorn(scores:Tensor, # (n, K)
-             eps:float=.05, # ε: how far the codes are smoothed
-             iterations:int=3 # of the alternation
-            ) -> Tensor: # (n, K), each row sums to 1
+def sinkhorn(
+    scores: Tensor,  # (n, K)
+    eps: float = 0.05,  # ε: how far the codes are smoothed
+    iterations: int = 3,  # of the alternation
+) -> Tensor:  # (n, K), each row sums to 1
     "Soft assignments that use all prototypes evenly."
-    Q = (scores - scores.max())/eps
+    Q = (scores - scores.max()) / eps
     for _ in range(iterations):
-        Q = Q - Q.logsumexp(0, keepdim=True)               # each prototype its share,
-        Q = Q - Q.logsumexp(1, keepdim=True)               # then each image
+        Q = Q - Q.logsumexp(0, keepdim=True)  # each prototype its share,
+        Q = Q - Q.logsumexp(1, keepdim=True)  # then each image
     return Q.exp()
 
-def swav(scores:list, # for each view (n, K)
-         temperature:float=.1, # τ of the predictions
-         eps:float=.05, # of `sinkhorn`
-         more:tuple=() # scores of earlier images for the first two views (Q, K), to make codes from more than a batch
-        ) -> Tensor: # scalar
+# %% ../nbs/05_teachers.ipynb #9cc098b0
+def swav(
+    scores: list,  # for each view (n, K)
+    temperature: float = 0.1,  # τ of the predictions
+    eps: float = 0.05,  # of `sinkhorn`
+    more: tuple = (),  # scores of earlier images for the first two views (Q, K), to make codes from more than a batch
+) -> Tensor:  # scalar
     "SwAV's swapped prediction, mean over pairs: half of Table 13's sum for two views."
-    log_p = [(s/temperature).log_softmax(1) for s in scores]
-    codes = [sinkhorn(torch.cat([s.detach(), *more[i:i+1]]), eps)[:len(s)] for i, s in enumerate(scores[:2])]
-    return torch.stack([-(codes[i]*log_p[j]).sum(1).mean() for i in range(2) for j in range(len(log_p)) if i != j]).mean()
+    log_p = [(s / temperature).log_softmax(1) for s in scores]
+    codes = [sinkhorn(torch.cat([s.detach(), *more[i : i + 1]]), eps)[: len(s)] for i, s in enumerate(scores[:2])]
+    return torch.stack(
+        [-(codes[i] * log_p[j]).sum(1).mean() for i in range(2) for j in range(len(log_p)) if i != j]
+    ).mean()
 
 # %% ../nbs/05_teachers.ipynb #637d63bf
 class Objective(nn.Module):
     "What is minimised over the views of a batch: a loss, and whatever it has to remember."
-    views = 2                                              # how many views of each image it looks at
-    def __init__(self,
-                 net:Encoder, # the network that is trained
-                 cfg, # TeacherConfig
-                 seed:int=0 # of what it draws
-                ):
+
+    views = 2  # how many views of each image it looks at
+
+    def __init__(
+        self,
+        net: Encoder,  # the network that is trained
+        cfg,  # TeacherConfig
+        seed: int = 0,  # of what it draws
+    ):
         super().__init__()
         self.cfg = cfg
 
-    def slow_copy(self, net:Encoder) -> nn.Module:
+    def slow_copy(self, net: Encoder) -> nn.Module:
         "A copy of the network that no gradient changes."
         return copy.deepcopy(net).requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, slow:nn.Module, fast:nn.Module, done:float): # done: share of the training that is over
+    def follow(self, slow: nn.Module, fast: nn.Module, done: float):  # done: share of the training that is over
         "Move the slow network towards the fast one, ever less if `ema_end` says so."
-        m = self.cfg.ema if self.cfg.ema_end is None else self.cfg.ema_end - (self.cfg.ema_end - self.cfg.ema)*cosine(done, 1)
-        for a, b in zip(slow.parameters(), fast.parameters()): a.lerp_(b, 1 - m)
+        m = (
+            self.cfg.ema
+            if self.cfg.ema_end is None
+            else self.cfg.ema_end - (self.cfg.ema_end - self.cfg.ema) * cosine(done, 1)
+        )
+        for a, b in zip(slow.parameters(), fast.parameters()):
+            a.lerp_(b, 1 - m)
 
-def exactly(loss, # a function of tensors, or of lists of them
-            *args):
+# %% ../nbs/05_teachers.ipynb #f2ff0d16
+def exactly(
+    loss,  # a function of tensors, or of lists of them
+    *args,
+):
     "The loss in full precision, whatever precision the networks ran in."
-    with precision(): return loss(*map(full, args))
+    with precision():
+        return loss(*map(full, args))
 
-def full(a): # a tensor, or a list of them; the same
+
+def full(a):  # a tensor, or a list of them; the same
     "Floating-point numbers in float32 at least."
-    if isinstance(a, (list, tuple)): return [full(t) for t in a]
+    if isinstance(a, (list, tuple)):
+        return [full(t) for t in a]
     return a.to(torch.promote_types(a.dtype, torch.float32)) if isinstance(a, Tensor) and a.is_floating_point() else a
 
 # %% ../nbs/05_teachers.ipynb #c11595b5
 class Pair(Objective):
     "Barlow Twins and SimCLR: the two views' outputs, and nothing else."
-    def forward(self, net:Encoder, views:list, y, n:int, done:float) -> Tensor:
+
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
         "The loss of a batch."
         cfg = self.cfg
-        loss = (lambda a, b: barlow_twins(a, b, cfg.lam_bt)) if cfg.loss == 'barlow_twins' else (lambda a, b: simclr(a, b, cfg.temperature))
+        loss = (
+            (lambda a, b: barlow_twins(a, b, cfg.lam_bt))
+            if cfg.loss == 'barlow_twins'
+            else (lambda a, b: simclr(a, b, cfg.temperature))
+        )
         return exactly(loss, *[gathered(net(v), n) for v in views])
 
+# %% ../nbs/05_teachers.ipynb #81527c05
 class Supervised(Objective):
     "Cross-entropy to labels, on one view: what SRe2L compresses with."
+
     views = 1
-    def forward(self, net:Encoder, views:list, y:Tensor, n:int, done:float) -> Tensor:
+
+    def forward(self, net: Encoder, views: list, y: Tensor, n: int, done: float) -> Tensor:
         "The loss of a batch."
         loss = exactly(F.cross_entropy, gathered(net(views[0]), n), y)
-        if not self.cfg.slim: return loss
-        return loss + self.cfg.slim*sum(m.weight.abs().sum() for m in batch_norms(net))
+        if not self.cfg.slim:
+            return loss
+        return loss + self.cfg.slim * sum(m.weight.abs().sum() for m in batch_norms(net))
 
+# %% ../nbs/05_teachers.ipynb #421b76b8
 class MoCo(Objective):
     "A slow network and a queue of its outputs."
-    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
         super().__init__(net, cfg, seed)
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
-        self.register_buffer('queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(seed, 'moco queue')), dim=1))
+        self.register_buffer(
+            'queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(seed, 'moco queue')), dim=1)
+        )
 
-    def forward(self, net:Encoder, views:list, y, n:int, done:float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
         "The loss of a batch, whose keys then join the queue in place of the oldest."
         with torch.no_grad():
             self.follow(self.slow, net, done)
             keys = gathered(self.slow(views[1]), n)
-        loss = exactly(lambda q, k, queue: moco(q, k, queue, self.cfg.temperature), gathered(net(views[0]), n), keys, self.queue)
-        self.queue = torch.cat([F.normalize(full(keys), dim=1), self.queue])[:len(self.queue)]
+        loss = exactly(
+            lambda q, k, queue: moco(q, k, queue, self.cfg.temperature), gathered(net(views[0]), n), keys, self.queue
+        )
+        self.queue = torch.cat([F.normalize(full(keys), dim=1), self.queue])[: len(self.queue)]
         return loss
 
 # %% ../nbs/05_teachers.ipynb #11c77054
 class MoCoV3(Objective):
     "A slow network, and a predictor on the fast one."
-    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
         super().__init__(net, cfg, seed)
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
-        self.predictor = projector(k, (2*k, k), seed_of(seed, 'predictor'))
+        self.predictor = projector(k, (2 * k, k), seed_of(seed, 'predictor'))
 
-    def forward(self, net:Encoder, views:list, y, n:int, done:float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
         "The loss of a batch."
         with torch.no_grad():
             self.follow(self.slow, net, done)
             keys = [gathered(self.slow(v), n) for v in views]
-        return exactly(lambda *z: moco_v3(*z, self.cfg.temperature), *[gathered(self.predictor(net(v)), n) for v in views], *keys)
+        return exactly(
+            lambda *z: moco_v3(*z, self.cfg.temperature), *[gathered(self.predictor(net(v)), n) for v in views], *keys
+        )
 
+# %% ../nbs/05_teachers.ipynb #b543dfa9
 class SwAV(Objective):
     "Prototypes in the head, and perhaps a queue of earlier outputs."
-    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
         super().__init__(net, cfg, seed)
         self.register_buffer('queue', torch.zeros(2, cfg.queue, cfg.projector[-1]))
         self.register_buffer('filled', torch.zeros((), dtype=torch.long))
 
-    def forward(self, net:Encoder, views:list, y, n:int, done:float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
         "The loss of a batch, whose outputs then join the queue."
         z = [gathered(net.head[0](net.features(v)), n) for v in views]
         scores, ready = [net.head[1](t) for t in z], 0 < self.queue.shape[1] <= self.filled
         more = [full(net.head[1](t).detach()) for t in self.queue] if ready else []
         loss = exactly(lambda s: swav(s, self.cfg.temperature, self.cfg.eps, more), scores)
-        self.queue = torch.cat([full(torch.stack(z[:2]).detach()), self.queue], 1)[:, :self.queue.shape[1]]
+        self.queue = torch.cat([full(torch.stack(z[:2]).detach()), self.queue], 1)[:, : self.queue.shape[1]]
         self.filled += len(z[0])
         return loss
 
 # %% ../nbs/05_teachers.ipynb #956be39b
 class DINO(Objective):
     "A slow network that teaches, and the running mean of its scores."
-    def __init__(self, net:Encoder, cfg, seed:int=0): # as above
+
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
         super().__init__(net, cfg, seed)
         self.slow = self.slow_copy(net)
         self.register_buffer('centre', torch.zeros(cfg.prototypes))
 
-    def forward(self, net:Encoder, views:list, y, n:int, done:float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
         "The loss of a batch, whose mean score then moves the centre."
         with torch.no_grad():
             self.follow(self.slow, net, done)
             teacher = [full(gathered(self.slow(v), n)) for v in views[:2]]
-        loss = exactly(lambda s: dino(s, teacher, self.centre, self.cfg.temperature, self.cfg.temperature_t), [gathered(net(v), n) for v in views])
+        loss = exactly(
+            lambda s: dino(s, teacher, self.centre, self.cfg.temperature, self.cfg.temperature_t),
+            [gathered(net(v), n) for v in views],
+        )
         self.centre = self.centre.lerp(torch.cat(teacher).mean(0), 1 - self.cfg.centre_momentum)
         return loss
+
 
 LOSSES = dict(barlow_twins=Pair, simclr=Pair, moco=MoCo, moco_v3=MoCoV3, swav=SwAV, dino=DINO, supervised=Supervised)
 
 # %% ../nbs/05_teachers.ipynb #ff27c475
-PHOTO_VIEWS = Views(crop=(.25, 1.), ratio=(3/4, 4/3), flip=.5, jitter=.8, grey=.2, padding='reflection')
-MILD_VIEWS = replace(PHOTO_VIEWS, crop=(.6, 1.), flip=0., rotate=10, grey=0.)
-GREY_VIEWS = Views(rotate=15, shift=.1, scale=.15, shear=.1, noise=.2)
+PHOTO_VIEWS = Views(crop=(0.25, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, grey=0.2, padding='reflection')
+MILD_VIEWS = replace(PHOTO_VIEWS, crop=(0.6, 1.0), flip=0.0, rotate=10, grey=0.0)
+GREY_VIEWS = Views(rotate=15, shift=0.1, scale=0.15, shear=0.1, noise=0.2)
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
     "How a teacher is trained."
-    net:str = 'resnet18' # one of `nets.NETS`
-    widths:tuple|None = None # of its stages, if not its usual ones
-    norm:str = 'batch' # its normalisation
-    stem_stride:int|None = None # of a ResNet's first convolution; 1 if None
-    grid:int|None = None # rows and columns that a ResNet's features are averaged over; 1 if None
-    loss:str = 'barlow_twins' # one of `LOSSES`
-    projector:tuple = (512, 1024) # widths of the MLP between features and loss
-    last_norm:bool = False # a batch norm after its last layer too
-    norms:bool = True # batch norms between its layers (MoCo v2 and DINO: none)
-    epochs:float = 400 # passes over the images
-    steps:int|None = None # steps; takes the place of `epochs`
-    batch:int = 256 # images at a time
-    optimiser:str = 'adam' # or `sgd`, with momentum .9
-    lr:float = .01 # at the start; it falls to 0 along a cosine
-    weight_decay:float = 1e-6 # added to the gradient
-    lam_bt:float = 5e-3 # Barlow Twins' off-diagonal weight
-    temperature:float = .5 # τ of SimCLR, MoCo, SwAV, and of DINO's student
-    queue:int = 0 # MoCo's keys; SwAV's earlier outputs, 0 for none
-    ema:float = .99 # how slow MoCo's and DINO's second network is
-    ema_end:float|None = None # to where that rises along a cosine; None: it stays
-    prototypes:int = 0 # SwAV's and DINO's
-    eps:float = .05 # of SwAV's codes
-    temperature_t:float = .04 # τ_t of DINO's teacher
-    centre_momentum:float = .9 # of DINO's centre
-    slim:float = 0. # weight of Σ|γ| over the batch norms, for `supervised` (network slimming)
-    views:Views = PHOTO_VIEWS # the distortions
-    local:Views|None = None # smaller crops, which SwAV and DINO look at besides (multi-crop)
-    n_local:int = 0 # how many of them
 
-    def total(self, n:int) -> int: # how many images there are; the number of steps
+    net: str = 'resnet18'  # one of `nets.NETS`
+    widths: tuple | None = None  # of its stages, if not its usual ones
+    norm: str = 'batch'  # its normalisation
+    stem_stride: int | None = None  # of a ResNet's first convolution; 1 if None
+    grid: int | None = None  # rows and columns that a ResNet's features are averaged over; 1 if None
+    loss: str = 'barlow_twins'  # one of `LOSSES`
+    projector: tuple = (512, 1024)  # widths of the MLP between features and loss
+    last_norm: bool = False  # a batch norm after its last layer too
+    norms: bool = True  # batch norms between its layers (MoCo v2 and DINO: none)
+    epochs: float = 400  # passes over the images
+    steps: int | None = None  # steps; takes the place of `epochs`
+    batch: int = 256  # images at a time
+    optimiser: str = 'adam'  # or `sgd`, with momentum .9
+    lr: float = 0.01  # at the start; it falls to 0 along a cosine
+    weight_decay: float = 1e-6  # added to the gradient
+    lam_bt: float = 5e-3  # Barlow Twins' off-diagonal weight
+    temperature: float = 0.5  # τ of SimCLR, MoCo, SwAV, and of DINO's student
+    queue: int = 0  # MoCo's keys; SwAV's earlier outputs, 0 for none
+    ema: float = 0.99  # how slow MoCo's and DINO's second network is
+    ema_end: float | None = None  # to where that rises along a cosine; None: it stays
+    prototypes: int = 0  # SwAV's and DINO's
+    eps: float = 0.05  # of SwAV's codes
+    temperature_t: float = 0.04  # τ_t of DINO's teacher
+    centre_momentum: float = 0.9  # of DINO's centre
+    slim: float = 0.0  # weight of Σ|γ| over the batch norms, for `supervised` (network slimming)
+    views: Views = PHOTO_VIEWS  # the distortions
+    local: Views | None = None  # smaller crops, which SwAV and DINO look at besides (multi-crop)
+    n_local: int = 0  # how many of them
+
+    def total(self, n: int) -> int:  # how many images there are; the number of steps
         "How many steps the training takes."
-        return self.steps or max(1, int(self.epochs*(n//min(self.batch, n))))
+        return self.steps or max(1, int(self.epochs * (n // min(self.batch, n))))
 
     def of_net(self) -> dict:
         "What `make_net` is told beside sizes and seed."
@@ -463,72 +621,153 @@ class TeacherConfig:
         return dict(widths=self.widths, norm=self.norm, stem_stride=self.stem_stride, **grid)
 
 # %% ../nbs/05_teachers.ipynb #53c2fbb0
-MOCO_VIEWS = replace(PHOTO_VIEWS, crop=(.2, 1.), blur=.5)
+MOCO_VIEWS = replace(PHOTO_VIEWS, crop=(0.2, 1.0), blur=0.5)
 
-def paper(name:str='barlow_twins' # `barlow_twins` or `simclr` (MKDT), `moco` or `supervised` (SC-DD)
-         ) -> TeacherConfig:
+
+def paper(
+    name: str = 'barlow_twins',  # `barlow_twins` or `simclr` (MKDT), `moco` or `supervised` (SC-DD)
+) -> TeacherConfig:
     "The papers' teachers: MKDT's (A.1 and Table 6), SC-DD's on CIFAR-100 and Tiny-ImageNet (Tables 14, 15)."
-    mkdt, moco = TeacherConfig(), TeacherConfig(loss='moco', projector=(512, 128), norms=False, epochs=200, batch=512, optimiser='sgd', lr=.06, weight_decay=5e-4,
-                                                temperature=.1, queue=4096, views=MOCO_VIEWS)
-    presets = dict(barlow_twins=mkdt, simclr=replace(mkdt, loss='simclr', projector=(512, 128), last_norm=True, batch=512, lr=1e-3, views=replace(PHOTO_VIEWS, blur=.5)),
-                   moco=moco, supervised=replace(moco, loss='supervised', views=SUPERVISED_VIEWS))
+    mkdt, moco = (
+        TeacherConfig(),
+        TeacherConfig(
+            loss='moco',
+            projector=(512, 128),
+            norms=False,
+            epochs=200,
+            batch=512,
+            optimiser='sgd',
+            lr=0.06,
+            weight_decay=5e-4,
+            temperature=0.1,
+            queue=4096,
+            views=MOCO_VIEWS,
+        ),
+    )
+    presets = dict(
+        barlow_twins=mkdt,
+        simclr=replace(
+            mkdt,
+            loss='simclr',
+            projector=(512, 128),
+            last_norm=True,
+            batch=512,
+            lr=1e-3,
+            views=replace(PHOTO_VIEWS, blur=0.5),
+        ),
+        moco=moco,
+        supervised=replace(moco, loss='supervised', views=SUPERVISED_VIEWS),
+    )
     return presets[known(name, presets, 'preset')]
 
-SUPERVISED_VIEWS = Views(crop=(.5, 1.), ratio=(3/4, 4/3), flip=.5, padding='reflection')
+# %% ../nbs/05_teachers.ipynb #fa200eae
+SUPERVISED_VIEWS = Views(crop=(0.5, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, padding='reflection')
 
-def tiny(channels:int=1, # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
-         side:int=8, # of the images
-         loss:str='barlow_twins' # one of `LOSSES`
-        ) -> TeacherConfig:
+
+def tiny(
+    channels: int = 1,  # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
+    side: int = 8,  # of the images
+    loss: str = 'barlow_twins',  # one of `LOSSES`
+) -> TeacherConfig:
     "A teacher for a laptop: a small ResNet and some hundred steps; for colour images from 24 pixels on, features that keep where things are."
     known(loss, LOSSES, 'loss')
-    if channels == 1: cfg = TeacherConfig('resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=.01, views=GREY_VIEWS)
-    else: cfg = TeacherConfig('resnet_tiny', stem_stride=2 if side >= 32 else 1, projector=(256, 256), steps=600, batch=128, lr=2e-3, lam_bt=.01)
-    if loss != 'barlow_twins': return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
+    if channels == 1:
+        cfg = TeacherConfig(
+            'resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=0.01, views=GREY_VIEWS
+        )
+    else:
+        cfg = TeacherConfig(
+            'resnet_tiny',
+            stem_stride=2 if side >= 32 else 1,
+            projector=(256, 256),
+            steps=600,
+            batch=128,
+            lr=2e-3,
+            lam_bt=0.01,
+        )
+    if loss != 'barlow_twins':
+        return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
     return replace(cfg, grid=2, steps=1000, views=MILD_VIEWS) if channels > 1 and side >= 24 else cfg
 
-TINY = dict(simclr=dict(widths=None), moco=dict(projector=(128, 64), optimiser='sgd', lr=.06, weight_decay=5e-4, temperature=.1, queue=1024),
-            moco_v3=dict(temperature=.2), swav=dict(temperature=.1, prototypes=64, queue=512),
-            dino=dict(norms=False, temperature=.1, prototypes=256, ema=.99, ema_end=1.), supervised=dict(optimiser='sgd', lr=.05, weight_decay=5e-4, steps=300))
+
+TINY = dict(
+    simclr=dict(widths=None),
+    moco=dict(projector=(128, 64), optimiser='sgd', lr=0.06, weight_decay=5e-4, temperature=0.1, queue=1024),
+    moco_v3=dict(temperature=0.2),
+    swav=dict(temperature=0.1, prototypes=64, queue=512),
+    dino=dict(norms=False, temperature=0.1, prototypes=256, ema=0.99, ema_end=1.0),
+    supervised=dict(optimiser='sgd', lr=0.05, weight_decay=5e-4, steps=300),
+)
 
 # %% ../nbs/05_teachers.ipynb #6ff7ad36
 class TeacherTask:
     "Training of one encoder, a `Task` for `run`."
-    def __init__(self,
-                 images:Images, # their labels are looked at by the loss `supervised` only
-                 cfg:TeacherConfig, # how
-                 seed:int=0 # of weights, batches and views
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # their labels are looked at by the loss `supervised` only
+        cfg: TeacherConfig,  # how
+        seed: int = 0,  # of weights, batches and views
+    ):
         _, c, h, w = images.x.shape
         enough(min(cfg.batch, len(images)))
-        need(len(images) >= 2 and cfg.batch >= 2, 'images', f'{len(images)} of them in batches of {cfg.batch}', 'a teacher compares images, so it needs at least 2 in a batch')
+        need(
+            len(images) >= 2 and cfg.batch >= 2,
+            'images',
+            f'{len(images)} of them in batches of {cfg.batch}',
+            'a teacher compares images, so it needs at least 2 in a batch',
+        )
         known(cfg.loss, LOSSES, 'loss'), known(cfg.optimiser, ('adam', 'sgd'), 'optimiser')
         need(cfg.loss != 'moco' or cfg.queue >= 1, 'queue', cfg.queue, 'MoCo needs at least 1 earlier key')
-        need(cfg.loss not in ('swav', 'dino') or cfg.prototypes >= 2, 'prototypes', cfg.prototypes, f'{cfg.loss} needs at least 2')
-        need(cfg.n_local == 0 or cfg.loss in ('swav', 'dino') and cfg.local, 'n_local', cfg.n_local, 'small crops are for swav and dino, and need `local` views')
-        need(cfg.loss != 'supervised' or images.y is not None, 'loss', cfg.loss, f'{images.name} has no labels; choose a self-supervised one')
+        need(
+            cfg.loss not in ('swav', 'dino') or cfg.prototypes >= 2,
+            'prototypes',
+            cfg.prototypes,
+            f'{cfg.loss} needs at least 2',
+        )
+        need(
+            cfg.n_local == 0 or cfg.loss in ('swav', 'dino') and cfg.local,
+            'n_local',
+            cfg.n_local,
+            'small crops are for swav and dino, and need `local` views',
+        )
+        need(
+            cfg.loss != 'supervised' or images.y is not None,
+            'loss',
+            cfg.loss,
+            f'{images.name} has no labels; choose a self-supervised one',
+        )
         self.images, self.cfg, self.device, self.t = images, cfg, images.x.device, 0
-        self.net = make_net(cfg.net, c, (h, w), len(images.classes) if cfg.loss == 'supervised' else 1, seed=seed, **cfg.of_net())
-        if cfg.loss != 'supervised': self.net.head = projector(self.net.dim, cfg.projector, seed, cfg.last_norm, cfg.norms, cfg.prototypes)
+        self.net = make_net(
+            cfg.net, c, (h, w), len(images.classes) if cfg.loss == 'supervised' else 1, seed=seed, **cfg.of_net()
+        )
+        if cfg.loss != 'supervised':
+            self.net.head = projector(self.net.dim, cfg.projector, seed, cfg.last_norm, cfg.norms, cfg.prototypes)
         self.objective = LOSSES[cfg.loss](self.net, cfg, seed)
-        for part in (self.net, self.objective): joint_norms(place(part, self.device)).train()
+        for part in (self.net, self.objective):
+            joint_norms(place(part, self.device)).train()
         compiled(self.net)
         learnt = [p for p in (*self.net.parameters(), *self.objective.parameters()) if p.requires_grad]
-        self.opt = torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay) if cfg.optimiser == 'adam' else torch.optim.SGD(learnt, cfg.lr, .9, weight_decay=cfg.weight_decay)
+        self.opt = (
+            torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay)
+            if cfg.optimiser == 'adam'
+            else torch.optim.SGD(learnt, cfg.lr, 0.9, weight_decay=cfg.weight_decay)
+        )
         self.batches = Batches(len(images), cfg.batch, seed, 'teacher batches')
         self.gen, self.steps = generator(seed, 'teacher views'), cfg.total(len(images))
 
     def step(self) -> dict:
         "Views of a batch, the loss, one step of the optimiser."
-        for group in self.opt.param_groups: group['lr'] = self.cfg.lr*cosine(self.t, self.steps)
+        for group in self.opt.param_groups:
+            group['lr'] = self.cfg.lr * cosine(self.t, self.steps)
         i = self.batches.next()
         x, y = self.images.pixels(i), self.images.y[index_to(i, self.device)] if self.cfg.loss == 'supervised' else None
         self.images.prefetch(self.batches.peek)
-        kinds = [self.cfg.views]*self.objective.views + [self.cfg.local]*self.cfg.n_local
+        kinds = [self.cfg.views] * self.objective.views + [self.cfg.local] * self.cfg.n_local
         views = [normalise(v(x, self.gen, world()), self.images.mean, self.images.std) for v in kinds]
-        loss = self.objective(self.net, views, y, len(i), self.t/self.steps)
+        loss = self.objective(self.net, views, y, len(i), self.t / self.steps)
         self.opt.zero_grad()
-        (loss/world().size).backward()
+        (loss / world().size).backward()
         all_sum(*[p.grad for group in self.opt.param_groups for p in group['params'] if p.grad is not None])
         self.opt.step()
         self.t += 1
@@ -536,64 +775,92 @@ class TeacherTask:
 
 # %% ../nbs/05_teachers.ipynb #51fe6a68
 @patch
-def state_dict(self:TeacherTask) -> dict:
+def state_dict(self: TeacherTask) -> dict:
     "All that `step` depends on."
-    return dict(gen=self.gen.get_state(), t=self.t, **{k: getattr(self, k).state_dict() for k in ('net', 'objective', 'opt', 'batches')})
+    return dict(
+        gen=self.gen.get_state(),
+        t=self.t,
+        **{k: getattr(self, k).state_dict() for k in ('net', 'objective', 'opt', 'batches')},
+    )
 
+# %% ../nbs/05_teachers.ipynb #05578113
 @patch
-def load_state_dict(self:TeacherTask, s:dict): # from `state_dict`
+def load_state_dict(self: TeacherTask, s: dict):  # from `state_dict`
     "Go on from there."
-    for k in ('net', 'objective', 'opt', 'batches'): getattr(self, k).load_state_dict(s[k])
+    for k in ('net', 'objective', 'opt', 'batches'):
+        getattr(self, k).load_state_dict(s[k])
     self.gen.set_state(s['gen'])
     self.t = s['t']
 
-def projector(dim:int, # features in
-              widths, # of its layers; the last is the output
-              seed:int=0, # of its weights
-              last_norm:bool=False, # whether a batch norm follows the last layer
-              norms:bool=True, # whether batch norms stand between the layers
-              prototypes:int=0 # how many stand at its end, if any
-             ) -> nn.Sequential:
+# %% ../nbs/05_teachers.ipynb #0faa16ef
+def projector(
+    dim: int,  # features in
+    widths,  # of its layers; the last is the output
+    seed: int = 0,  # of its weights
+    last_norm: bool = False,  # whether a batch norm follows the last layer
+    norms: bool = True,  # whether batch norms stand between the layers
+    prototypes: int = 0,  # how many stand at its end, if any
+) -> nn.Sequential:
     "The MLP between features and loss: linear, batch norm, ReLU, …, linear; perhaps prototypes."
     layers = []
     with seeded(seed, 'projector'):
-        for a, b in zip((dim, *widths), widths): layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norms else []), nn.ReLU()]
-        mlp = nn.Sequential(*layers[:-1 if last_norm or not norms else -2])
+        for a, b in zip((dim, *widths), widths):
+            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norms else []), nn.ReLU()]
+        mlp = nn.Sequential(*layers[: -1 if last_norm or not norms else -2])
         return nn.Sequential(mlp, Prototypes(widths[-1], prototypes)) if prototypes else mlp
 
+# %% ../nbs/05_teachers.ipynb #29e9c21d
 class Prototypes(nn.Module):
     "Cosine similarities to learnt directions."
-    def __init__(self, dim:int, n:int): # of what width, how many
+
+    def __init__(self, dim: int, n: int):  # of what width, how many
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n, dim))
 
-    def forward(self, z:Tensor) -> Tensor: # (b, dim) to (b, n)
+    def forward(self, z: Tensor) -> Tensor:  # (b, dim) to (b, n)
         "The scores."
         return F.linear(F.normalize(z, dim=1), F.normalize(self.weight, dim=1))
 
 # %% ../nbs/05_teachers.ipynb #4a03fd53
 class Teacher:
     "g_φ: a network in eval mode that turns images into targets, with its own normalisation."
-    def __init__(self,
-                 net:nn.Module, # an `Encoder`, whose features count, or any module (N, C, H, W) → (N, k)
-                 mean, # (C,) what the network expects to be subtracted, in pixel units
-                 std, # (C,) likewise
-                 manifest:dict|None=None # how it was made
-                ):
+
+    def __init__(
+        self,
+        net: nn.Module,  # an `Encoder`, whose features count, or any module (N, C, H, W) → (N, k)
+        mean,  # (C,) what the network expects to be subtracted, in pixel units
+        std,  # (C,) likewise
+        manifest: dict | None = None,  # how it was made
+    ):
         need(isinstance(net, nn.Module), 'net', in_short(net), 'must be a network, from (N, C, H, W) to (N, k)')
-        if any(p.dtype in (torch.float64, torch.float16, torch.bfloat16) for p in net.parameters()): net = net.float()
+        if any(p.dtype in (torch.float64, torch.float16, torch.bfloat16) for p in net.parameters()):
+            net = net.float()
         self.net = place(net, meeting_place(net, 'cpu')).eval().requires_grad_(False)
         inner = net.inner if isinstance(net, Resized) else net
-        self.g, self.kept = (net.features, net.body) if isinstance(net, Encoder) else (net, inner)    # what it computes, and what of it is saved
+        self.g, self.kept = (
+            (net.features, net.body) if isinstance(net, Encoder) else (net, inner)
+        )  # what it computes, and what of it is saved
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}
-        self.folder = None                                 # where targets are kept for the next process; set by `train_teacher`
+        self.folder = None  # where targets are kept for the next process; set by `train_teacher`
 
-    def __call__(self, x:Tensor) -> Tensor: # (n, C, H, W) in pixel units, to (n, k)
+    def __call__(self, x: Tensor) -> Tensor:  # (n, C, H, W) in pixel units, to (n, k)
         "g_φ(x), without gradients, on the images' device. The network goes to a card where the images are, and never leaves one."
-        fit = bool(self.mean.isfinite().all() and self.std.isfinite().all() and (self.std > 0).all()) and len(self.mean) == len(self.std)
-        need(fit, 'mean, std', (self.mean.tolist(), self.std.tolist()), 'one finite mean and one positive std for each channel')
-        need(x.shape[1] == len(self.mean), 'teacher', f'made for {len(self.mean)} channels', f'the images have {x.shape[1]}; train one on such images')
+        fit = bool(self.mean.isfinite().all() and self.std.isfinite().all() and (self.std > 0).all()) and len(
+            self.mean
+        ) == len(self.std)
+        need(
+            fit,
+            'mean, std',
+            (self.mean.tolist(), self.std.tolist()),
+            'one finite mean and one positive std for each channel',
+        )
+        need(
+            x.shape[1] == len(self.mean),
+            'teacher',
+            f'made for {len(self.mean)} channels',
+            f'the images have {x.shape[1]}; train one on such images',
+        )
         device = meeting_place(self.net, x.device)
         mean, std = (to_device(t, device) for t in (self.mean, self.std))
         one_by_one = lambda b: need_features(self.answer(b), len(b))
@@ -601,68 +868,90 @@ class Teacher:
         out = in_batches(one_by_one, self.net.to(device), parts)
         return out.float().to(x.device)
 
-    def answer(self, x:Tensor): # normalised images (n, C, H, W)
+    def answer(self, x: Tensor):  # normalised images (n, C, H, W)
         "What the network says of a batch, whatever it is; raises `BadInput` for images that it cannot take."
-        try: return self.g(x)
-        except (torch.OutOfMemoryError, BadInput): raise
-        except Exception as e:                             # a network of somebody else's raises anything
+        try:
+            return self.g(x)
+        except (torch.OutOfMemoryError, BadInput):
+            raise
+        except Exception as e:  # a network of somebody else's raises anything
             sides = '×'.join(map(str, x.shape[2:]))
             why = f'{type(e).__name__}: {safe(e, most=100)}'
             right = f'it cannot take images of {sides} ({why}); foreign(net, size=…) resizes them'
             raise BadInput(f"teacher={self.manifest.get('net')}: {right}") from e
 
-    def check(self, images:Images): # what it shall look at
+    def check(self, images: Images):  # what it shall look at
         "Raise `BadInput`, which names what came, unless it turns one of these images into features."
         return self(images.pixels(slice(0, 1)))
 
     def __repr__(self):
         m, on = self.manifest, self.manifest.get('trained_on') or {}
         k, what = self.width(), 'class scores' if m.get('what') == 'class scores' else 'features'
-        made = [f"trained by {m['loss']}" if m.get('loss') not in (None, 'foreign') else '',
-                f"for {m['steps']:,} steps" if m.get('steps') else '',
-                f"on {on.get('name')} ({on.get('n', 0):,} images)" if on else '']
+        made = [
+            f"trained by {m['loss']}" if m.get('loss') not in (None, 'foreign') else '',
+            f"for {m['steps']:,} steps" if m.get('steps') else '',
+            f"on {on.get('name')} ({on.get('n', 0):,} images)" if on else '',
+        ]
         c = len(self.mean)
         takes = f"images with {c} channel{'s' if c > 1 else ''}"
-        return ' '.join([f"Teacher {m.get('net')}", *filter(None, made)]) + f": {takes} to {f'{k:,} ' if k else ''}{what}"
+        return (
+            ' '.join([f"Teacher {m.get('net')}", *filter(None, made)]) + f": {takes} to {f'{k:,} ' if k else ''}{what}"
+        )
 
-    def width(self) -> int|None: # k; None where the network does not say
+    def width(self) -> int | None:  # k; None where the network does not say
         "How many numbers a target has."
-        if not isinstance(self.net, Encoder): return getattr(self.net, 'num_features', None)
+        if not isinstance(self.net, Encoder):
+            return getattr(self.net, 'num_features', None)
         return self.net.dim if self.kept is not self.net else getattr(self.net.head, 'out_features', None)
 
-    def hash(self) -> str: # 16 hexadecimal digits
+    def hash(self) -> str:  # 16 hexadecimal digits
         "The content hash of weights and normalisation."
         return digest(*[t for _, t in sorted(self.kept.state_dict().items())], self.mean, self.std)
 
-    def about(self) -> dict: # JSON
+    def about(self) -> dict:  # JSON
         "What a distilled set's manifest says about its teacher."
         return {**self.manifest, 'hash': self.hash()}
 
+# %% ../nbs/05_teachers.ipynb #2c9811d9
 class Classifier(Teacher):
     "A teacher whose targets are class scores: the whole network counts, its head included."
-    def __init__(self, net:nn.Module, mean, std, manifest:dict|None=None): # as for `Teacher`
+
+    def __init__(self, net: nn.Module, mean, std, manifest: dict | None = None):  # as for `Teacher`
         super().__init__(net, mean, std, {'what': 'class scores', **(manifest or dict(net=type(net).__name__))})
         self.g = self.kept = self.net
 
 # %% ../nbs/05_teachers.ipynb #66066d80
 @patch
-def targets(self:Teacher,
-            images:Images # any images
-           ) -> Tensor: # Y_t = g_φ(X_t), float32 (n, k), on the images' device
+def targets(
+    self: Teacher,
+    images: Images,  # any images
+) -> Tensor:  # Y_t = g_φ(X_t), float32 (n, k), on the images' device
     "The targets of images, computed once for each (teacher, images)."
-    if images.hash in self.cache: return self.cache[images.hash].to(images.x.device)
-    file = self.folder and self.folder/f'targets-{digest(self.hash(), images.hash)}.safetensors'
-    if file and file.exists(): y = _read_targets(file, len(images)).to(images.x.device)
+    if images.hash in self.cache:
+        return self.cache[images.hash].to(images.x.device)
+    file = self.folder and self.folder / f'targets-{digest(self.hash(), images.hash)}.safetensors'
+    if file and file.exists():
+        y = _read_targets(file, len(images)).to(images.x.device)
     else:
-        self.check(images)                                 # before anything long begins
-        barrier()                                          # all have looked for the file before one of them writes it
-        y = gathered(torch.cat([self(images.pixels(i)) for i in world().share(torch.arange(len(images))).split(512)]), len(images))
+        self.check(images)  # before anything long begins
+        barrier()  # all have looked for the file before one of them writes it
+        y = gathered(
+            torch.cat([self(images.pixels(i)) for i in world().share(torch.arange(len(images))).split(512)]),
+            len(images),
+        )
         bad = int((~y.isfinite()).any(1).sum())
-        need(not bad, 'teacher', f'NaN or infinite targets for {bad} of {len(y)} images', 'its numbers ran away; train it anew, with a smaller learning rate')
-        if file: write_tensors(file, dict(y=y), dict(hash=digest(y)))
+        need(
+            not bad,
+            'teacher',
+            f'NaN or infinite targets for {bad} of {len(y)} images',
+            'its numbers ran away; train it anew, with a smaller learning rate',
+        )
+        if file:
+            write_tensors(file, dict(y=y), dict(hash=digest(y)))
     self.cache[images.hash] = y
     return y
 
+# %% ../nbs/05_teachers.ipynb #a5998cad
 def _read_targets(file, n):
     "Targets that were computed before."
     about, tensors = read_tensors(file, 'targets')
@@ -674,17 +963,27 @@ def _read_targets(file, n):
 # %% ../nbs/05_teachers.ipynb #d1e189df
 TEACHER_FORMAT = 'ssdd-nb teacher 1'
 
+
 @patch
-def save(self:Teacher, path:Path) -> Path: # NAME.safetensors
+def save(self: Teacher, path: Path) -> Path:  # NAME.safetensors
     "Write weights and manifest, whole or not at all."
-    about = dict(format=TEACHER_FORMAT, **self.about(), spec=getattr(self.net, 'spec', None), mean=self.mean.tolist(), std=self.std.tolist())
+    about = dict(
+        format=TEACHER_FORMAT,
+        **self.about(),
+        spec=getattr(self.net, 'spec', None),
+        mean=self.mean.tolist(),
+        std=self.std.tolist(),
+    )
     path = as_path(path)
     write_tensors(path, self.kept.state_dict(), about)
     return path
 
-def load_teacher(path:str|Path, # NAME.safetensors, a folder with teacher.safetensors in it, or `digits`: the one that ships with the library
-                 net:nn.Module|None=None # the module, for a teacher that `make_net` did not make
-                ) -> Teacher:
+# %% ../nbs/05_teachers.ipynb #7aeb0b19
+def load_teacher(
+    path: str
+    | Path,  # NAME.safetensors, a folder with teacher.safetensors in it, or `digits`: the one that ships with the library
+    net: nn.Module | None = None,  # the module, for a teacher that `make_net` did not make
+) -> Teacher:
     "Read a teacher back; raises `BadInput` if the file is missing, torn, or not a teacher."
     path = _teacher_file(path)
     m, weights = read_tensors(path, 'teacher')
@@ -695,53 +994,80 @@ def load_teacher(path:str|Path, # NAME.safetensors, a folder with teacher.safete
     spec, want, mean, std = (m.pop(k, None) for k in ('spec', 'hash', 'mean', 'std'))
     scores = m.get('what') == 'class scores'
     numbers = all(isinstance(v, list) and all(isinstance(i, (int, float)) for i in v) for v in (mean, std))
-    need(numbers and isinstance(spec, dict | None) and isinstance(m.get('trained_on') or {}, dict), 'teacher', path, f'its manifest is not whole: {damaged}')
-    if net is None and spec: net = _specified(spec, weights, path)
-    if net is None and is_foreign(m.get('net')): net, _ = make_foreign(m['net'], False)
-    if m.get('size'): net = Resized(net, Sight(*(tuple(v) if isinstance(v, list) else v for v in m['size'])))
+    need(
+        numbers and isinstance(spec, dict | None) and isinstance(m.get('trained_on') or {}, dict),
+        'teacher',
+        path,
+        f'its manifest is not whole: {damaged}',
+    )
+    if net is None and spec:
+        net = _specified(spec, weights, path)
+    if net is None and is_foreign(m.get('net')):
+        net, _ = make_foreign(m['net'], False)
+    if m.get('size'):
+        net = Resized(net, Sight(*(tuple(v) if isinstance(v, list) else v for v in m['size'])))
     if is_foreign(m.get('net')):
-        if scores: net = Encoder(net, *weights['head.weight'].shape[::-1])
+        if scores:
+            net = Encoder(net, *weights['head.weight'].shape[::-1])
     need(net is not None, 'net', net, f'this teacher is a {m.get("net")} of your own: pass the module')
     teacher = (Classifier if scores else Teacher)(net, mean, std, m)
-    try: teacher.kept.load_state_dict(weights)
-    except RuntimeError as e: raise BadInput(f'teacher={path}: its weights are not those of {m.get("net")} ({safe(e, most=120)}): {damaged}') from None
+    try:
+        teacher.kept.load_state_dict(weights)
+    except RuntimeError as e:
+        raise BadInput(
+            f'teacher={path}: its weights are not those of {m.get("net")} ({safe(e, most=120)}): {damaged}'
+        ) from None
     need(teacher.hash() == want, 'teacher', path, 'its weights do not match its hash: the file was damaged or changed')
     return teacher
 
+# %% ../nbs/05_teachers.ipynb #4e39e865
 def _specified(spec, weights, path):
     "The network that a file describes, made in memory only if it is as large as the weights."
     wrong = f'teacher={path}: describes a network that is not that of its weights: the file was damaged or changed'
     try:
-        with torch.device('meta'): sketch = make_net(**spec)
-    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as e: raise BadInput(f'{wrong} ({safe(e, most=80)})') from None
+        with torch.device('meta'):
+            sketch = make_net(**spec)
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as e:
+        raise BadInput(f'{wrong} ({safe(e, most=80)})') from None
     largest = max([t.numel() for t in weights.values()], default=0)
-    if any(p.numel() > largest for p in sketch.body.parameters()): raise BadInput(wrong)
+    if any(p.numel() > largest for p in sketch.body.parameters()):
+        raise BadInput(wrong)
     return make_net(**spec)
 
+# %% ../nbs/05_teachers.ipynb #e80cdfb0
 def _teacher_file(path):
     "Where a teacher lies; raises `BadInput` that says what is there instead."
     need(isinstance(path, (str, os.PathLike)), 'teacher', in_short(path), 'must be the path of a teacher, or digits')
-    ships = assets()/'teachers'/f'{path}.safetensors'
-    if str(path) == ships.stem and ships.exists(): return ships
+    ships = assets() / 'teachers' / f'{path}.safetensors'
+    if str(path) == ships.stem and ships.exists():
+        return ships
     path = as_path(path, 'teacher')
     if not path.is_dir():
-        need(path.is_file(), 'teacher', path, 'there is no such file; ssdd-teacher makes one, and digits ships with the library')
+        need(
+            path.is_file(),
+            'teacher',
+            path,
+            'there is no such file; ssdd-teacher makes one, and digits ships with the library',
+        )
         return path
-    file = path/'teacher.safetensors'
-    if (path/'checkpoint.pt').exists(): right = 'its training is not finished: the same call or command again goes on with it'
-    elif (path/'distilled.safetensors').exists(): right = 'the folder holds a distilled set (load reads it), and no teacher.safetensors'
-    else: right = 'the folder holds no teacher.safetensors; ssdd-teacher makes one'
+    file = path / 'teacher.safetensors'
+    if (path / 'checkpoint.pt').exists():
+        right = 'its training is not finished: the same call or command again goes on with it'
+    elif (path / 'distilled.safetensors').exists():
+        right = 'the folder holds a distilled set (load reads it), and no teacher.safetensors'
+    else:
+        right = 'the folder holds no teacher.safetensors; ssdd-teacher makes one'
     need(file.is_file(), 'teacher', path, right)
     return file
 
-
 # %% ../nbs/05_teachers.ipynb #8f4b251e
-def train_teacher(images:Images, # their labels are looked at by the loss `supervised` only
-                  cfg:TeacherConfig|str|None=None, # settings, or a loss; None: `tiny` for such images
-                  seed:int=0, # of weights, batches and views
-                  out:Path|None=None, # folder for checkpoints, log, record and teacher.safetensors
-                  **kwargs # any field of `TeacherConfig`: `loss`, `steps`, …; for `run`: `show`, `precision`, …
-                 ) -> Teacher:
+def train_teacher(
+    images: Images,  # their labels are looked at by the loss `supervised` only
+    cfg: TeacherConfig | str | None = None,  # settings, or a loss; None: `tiny` for such images
+    seed: int = 0,  # of weights, batches and views
+    out: Path | None = None,  # folder for checkpoints, log, record and teacher.safetensors
+    **kwargs,  # any field of `TeacherConfig`: `loss`, `steps`, …; for `run`: `show`, `precision`, …
+) -> Teacher:
     "Train a teacher, or take up or read the one in `out`; a `Classifier` if its loss is `supervised`."
     need_images(images)
     cfg, kwargs = teacher_settings(images, cfg, kwargs)
@@ -749,62 +1075,94 @@ def train_teacher(images:Images, # their labels are looked at by the loss `super
     about = dict(net=cfg.net, loss=cfg.loss, steps=task.steps, seed=seed, trained_on=images.describe())
     kind = Classifier if cfg.loss == 'supervised' else Teacher
     out = None if out is None else as_path(out, 'out')
-    finish = lambda t: kind(t.net, images.mean, images.std, about).save(out/'teacher.safetensors')
-    rec = run(task, task.steps, out, name='teacher', config=dict(**asdict(cfg), images=images.hash, labels=images.label_hash if cfg.loss == 'supervised' else None), seed=seed, finish=finish if out else None, **kwargs)
+    finish = lambda t: kind(t.net, images.mean, images.std, about).save(out / 'teacher.safetensors')
+    rec = run(
+        task,
+        task.steps,
+        out,
+        name='teacher',
+        config=dict(**asdict(cfg), images=images.hash, labels=images.label_hash if cfg.loss == 'supervised' else None),
+        seed=seed,
+        finish=finish if out else None,
+        **kwargs,
+    )
     teacher = load_teacher(out) if out else kind(task.net, images.mean, images.std, about)
     teacher.run, teacher.folder = rec, out
     return teacher
 
-def teacher_settings(images:Images, # what the teacher is for
-                     cfg:TeacherConfig|str|None, # settings, or a loss; None: `tiny` for such images
-                     given:dict # fields of `TeacherConfig`, and options of `run`
-                    ) -> tuple: # a `TeacherConfig`, and the options of `run`
+# %% ../nbs/05_teachers.ipynb #c266631e
+def teacher_settings(
+    images: Images,  # what the teacher is for
+    cfg: TeacherConfig | str | None,  # settings, or a loss; None: `tiny` for such images
+    given: dict,  # fields of `TeacherConfig`, and options of `run`
+) -> tuple:  # a `TeacherConfig`, and the options of `run`
     "What `train_teacher` was told, put together; raises `BadInput` with the nearest known name."
     names = [f.name for f in fields(TeacherConfig)]
     known_options(given, names, OF_RUN)
     chosen = {k: v for k, v in given.items() if k in names}
     rest = {k: v for k, v in given.items() if k not in names}
-    if isinstance(cfg, str): cfg, chosen = None, dict(chosen, loss=known(cfg, LOSSES, 'loss'))
+    if isinstance(cfg, str):
+        cfg, chosen = None, dict(chosen, loss=known(cfg, LOSSES, 'loss'))
     right = "must be a TeacherConfig, as tiny and paper give it, or a loss such as 'simclr'"
     need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), right)
-    if cfg is None: cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', 'barlow_twins'))
-    if chosen.get('epochs') and 'steps' not in chosen: chosen['steps'] = None      # or the preset's steps would count
-    for k in chosen.keys() & {'widths', 'projector'}: chosen[k] = chosen[k] and tuple(chosen[k])
+    if cfg is None:
+        cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', 'barlow_twins'))
+    if chosen.get('epochs') and 'steps' not in chosen:
+        chosen['steps'] = None  # or the preset's steps would count
+    for k in chosen.keys() & {'widths', 'projector'}:
+        chosen[k] = chosen[k] and tuple(chosen[k])
     return replace(cfg, **chosen), rest
 
-OF_RUN = 'show', 'precision', 'log_every', 'checkpoint_steps', 'on_step' # options of `run` that a caller may choose
 
+OF_RUN = 'show', 'precision', 'log_every', 'checkpoint_steps', 'on_step'  # options of `run` that a caller may choose
 
 # %% ../nbs/05_teachers.ipynb #b8248e74
-def foreign(net:nn.Module|str, # a module from (N, C, H, W) to (N, k), or `torchvision:NAME`, `timm:NAME`, `hf-hub:USER/NAME`, `open_clip:MODEL`
-            weights:Path|dict|None=None, # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
-            mean=None, # what the network expects to be subtracted, per channel; None: a name's own, or else ImageNet's
-            std=None, # what it expects to be divided by; None likewise
-            size=None # side or (H, W) of what it is shown; None: a name's own, or else as the images are
-           ) -> Teacher:
+def foreign(
+    net: nn.Module
+    | str,  # a module from (N, C, H, W) to (N, k), or `torchvision:NAME`, `timm:NAME`, `hf-hub:USER/NAME`, `open_clip:MODEL`
+    weights: Path
+    | dict
+    | None = None,  # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
+    mean=None,  # what the network expects to be subtracted, per channel; None: a name's own, or else ImageNet's
+    std=None,  # what it expects to be divided by; None likewise
+    size=None,  # side or (H, W) of what it is shown; None: a name's own, or else as the images are
+) -> Teacher:
     "A backbone from elsewhere as a teacher, its classifier taken off; raises `BadInput`."
     named = isinstance(net, str)
     name = net if named else type(net).__name__
-    need(named or isinstance(net, nn.Module), 'net', in_short(net), 'must be a network, or a name such as timm:resnet18')
+    need(
+        named or isinstance(net, nn.Module), 'net', in_short(net), 'must be a network, or a name such as timm:resnet18'
+    )
     module, sight = make_foreign(net, weights is None) if named else (net, Sight())
-    if size is not None: sight = Sight((size, size) if isinstance(size, int) else tuple(size), None, sight.interpolation, sight.mean, sight.std)
+    if size is not None:
+        sight = Sight(
+            (size, size) if isinstance(size, int) else tuple(size), None, sight.interpolation, sight.mean, sight.std
+        )
     if weights is not None:
         given = isinstance(weights, dict)
         take_weights(module, weights if given else read_state(weights), 'given' if given else weights)
-    about = dict(net=name, loss='foreign', supervised=name.startswith('torchvision:') and weights is None,
-                 weights=str(weights) if isinstance(weights, (str, Path)) else None)
+    about = dict(
+        net=name,
+        loss='foreign',
+        supervised=name.startswith('torchvision:') and weights is None,
+        weights=str(weights) if isinstance(weights, (str, Path)) else None,
+    )
     if sight.size:
         about['size'] = [sight.size, sight.resize, sight.interpolation]
         module = Resized(module, sight)
     return Teacher(module, sight.mean if mean is None else mean, sight.std if std is None else std, about)
 
-def saw_labels(teacher:Teacher) -> bool: # whose manifest is asked
+# %% ../nbs/05_teachers.ipynb #d868b5f8
+def saw_labels(teacher: Teacher) -> bool:  # whose manifest is asked
     "Whether a network is known to have been trained on labels; torchvision's own weights are."
     return teacher.manifest.get('loss') == 'supervised' or bool(teacher.manifest.get('supervised'))
 
-def find_teacher(name:str # a teacher of this library (see `load_teacher`), or what `foreign` takes, perhaps with `@FILE` for its weights
-                ) -> Teacher:
+
+def find_teacher(
+    name: str,  # a teacher of this library (see `load_teacher`), or what `foreign` takes, perhaps with `@FILE` for its weights
+) -> Teacher:
     "A teacher by whatever it is called; raises `BadInput`."
-    if not is_foreign(name): return load_teacher(name)
+    if not is_foreign(name):
+        return load_teacher(name)
     net, _, file = str(name).partition('@')
     return foreign(net, file or None)

@@ -15,129 +15,172 @@ from torch import Tensor
 from .core import generator, need
 
 # %% ../nbs/20_theory_bias.ipynb #6db87baa
-def multisets(p:Tensor, # probabilities of K augmentations (K,)
-              r:int # how many are drawn
-             ) -> tuple: # weights (n, K) and their probabilities (n,)
+def multisets(
+    p: Tensor,  # probabilities of K augmentations (K,)
+    r: int,  # how many are drawn
+) -> tuple:  # weights (n, K) and their probabilities (n,)
     "All outcomes of r draws, order aside: how often each augmentation fell, divided by r."
     checked(p, r)
     many = math.comb(len(p) + r - 1, r)
-    need(many <= 100_000, 'r', r, f'{many:,} outcomes are too many to count out; fewer draws, or a Monte-Carlo estimate (n)')
+    need(
+        many <= 100_000,
+        'r',
+        r,
+        f'{many:,} outcomes are too many to count out; fewer draws, or a Monte-Carlo estimate (n)',
+    )
     counts = [[drawn.count(j) for j in range(len(p))] for drawn in combinations_with_replacement(range(len(p)), r)]
-    ways = [math.factorial(r)/math.prod(map(math.factorial, c)) for c in counts]
+    ways = [math.factorial(r) / math.prod(map(math.factorial, c)) for c in counts]
     counts = p.new_tensor(counts)
-    return counts/r, p.new_tensor(ways)*(p**counts).prod(1)
+    return counts / r, p.new_tensor(ways) * (p**counts).prod(1)
 
-def checked(p:Tensor, r:int) -> None: # as for `multisets`
+# %% ../nbs/20_theory_bias.ipynb #13df8067
+def checked(p: Tensor, r: int) -> None:  # as for `multisets`
     "Raise `BadInput` unless p are probabilities and r a number of draws."
     need(r >= 1, 'r', r, 'at least one draw')
     need(p.ndim == 1 and p.min() >= 0 and abs(p.sum() - 1) < 1e-5, 'p', p.tolist(), 'probabilities that sum to 1')
 
 # %% ../nbs/20_theory_bias.ipynb #a9bca490
-def through(solve, outer, # inner solution (x, w) → θ, differentiable in x; outer loss θ → scalar
-            x:Tensor, # X_s, any shape
-            w:Tensor, # weights (K,)
-            v=None # instead of the outer gradient, in the shape of θ
-           ) -> tuple: # vᵀ ∂θ/∂x in the shape of x, and v
+def through(
+    solve,
+    outer,  # inner solution (x, w) → θ, differentiable in x; outer loss θ → scalar
+    x: Tensor,  # X_s, any shape
+    w: Tensor,  # weights (K,)
+    v=None,  # instead of the outer gradient, in the shape of θ
+) -> tuple:  # vᵀ ∂θ/∂x in the shape of x, and v
     "The gradient that reaches the images (KRR-ST, eq. 7)."
     x = x.detach().requires_grad_()
     theta = solve(x, w)
     if v is None:
         at = theta.detach().requires_grad_()
-        v, = torch.autograd.grad(outer(at), at)
-    if not theta.requires_grad: return torch.zeros_like(x), v
+        (v,) = torch.autograd.grad(outer(at), at)
+    if not theta.requires_grad:
+        return torch.zeros_like(x), v
     return torch.autograd.grad(theta, x, v, allow_unused=True, materialize_grads=True)[0], v
 
 # %% ../nbs/20_theory_bias.ipynb #96182a6c
 @dataclass
 class Bias:
     "A gradient as it was meant, and as it is on average."
-    true:Tensor # with all augmentations, in the shape of X_s
-    each:Tensor # one for each outcome, or draw (n, …)
-    prob:Tensor # their probabilities (n,)
-    exact:bool # whether these are all outcomes
+
+    true: Tensor  # with all augmentations, in the shape of X_s
+    each: Tensor  # one for each outcome, or draw (n, …)
+    prob: Tensor  # their probabilities (n,)
+    exact: bool  # whether these are all outcomes
 
     @property
-    def naive(self): return torch.tensordot(self.prob, self.each, 1) # E_ζ
-    @property
-    def bias(self): return self.naive - self.true # of an estimate, with what chance adds; its size is better asked of `squared`
+    def naive(self):
+        return torch.tensordot(self.prob, self.each, 1)  # E_ζ
 
-    def squared(self) -> tuple: # ‖bias‖² and its standard error
+    @property
+    def bias(self):
+        return self.naive - self.true  # of an estimate, with what chance adds; its size is better asked of `squared`
+
+    def squared(self) -> tuple:  # ‖bias‖² and its standard error
         "The squared size without the part that chance adds to it, and its jackknife error; (exact, 0) for an enumeration."
-        if self.exact: return self.bias.square().sum().item(), 0.
+        if self.exact:
+            return self.bias.square().sum().item(), 0.0
         h, n = (self.each - self.true).reshape(len(self.each), -1).double(), len(self.each)
         total, own = h.sum(0), h.square().sum(1)
-        u = (total @ total - own.sum())/(n*(n - 1))                                                     # mean of hᵢ·hⱼ over i ≠ j
-        left = ((total - h).square().sum(1) - (own.sum() - own))/((n - 1)*(n - 2))                      # the same without draw i
-        return u.item(), ((n - 1)/n*(left - left.mean()).square().sum()).sqrt().item()
+        u = (total @ total - own.sum()) / (n * (n - 1))  # mean of hᵢ·hⱼ over i ≠ j
+        left = ((total - h).square().sum(1) - (own.sum() - own)) / ((n - 1) * (n - 2))  # the same without draw i
+        return u.item(), ((n - 1) / n * (left - left.mean()).square().sum()).sqrt().item()
 
 # %% ../nbs/20_theory_bias.ipynb #5f6e0153
-def gradient_bias(solve, outer, # see `through`
-                  x:Tensor, # X_s, any shape
-                  p:Tensor, # probabilities of the K augmentations (K,)
-                  r:int, # how many are drawn for one inner problem
-                  n:int|None=None, # Monte-Carlo draws, 3 or more; all outcomes if None
-                  seed:int=0 # of the draws
-                 ) -> Bias:
+def gradient_bias(
+    solve,
+    outer,  # see `through`
+    x: Tensor,  # X_s, any shape
+    p: Tensor,  # probabilities of the K augmentations (K,)
+    r: int,  # how many are drawn for one inner problem
+    n: int | None = None,  # Monte-Carlo draws, 3 or more; all outcomes if None
+    seed: int = 0,  # of the draws
+) -> Bias:
     "How far the naive bilevel gradient is from the true one on average (KRR-ST, Theorem 1)."
-    if n is None: w, prob = multisets(p, r)
+    if n is None:
+        w, prob = multisets(p, r)
     else:
         need(n >= 3, 'n', n, 'at least 3 draws, or None for all outcomes')
         checked(p, r)
         drawn = torch.multinomial(p.double().cpu().expand(n, -1), r, True, generator=generator(seed, 'gradient bias'))
-        w, prob = (torch.nn.functional.one_hot(drawn, len(p)).sum(1)/r).to(p), p.new_full((n,), 1/n)
+        w, prob = (torch.nn.functional.one_hot(drawn, len(p)).sum(1) / r).to(p), p.new_full((n,), 1 / n)
     each = torch.stack([through(solve, outer, x, a)[0] for a in w])
     return Bias(through(solve, outer, x, p)[0], each, prob, n is None)
 
 # %% ../nbs/20_theory_bias.ipynb #cd0c4347
-def autoencoder(X_t:Tensor, # real images (n, d)
-                masks:Tensor, # (K, d) of zeros and ones
-                p:Tensor, # their probabilities (K,)
-                lam:float=.3 # λ, of the inner problem
-               ) -> tuple: # `solve` and `outer`
+def autoencoder(
+    X_t: Tensor,  # real images (n, d)
+    masks: Tensor,  # (K, d) of zeros and ones
+    p: Tensor,  # their probabilities (K,)
+    lam: float = 0.3,  # λ, of the inner problem
+) -> tuple:  # `solve` and `outer`
     "A masked linear autoencoder: the inner problem in closed form, the outer loss in expectation."
+
     def solve(X, w):
-        S = X.T @ X/len(X)
-        A = torch.einsum('j,ja,ab,jb->ab', w, masks, S, masks) + lam*torch.eye(len(S), dtype=X.dtype, device=X.device)
+        S = X.T @ X / len(X)
+        A = torch.einsum('j,ja,ab,jb->ab', w, masks, S, masks) + lam * torch.eye(len(S), dtype=X.dtype, device=X.device)
         return torch.linalg.solve(A, torch.einsum('j,ja,ab->ab', w, masks, S))
-    def outer(theta): return sum(q*(X_t*m @ theta - X_t).square().sum() for q, m in zip(p, masks))/(2*len(X_t))
+
+    def outer(theta):
+        return sum(q * (X_t * m @ theta - X_t).square().sum() for q, m in zip(p, masks)) / (2 * len(X_t))
+
     return solve, outer
 
 # %% ../nbs/20_theory_bias.ipynb #32f836f8
-def covariance_terms(solve, outer, x:Tensor, p:Tensor, r:int # as for `gradient_bias`
-                    ) -> tuple: # E[v]ᵀE[α] and Σ_k Cov[v_k, α_k], in the shape of x
+def covariance_terms(
+    solve,
+    outer,
+    x: Tensor,
+    p: Tensor,
+    r: int,  # as for `gradient_bias`
+) -> tuple:  # E[v]ᵀE[α] and Σ_k Cov[v_k, α_k], in the shape of x
     "The two terms of the naive gradient's mean (KRR-ST, Appendix A), by enumeration."
     w, prob = multisets(p, r)
     vs = [through(solve, outer, x, a)[1] for a in w]
-    mean = sum(q*v for q, v in zip(prob, vs))
-    term = lambda vs: sum(q*through(solve, outer, x, a, v)[0] for q, a, v in zip(prob, w, vs))
-    return term([mean]*len(w)), term([v - mean for v in vs])
+    mean = sum(q * v for q, v in zip(prob, vs))
+    term = lambda vs: sum(q * through(solve, outer, x, a, v)[0] for q, a, v in zip(prob, w, vs))
+    return term([mean] * len(w)), term([v - mean for v in vs])
 
 # %% ../nbs/20_theory_bias.ipynb #32b638f3
-def bias_constant(solve, outer, x:Tensor, p:Tensor # as for `gradient_bias`; twice differentiable in w, which networks with ReLUs are not
-                 ) -> Tensor: # c, in the shape of x
+def bias_constant(
+    solve,
+    outer,
+    x: Tensor,
+    p: Tensor,  # as for `gradient_bias`; twice differentiable in w, which networks with ReLUs are not
+) -> Tensor:  # c, in the shape of x
     "The limit of r times the bias, as r grows."
-    x, total = x.detach().requires_grad_(), 0.
+    x, total = x.detach().requires_grad_(), 0.0
     for j in range(len(p)):
         step = p.new_zeros(()).requires_grad_()
         away = -p
-        away = torch.cat([away[:j], 1 + away[j:j+1], away[j+1:]])                       # e_j − p
-        slope = lambda y: torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0] if y.requires_grad else torch.zeros_like(y)
-        total = total + p[j]*slope(slope(outer(solve(x, p + step*away))))/2
-    return torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0] if total.requires_grad else torch.zeros_like(x)
+        away = torch.cat([away[:j], 1 + away[j : j + 1], away[j + 1 :]])  # e_j − p
+        slope = lambda y: (
+            torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+            if y.requires_grad
+            else torch.zeros_like(y)
+        )
+        total = total + p[j] * slope(slope(outer(solve(x, p + step * away)))) / 2
+    return (
+        torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+        if total.requires_grad
+        else torch.zeros_like(x)
+    )
 
 # %% ../nbs/20_theory_bias.ipynb #f6b2d7c2
-def unrolled(loss, # inner loss (θ, views) → scalar
-             views, # (x, j) → what augmentation number j makes of x
-             theta:Tensor, # where training starts
-             steps:int=20, # of gradient descent
-             lr:float=.1 # its step size
-            ): # `solve`
+def unrolled(
+    loss,  # inner loss (θ, views) → scalar
+    views,  # (x, j) → what augmentation number j makes of x
+    theta: Tensor,  # where training starts
+    steps: int = 20,  # of gradient descent
+    lr: float = 0.1,  # its step size
+):  # `solve`
     "An inner problem without closed form: gradient descent on Σ_j w_j ℓ_j, differentiable in x."
+
     def solve(x, w):
         here = w.nonzero().flatten().tolist()
         seen, at = [views(x, j) for j in here], theta.detach().requires_grad_()
         for _ in range(steps):
-            L = sum(w[j]*loss(at, s) for j, s in zip(here, seen))
-            at = at - lr*torch.autograd.grad(L, at, create_graph=True)[0]
+            L = sum(w[j] * loss(at, s) for j, s in zip(here, seen))
+            at = at - lr * torch.autograd.grad(L, at, create_graph=True)[0]
         return at
+
     return solve

@@ -17,51 +17,71 @@ from .nets import batch_norms
 from .scdd import selection
 
 # %% ../nbs/23_theory_entropy.ipynb #d2962fda
-def gaussian_entropy(var # variance, a number or tensor, positive
-                    ): # nats, the same shape
+def gaussian_entropy(
+    var,  # variance, a number or tensor, positive
+):  # nats, the same shape
     "The differential entropy of a Gaussian, ½ log 2πeσ² (SC-DD, eq. 7)."
-    return .5*torch.log(2*math.pi*math.e*torch.as_tensor(var, dtype=torch.float64))
+    return 0.5 * torch.log(2 * math.pi * math.e * torch.as_tensor(var, dtype=torch.float64))
 
 # %% ../nbs/23_theory_entropy.ipynb #ccf2aad0
 @precision()
-def re_estimated(net:nn.Module, # a network with batch norms; a copy is returned
-                 images:Images # which images, taken in one batch
-                ) -> nn.Module: # in eval mode
+def re_estimated(
+    net: nn.Module,  # a network with batch norms; a copy is returned
+    images: Images,  # which images, taken in one batch
+) -> nn.Module:  # in eval mode
     "The network with its batch norms' memory replaced by the statistics of these images, without augmentation."
-    batch_norms(net)                                       # raises BadInput if there are none
+    batch_norms(net)  # raises BadInput if there are none
     net = copy.deepcopy(net)
-    update_bn([images.normalised().to(next(net.parameters()))], net)       # torch's; in train mode, so without dropout please
+    update_bn(
+        [images.normalised().to(next(net.parameters()))], net
+    )  # torch's; in train mode, so without dropout please
     return net.eval()
 
+# %% ../nbs/23_theory_entropy.ipynb #1c6ee09c
 @torch.no_grad()
 @precision()
-def before_and_after(net:nn.Module, # a network with batch norms, put in eval mode meanwhile
-                     images:Images # what is shown to it
-                    ) -> list: # for each batch norm: (C, n) before it, and standardised by what it remembers
+def before_and_after(
+    net: nn.Module,  # a network with batch norms, put in eval mode meanwhile
+    images: Images,  # what is shown to it
+) -> list:  # for each batch norm: (C, n) before it, and standardised by what it remembers
     "What enters the batch norms, channel by channel, and what it becomes before scale and shift."
     seen, layers, was = [], batch_norms(net), net.training
+
     def hook(layer, args):
         z = args[0].transpose(0, 1).flatten(1)
-        seen.append((z, (z - layer.running_mean[:, None])/(layer.running_var + layer.eps).sqrt()[:, None]))
+        seen.append((z, (z - layer.running_mean[:, None]) / (layer.running_var + layer.eps).sqrt()[:, None]))
+
     hooks = [m.register_forward_pre_hook(hook) for m in layers]
-    try: net.eval()(images.normalised().to(next(net.parameters())))
+    try:
+        net.eval()(images.normalised().to(next(net.parameters())))
     finally:
         net.train(was)
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return seen
 
 # %% ../nbs/23_theory_entropy.ipynb #347a9d1a
-def layer_entropy(net:nn.Module # a network with batch norms
-                 ) -> Tensor: # (K,) nats: a layer each; −∞ where a channel is constant
+def layer_entropy(
+    net: nn.Module,  # a network with batch norms
+) -> Tensor:  # (K,) nats: a layer each; −∞ where a channel is constant
     "Equation 7 of what batch norms remember, mean over the channels of each layer (SC-DD, Theorem 1); it changes with the gauge."
     return torch.stack([gaussian_entropy(m.running_var).mean().cpu() for m in batch_norms(net)])
 
 # %% ../nbs/23_theory_entropy.ipynb #61281884
-def side_by_side(nets:dict, # kind: list of networks with batch norms, one for each seed
-                 images:Images|None=None # replace what they remember by the statistics of these; None: as it is
-                ) -> dict: # kind: {measure: [a value for each seed]}
+def side_by_side(
+    nets: dict,  # kind: list of networks with batch norms, one for each seed
+    images: Images | None = None,  # replace what they remember by the statistics of these; None: as it is
+) -> dict:  # kind: {measure: [a value for each seed]}
     "Equation 7, and SC-DD's criterion, raw and invariant, for several networks of each kind (SC-DD, Figure 4, 2.1)."
-    need(all(isinstance(ns, (list, tuple)) for ns in nets.values()), 'nets', list(nets), 'a list of networks for each kind')
-    def row(net): return dict(entropy=layer_entropy(net).mean().item(), **selection({'net': net})['net'])
+    need(
+        all(isinstance(ns, (list, tuple)) for ns in nets.values()),
+        'nets',
+        list(nets),
+        'a list of networks for each kind',
+    )
+
+    def row(net):
+        return dict(entropy=layer_entropy(net).mean().item(), **selection({'net': net})['net'])
+
     rows = {kind: [row(n if images is None else re_estimated(n, images)) for n in ns] for kind, ns in nets.items()}
     return {kind: {key: [r[key] for r in rs] for key in rs[0]} for kind, rs in rows.items()}

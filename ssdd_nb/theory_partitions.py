@@ -14,61 +14,89 @@ from torch import Tensor
 from .core import need
 
 # %% ../nbs/22_theory_partitions.ipynb #5e7a1bb2
-def partitions(N:int, # examples
-               sizes:list # of the batches, which sum to N
-              ): # an iterator over lists of tuples of indices, one tuple for each batch
+def partitions(
+    N: int,  # examples
+    sizes: list,  # of the batches, which sum to N
+):  # an iterator over lists of tuples of indices, one tuple for each batch
     "Every way to cut N examples into batches of these sizes, each way once."
     need(sum(sizes) == N and min(sizes) >= 1, 'sizes', sizes, f'positive sizes that sum to {N}')
+
     def cut(left, sizes):
-        if not left: yield []
-        first, rest = left[:1], left[1:]                                   # whichever batch the first example is in, it is in one
+        if not left:
+            yield []
+        first, rest = left[:1], left[1:]  # whichever batch the first example is in, it is in one
         for b in sorted(set(sizes)):
             others = list(sizes)
             others.remove(b)
             for more in combinations(rest, b - 1):
                 batch = first + more
-                for P in cut(tuple(i for i in rest if i not in more), others): yield [batch, *P]
+                for P in cut(tuple(i for i in rest if i not in more), others):
+                    yield [batch, *P]
+
     return cut(tuple(range(N)), list(sizes))
 
-def how_many(sizes:list # of the batches
-            ) -> int:
+# %% ../nbs/22_theory_partitions.ipynb #4e6f6267
+def how_many(
+    sizes: list,  # of the batches
+) -> int:
     "How many partitions there are: the multinomial coefficient, batches of one size being interchangeable."
-    return math.factorial(sum(sizes))//math.prod(map(math.factorial, sizes))//math.prod(math.factorial(sizes.count(b)) for b in set(sizes))
+    return (
+        math.factorial(sum(sizes))
+        // math.prod(map(math.factorial, sizes))
+        // math.prod(math.factorial(sizes.count(b)) for b in set(sizes))
+    )
 
 # %% ../nbs/22_theory_partitions.ipynb #0f80a70b
-def partition_variance(loss, # (θ, indices of a batch) → scalar
-                       theta:Tensor, # parameters, any shape
-                       N:int, # examples
-                       batch, # |B|, a divisor of N; or a list of sizes that sum to N
-                       weigh=lambda b: 1. # weight of a batch's gradient, from its size
-                      ) -> float: # E‖G − E G‖², with G = Σ_B weight·∇L(B)
+def partition_variance(
+    loss,  # (θ, indices of a batch) → scalar
+    theta: Tensor,  # parameters, any shape
+    N: int,  # examples
+    batch,  # |B|, a divisor of N; or a list of sizes that sum to N
+    weigh=lambda b: 1.0,  # weight of a batch's gradient, from its size
+) -> float:  # E‖G − E G‖², with G = Σ_B weight·∇L(B)
     "Variance over all partitions of the summed gradient: Var_P(θ')/α² after an epoch of synchronous SGD (MKDT, Prop. D.1)."
     if np.ndim(batch) == 0:
         need(batch >= 1 and N % batch == 0, 'batch', batch, f'a divisor of {N}, or a list of sizes that sum to it')
-        batch = [int(batch)]*(N//int(batch))
-    need(how_many(batch) <= 100_000, 'N', N, f'{how_many(batch):,} partitions are too many to count out; fewer examples, or `pairwise_variance`')
+        batch = [int(batch)] * (N // int(batch))
+    need(
+        how_many(batch) <= 100_000,
+        'N',
+        N,
+        f'{how_many(batch):,} partitions are too many to count out; fewer examples, or `pairwise_variance`',
+    )
     at, kept = theta.detach().requires_grad_(), {}
+
     def gradient(B):
-        if B not in kept: kept[B] = weigh(len(B))*torch.autograd.grad(loss(at, torch.tensor(B)), at)[0].flatten()
+        if B not in kept:
+            kept[B] = weigh(len(B)) * torch.autograd.grad(loss(at, torch.tensor(B)), at)[0].flatten()
         return kept[B]
+
     G = torch.stack([sum(map(gradient, P)) for P in partitions(N, batch)])
     return (G - G.mean(0)).square().sum(1).mean().item()
 
 # %% ../nbs/22_theory_partitions.ipynb #8da447ad
-def pairwise_variance(h:Tensor, # gradients of pair terms (N, N, P), symmetric in the first two; a loss that is a mean over |B|² pairs has h/|B|²
-                      b:int # |B|, a divisor of N
-                     ) -> float: # E‖G − E G‖², with G the sum of h_ij over ordered pairs i ≠ j in one batch, in float64
+def pairwise_variance(
+    h: Tensor,  # gradients of pair terms (N, N, P), symmetric in the first two; a loss that is a mean over |B|² pairs has h/|B|²
+    b: int,  # |B|, a divisor of N
+) -> float:  # E‖G − E G‖², with G the sum of h_ij over ordered pairs i ≠ j in one batch, in float64
     "Variance over all partitions of a sum over pairs within batches, without counting them out."
     N = len(h)
     need(b >= 1 and N % b == 0 and N >= 4, 'b', b, f'a divisor of the {N} examples, of which there must be at least 4')
-    need(torch.allclose(h, h.transpose(0, 1)), 'h', tuple(h.shape), 'must be symmetric: h[i, j] = h[j, i]; use (h + h.transpose(0, 1))/2')
+    need(
+        torch.allclose(h, h.transpose(0, 1)),
+        'h',
+        tuple(h.shape),
+        'must be symmetric: h[i, j] = h[j, i]; use (h + h.transpose(0, 1))/2',
+    )
     other = 1 - torch.eye(N, dtype=torch.float64, device=h.device).unsqueeze(2)
-    h = h.double()*other
-    h = (h - h.sum((0, 1))/(N*(N - 1)))*other              # a constant changes nothing, and would cost digits; now all pairs sum to 0
+    h = h.double() * other
+    h = (
+        h - h.sum((0, 1)) / (N * (N - 1))
+    ) * other  # a constant changes nothing, and would cost digits; now all pairs sum to 0
     rows = h.sum(1)
-    same = h.square().sum()                                                # Σ over ordered pairs of h_ij·h_ij
-    share = rows.square().sum() - same                                     # of h_ij·h_ik, j ≠ k
-    apart = -2*same - 4*share                              # of h_ij·h_kl, all different: what is left of 0
-    p = (b - 1)/(N - 1)
-    p_share, p_apart = p*(b - 2)/(N - 2), p*((b - 2)*(b - 3) + (N - b)*(b - 1))/((N - 2)*(N - 3))
-    return (2*p*same + 4*p_share*share + p_apart*apart).item()
+    same = h.square().sum()  # Σ over ordered pairs of h_ij·h_ij
+    share = rows.square().sum() - same  # of h_ij·h_ik, j ≠ k
+    apart = -2 * same - 4 * share  # of h_ij·h_kl, all different: what is left of 0
+    p = (b - 1) / (N - 1)
+    p_share, p_apart = p * (b - 2) / (N - 2), p * ((b - 2) * (b - 3) + (N - b) * (b - 1)) / ((N - 2) * (N - 3))
+    return (2 * p * same + 4 * p_share * share + p_apart * apart).item()

@@ -16,123 +16,180 @@ from torch import Tensor
 from .core import generator, known, need
 
 # %% ../nbs/21_theory_variance.ipynb #b78b947c
-def sparse_coding(d:int, # dimension, at least 2
-                  s:float, # variance of the noise
-                  batch:int, # |B|
-                  gen:torch.Generator # of classes and noise
-                 ) -> tuple: # x (|B|, d) and e_y (|B|, d), float64
+def sparse_coding(
+    d: int,  # dimension, at least 2
+    s: float,  # variance of the noise
+    batch: int,  # |B|
+    gen: torch.Generator,  # of classes and noise
+) -> tuple:  # x (|B|, d) and e_y (|B|, d), float64
     "A batch of MKDT's sparse coding model (Theorem 4.1)."
     need(d >= 2, 'd', d, 'at least 2: there are two classes')
     e = torch.eye(d, dtype=torch.float64)[torch.randint(2, (batch,), generator=gen)]
-    return e + s**.5*torch.randn(batch, d, generator=gen, dtype=torch.float64), e
+    return e + s**0.5 * torch.randn(batch, d, generator=gen, dtype=torch.float64), e
 
-def sl_loss(W:Tensor, # (k, d)
-            batch:tuple # x (|B|, d) and targets, here e_y (|B|, k)
-           ) -> Tensor: # scalar
+# %% ../nbs/21_theory_variance.ipynb #c0ba3a3d
+def sl_loss(
+    W: Tensor,  # (k, d)
+    batch: tuple,  # x (|B|, d) and targets, here e_y (|B|, k)
+) -> Tensor:  # scalar
     "Squared error to the class vectors (MKDT, Theorem 4.1)."
     x, e = batch
-    return (x @ W.T - e).square().sum()/len(x)
+    return (x @ W.T - e).square().sum() / len(x)
 
+# %% ../nbs/21_theory_variance.ipynb #f9332294
 NEGATIVES = 'all', 'others'
 
-def spectral_loss(W:Tensor, # (k, d)
-                  batch:tuple, # x (|B|, d), and anything
-                  negatives:str='all', # `all` pairs of the batch, with each image and itself, or only `others`
-                  tau:float=0. # variance of the negatives' augmentation
-                 ) -> Tensor: # scalar
+
+def spectral_loss(
+    W: Tensor,  # (k, d)
+    batch: tuple,  # x (|B|, d), and anything
+    negatives: str = 'all',  # `all` pairs of the batch, with each image and itself, or only `others`
+    tau: float = 0.0,  # variance of the negatives' augmentation
+) -> Tensor:  # scalar
     "The spectral contrastive loss, its mean over augmentations in closed form (MKDT, Theorem 4.1)."
     x, A = batch[0], W.T @ W
     f, n, eye = x @ W.T, len(x), torch.eye(len(A), dtype=W.dtype, device=W.device)
-    seen = torch.einsum('ia,ib->iab', x, x) + tau*eye                     # E[xxᵀ] of one image, augmented: (|B|, d, d)
-    pairs = torch.einsum('iab,jba->ij', seen @ A, seen @ A)               # E[(f(x_i)ᵀf(x_j))²]
+    seen = torch.einsum('ia,ib->iab', x, x) + tau * eye  # E[xxᵀ] of one image, augmented: (|B|, d, d)
+    pairs = torch.einsum('iab,jba->ij', seen @ A, seen @ A)  # E[(f(x_i)ᵀf(x_j))²]
     if known(negatives, NEGATIVES, 'negatives') == 'others':
         need(n > 1, 'batch', n, 'at least 2, or there are no others')
-        return -2*f.square().sum()/n + (pairs.sum() - pairs.diagonal().sum())/(n*(n - 1))
-    return -2*f.square().sum()/n + pairs.mean()
+        return -2 * f.square().sum() / n + (pairs.sum() - pairs.diagonal().sum()) / (n * (n - 1))
+    return -2 * f.square().sum() / n + pairs.mean()
 
 # %% ../nbs/21_theory_variance.ipynb #0dd97ce6
-def moments(d, s): # dimension and variance of the noise: numbers, arrays or symbols
+def moments(d, s):  # dimension and variance of the noise: numbers, arrays or symbols
     "Moments of an image of the sparse coding model, for `ssl_variance`."
     r = d - 2
-    u = 1, 1 + s, 1 + 6*s + 3*s**2, 1 + 15*s + 45*s**2 + 15*s**3, 1 + 28*s + 210*s**2 + 420*s**3 + 105*s**4       # E u^2a
-    v = 1, s, 3*s**2, 15*s**3, 105*s**4                                                                        # E v^2a
-    R = 1, s*r, s**2*r*(r + 2), s**3*r*(r + 2)*(r + 4), s**4*r*(r + 2)*(r + 4)*(r + 6)                         # E R^a
-    def E(n, a=0, b=0): return sum(comb(n, i)*comb(n - i, j)*u[a + i]*v[b + j]*R[n - i - j] for i in range(n + 1) for j in range(n + 1 - i))       # E |x|^2n u^2a v^2b
-    def P(n): return E(n, 1) + E(n, 0, 1)                                  # E |x|^2n (u² + v²)
-    P2 = E(0, 2) + 2*E(0, 1, 1) + E(0, 0, 2)                               # E (u² + v²)²
-    h = (1 + 2*s)/2                                                        # Σ has h twice and s for the rest,
-    t, t_rest = P(1)/2, s + s**2*(d + 2)                                   # T these: t twice, t_rest for the rest
-    tr = lambda first, rest: 2*first + r*rest
-    return SimpleNamespace(x2=E(1), x4=E(2), x6=E(3), x8=E(4), ux2=1 + 4*s + s*r, t=t, t_rest=t_rest,
-                           S2=tr(h**2, s**2), S3=tr(h**3, s**3), S4=tr(h**4, s**4), TS=tr(t*h, t_rest*s), TSS=tr(t*h**2, t_rest*s**2), TT=tr(t**2, t_rest**2),
-                           x2Sx=s*E(2) + P(1)/2, x4Sx=s*E(3) + P(2)/2,     # E |x|² xᵀΣx, E |x|⁴ xᵀΣx
-                           Sx2=s**2*E(2) + s*P(1) + P2/4,                  # E (xᵀΣx)²
-                           xy4=(E(0, 2) + E(0, 0, 2))/2 + 3*s*P(1) + 3*s**2*E(2))                              # E (xᵀy)⁴
+    u = (
+        1,
+        1 + s,
+        1 + 6 * s + 3 * s**2,
+        1 + 15 * s + 45 * s**2 + 15 * s**3,
+        1 + 28 * s + 210 * s**2 + 420 * s**3 + 105 * s**4,
+    )  # E u^2a
+    v = 1, s, 3 * s**2, 15 * s**3, 105 * s**4  # E v^2a
+    R = 1, s * r, s**2 * r * (r + 2), s**3 * r * (r + 2) * (r + 4), s**4 * r * (r + 2) * (r + 4) * (r + 6)  # E R^a
+
+    def E(n, a=0, b=0):
+        return sum(
+            comb(n, i) * comb(n - i, j) * u[a + i] * v[b + j] * R[n - i - j]
+            for i in range(n + 1)
+            for j in range(n + 1 - i)
+        )  # E |x|^2n u^2a v^2b
+
+    def P(n):
+        return E(n, 1) + E(n, 0, 1)  # E |x|^2n (u² + v²)
+
+    P2 = E(0, 2) + 2 * E(0, 1, 1) + E(0, 0, 2)  # E (u² + v²)²
+    h = (1 + 2 * s) / 2  # Σ has h twice and s for the rest,
+    t, t_rest = P(1) / 2, s + s**2 * (d + 2)  # T these: t twice, t_rest for the rest
+    tr = lambda first, rest: 2 * first + r * rest
+    return SimpleNamespace(
+        x2=E(1),
+        x4=E(2),
+        x6=E(3),
+        x8=E(4),
+        ux2=1 + 4 * s + s * r,
+        t=t,
+        t_rest=t_rest,
+        S2=tr(h**2, s**2),
+        S3=tr(h**3, s**3),
+        S4=tr(h**4, s**4),
+        TS=tr(t * h, t_rest * s),
+        TSS=tr(t * h**2, t_rest * s**2),
+        TT=tr(t**2, t_rest**2),
+        x2Sx=s * E(2) + P(1) / 2,
+        x4Sx=s * E(3) + P(2) / 2,  # E |x|² xᵀΣx, E |x|⁴ xᵀΣx
+        Sx2=s**2 * E(2) + s * P(1) + P2 / 4,  # E (xᵀΣx)²
+        xy4=(E(0, 2) + E(0, 0, 2)) / 2 + 3 * s * P(1) + 3 * s**2 * E(2),
+    )  # E (xᵀy)⁴
 
 # %% ../nbs/21_theory_variance.ipynb #d27871f1
-def sl_variance(d, # dimension
-                s, # variance of the noise
-                batch=2, # |B|
-                w=1 # W = wI
-               ): # what the arguments are: numbers, arrays or symbols
+def sl_variance(
+    d,  # dimension
+    s,  # variance of the noise
+    batch=2,  # |B|
+    w=1,  # W = wI
+):  # what the arguments are: numbers, arrays or symbols
     "Var(∇L_SL) of the sparse coding model, exactly; raises `BadInput` for numbers that make no sense."
     sensible(d, s, batch)
     m = moments(d, s)
-    square = w**2*m.x4 - 2*w*m.ux2 + m.x2                                  # E ‖(wx − e)xᵀ‖²
-    mean = 2*(w*(1 + 2*s) - 1)**2/4 + (d - 2)*(w*s)**2                     # ‖E (wx − e)xᵀ‖²
-    return 4*(square - mean)/batch
+    square = w**2 * m.x4 - 2 * w * m.ux2 + m.x2  # E ‖(wx − e)xᵀ‖²
+    mean = 2 * (w * (1 + 2 * s) - 1) ** 2 / 4 + (d - 2) * (w * s) ** 2  # ‖E (wx − e)xᵀ‖²
+    return 4 * (square - mean) / batch
 
-def ssl_variance(d, s, batch=2, w=1, # as for `sl_variance`
-                 negatives='all', # `all` or `others`, see `spectral_loss`
-                 tau=0 # variance of the negatives' augmentation
-                ): # what the arguments are
+# %% ../nbs/21_theory_variance.ipynb #4e51f569
+def ssl_variance(
+    d,
+    s,
+    batch=2,
+    w=1,  # as for `sl_variance`
+    negatives='all',  # `all` or `others`, see `spectral_loss`
+    tau=0,  # variance of the negatives' augmentation
+):  # what the arguments are
     "Var(∇L_SSL) of the sparse coding model, exactly; raises `BadInput` for numbers that make no sense."
     sensible(d, s, batch, 1 if negatives == 'all' else 2)
     m, b = moments(d, s), batch
-    M = (m.x4 - m.S2)/b                                                    # Var M
+    M = (m.x4 - m.S2) / b  # Var M
     if known(negatives, NEGATIVES, 'negatives') == 'all':
-        MQ = (m.x6 + 3*(b - 1)*m.x2Sx + (b - 1)*(b - 2)*m.S3)/b**2 - (m.TS + (b - 1)*m.S3)/b
-        Q = (m.x8 + (b - 1)*(4*m.x4Sx + 2*m.TT + m.xy4) + (b - 1)*(b - 2)*(4*m.TSS + 2*m.Sx2) + (b - 1)*(b - 2)*(b - 3)*m.S4)/b**3
-        Q = Q - (m.TT + 2*(b - 1)*m.TSS + (b - 1)**2*m.S4)/b**2
+        MQ = (m.x6 + 3 * (b - 1) * m.x2Sx + (b - 1) * (b - 2) * m.S3) / b**2 - (m.TS + (b - 1) * m.S3) / b
+        Q = (
+            m.x8
+            + (b - 1) * (4 * m.x4Sx + 2 * m.TT + m.xy4)
+            + (b - 1) * (b - 2) * (4 * m.TSS + 2 * m.Sx2)
+            + (b - 1) * (b - 2) * (b - 3) * m.S4
+        ) / b**3
+        Q = Q - (m.TT + 2 * (b - 1) * m.TSS + (b - 1) ** 2 * m.S4) / b**2
     else:
-        MQ = 2*(m.x2Sx - m.S3)/b
-        Q = (m.TT + m.xy4 + (b - 2)*(2*m.TSS + 2*m.Sx2) + (b - 2)*(b - 3)*m.S4)/(b*(b - 1)) - m.S4
-    first, second = -4*w + 8*tau*w**3, 4*w**3
-    return first**2*M + 2*first*second*MQ + second**2*Q
+        MQ = 2 * (m.x2Sx - m.S3) / b
+        Q = (m.TT + m.xy4 + (b - 2) * (2 * m.TSS + 2 * m.Sx2) + (b - 2) * (b - 3) * m.S4) / (b * (b - 1)) - m.S4
+    first, second = -4 * w + 8 * tau * w**3, 4 * w**3
+    return first**2 * M + 2 * first * second * MQ + second**2 * Q
 
-def sensible(d, s, batch, least=1): # as for `sl_variance`; the smallest batch
+# %% ../nbs/21_theory_variance.ipynb #1a64089e
+def sensible(d, s, batch, least=1):  # as for `sl_variance`; the smallest batch
     "Raise `BadInput` for numbers out of range; symbols pass."
     for name, v, low in (('d', d, 2), ('s', s, 0), ('batch', batch, least)):
-        if isinstance(v, (int, float, np.number, np.ndarray)): need(np.min(v) >= low, name, v, f'at least {low}')
+        if isinstance(v, (int, float, np.number, np.ndarray)):
+            need(np.min(v) >= low, name, v, f'at least {low}')
 
 # %% ../nbs/21_theory_variance.ipynb #80234e0d
-def margin(d, s): # dimension and variance of the noise: numbers, arrays or symbols
+def margin(d, s):  # dimension and variance of the noise: numbers, arrays or symbols
     "Var(∇L_SSL) − Var(∇L_SL) at W = I, |B| = 2, as a square and positive terms: the proof of MKDT's Theorem 4.1."
-    return (2*d**2*s**2 - 1)**2/2 + s**4*(32*d**3 + 134*d**2 + 152*d) + s**3*(72*d**2 + 472*d + 608) + s**2*(32*d + 324) + 12*s
+    return (
+        (2 * d**2 * s**2 - 1) ** 2 / 2
+        + s**4 * (32 * d**3 + 134 * d**2 + 152 * d)
+        + s**3 * (72 * d**2 + 472 * d + 608)
+        + s**2 * (32 * d + 324)
+        + 12 * s
+    )
 
 # %% ../nbs/21_theory_variance.ipynb #d5a69154
 @dataclass
 class Spread:
     "How gradients scatter from batch to batch."
-    mean:Tensor # of the gradients (P,)
-    var:float # E‖G − E G‖², unbiased
-    se:float # its standard error
-    n:int # how many gradients
+
+    mean: Tensor  # of the gradients (P,)
+    var: float  # E‖G − E G‖², unbiased
+    se: float  # its standard error
+    n: int  # how many gradients
 
     @property
-    def relative(self): # Var/‖E G‖²: noise beside signal
-        signal = self.mean.square().sum().item() - self.var/self.n         # without what chance adds
-        return self.var/signal if signal > 0 else float('inf')
+    def relative(self):  # Var/‖E G‖²: noise beside signal
+        signal = self.mean.square().sum().item() - self.var / self.n  # without what chance adds
+        return self.var / signal if signal > 0 else float('inf')
 
-def gradient_variance(loss, # (θ, batch) → scalar
-                      theta:Tensor, # where: parameters, any shape
-                      draw, # (generator) → a batch: whatever `loss` takes
-                      n:int=200, # how many batches, 10 or more; n·P numbers are held
-                      seed:int=0 # of the batches
-                     ) -> Spread:
+# %% ../nbs/21_theory_variance.ipynb #c84a6010
+def gradient_variance(
+    loss,  # (θ, batch) → scalar
+    theta: Tensor,  # where: parameters, any shape
+    draw,  # (generator) → a batch: whatever `loss` takes
+    n: int = 200,  # how many batches, 10 or more; n·P numbers are held
+    seed: int = 0,  # of the batches
+) -> Spread:
     "The variance over batches of a loss's gradient, with its standard error (MKDT, Theorem 4.1)."
     need(n >= 10, 'n', n, 'at least 10 batches, or the standard error means nothing')
     gen, at = generator(seed, 'gradient variance'), theta.detach().requires_grad_()
     G = torch.stack([torch.autograd.grad(loss(at, draw(gen)), at)[0].flatten() for _ in range(n)]).double()
     off = (G - G.mean(0)).square().sum(1)
-    return Spread(G.mean(0), off.sum().item()/(n - 1), (off.std()/n**.5).item(), n)
+    return Spread(G.mean(0), off.sum().item() / (n - 1), (off.std() / n**0.5).item(), n)

@@ -12,22 +12,25 @@ from .core import need
 from .krrst import gram
 
 # %% ../nbs/24_theory_views.ipynb #38ee2977
-def view_regression(pairs, # (x, j) → features (n, d) of view j of x, and targets (n, k)
-                    lam:float=0., # λ of the ridge, a fraction of the kernel's trace, ≥ 0
-                    start:Tensor|None=None # initial θ (d, k), zeros if None
-                   ): # `solve` for `gradient_bias`: (x, w) → θ (d, k)
+def view_regression(
+    pairs,  # (x, j) → features (n, d) of view j of x, and targets (n, k)
+    lam: float = 0.0,  # λ of the ridge, a fraction of the kernel's trace, ≥ 0
+    start: Tensor | None = None,  # initial θ (d, k), zeros if None
+):  # `solve` for `gradient_bias`: (x, w) → θ (d, k)
     "Least squares on the views drawn; of several minimisers the one nearest to `start`."
     need(lam >= 0, 'lam', lam, 'a fraction of the trace, 0 or more')
+
     def solve(x, w):
         rows = []
         for j in w.nonzero().flatten().tolist():
             features, targets = pairs(x, j)
             left = targets if start is None else targets - features @ start
-            rows.append((w[j].sqrt()*features, w[j].sqrt()*left))
+            rows.append((w[j].sqrt() * features, w[j].sqrt() * left))
         F, Y = map(torch.cat, zip(*rows))
         if lam:
             theta = torch.linalg.solve(gram(F, lam, False), F.T @ Y)
         else:
             theta = torch.linalg.pinv(F) @ Y
         return theta if start is None else start + theta
+
     return solve

@@ -21,64 +21,110 @@ from .posttrain import ipc_of, per_class
 
 # %% ../nbs/31_trajectories.ipynb #cde0a805
 LABELS = 'hard', 'soft', 'moving'
-
 CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet=1000)
-EXPERTS = ExpertConfig(epochs=50, lr=.01, momentum=0., weight_decay=0., objective='sl')
-_C100, _TINY = dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5), dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths))
-PAPER = dict(cifar10={1: dict(), 10: dict(syn_steps=30, max_start_epoch=20, lr_x=1e5, lr_lr=1e-4), 50: dict(syn_steps=30, max_start_epoch=40, lr_x=1e3, lr_lr=1e-5, lr_syn=1e-3)},
-             cifar100={1: dict(_C100, syn_steps=20, expert_epochs=3), 10: dict(_C100, syn_steps=20), 50: dict(_C100, syn_steps=80, max_start_epoch=40, batch=125)},
-             tinyimagenet={1: dict(_TINY, syn_steps=10, max_start_epoch=10), 10: dict(_TINY, syn_steps=20, max_start_epoch=40, batch=200), 50: dict(_TINY, syn_steps=20, max_start_epoch=40, batch=300)},
-             imagenet={1: dict(_TINY, syn_steps=10, expert_epochs=3, max_start_epoch=10, batch=100)})
+EXPERTS = ExpertConfig(epochs=50, lr=0.01, momentum=0.0, weight_decay=0.0, objective='sl')
+_C100, _TINY = (
+    dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5),
+    dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths)),
+)
+PAPER = dict(
+    cifar10={
+        1: dict(),
+        10: dict(syn_steps=30, max_start_epoch=20, lr_x=1e5, lr_lr=1e-4),
+        50: dict(syn_steps=30, max_start_epoch=40, lr_x=1e3, lr_lr=1e-5, lr_syn=1e-3),
+    },
+    cifar100={
+        1: dict(_C100, syn_steps=20, expert_epochs=3),
+        10: dict(_C100, syn_steps=20),
+        50: dict(_C100, syn_steps=80, max_start_epoch=40, batch=125),
+    },
+    tinyimagenet={
+        1: dict(_TINY, syn_steps=10, max_start_epoch=10),
+        10: dict(_TINY, syn_steps=20, max_start_epoch=40, batch=200),
+        50: dict(_TINY, syn_steps=20, max_start_epoch=40, batch=300),
+    },
+    imagenet={1: dict(_TINY, syn_steps=10, expert_epochs=3, max_start_epoch=10, batch=100)},
+)
+
 
 @dataclass(frozen=True)
 class MTT(MKDT):
     "Everything MTT or TESLA depends on but the seed and the images: MKDT's settings with MTT's defaults (CIFAR-10, one image a class), and what TESLA changes."
+
     name, papers, needs, of_classes = 'mtt', PAPER, frozenset({'labels'}), True
-    m:int = 10 # synthetic images, as many of each class
-    syn_steps:int = 50 # N
-    max_start_epoch:int = 2 # T⁺
-    batch:int = 1000 # synthetic images in an inner step; all of them if there are fewer
-    lr_x:float = 1e2 # of the pixels
-    lr_syn:float = 1e-2 # α at the start
-    lr_lr:float = 1e-7 # of α
-    init:str = 'random' # real images of each class
-    experts:ExpertConfig = EXPERTS
-    labels:str = 'hard' # MTT's; or TESLA's: `soft`, an expert's for the initial images, or `moving`, those of each walk's goal (the authors' code)
-    cut:bool = False # TESLA's gradient, not the exact one
+    m: int = 10  # synthetic images, as many of each class
+    syn_steps: int = 50  # N
+    max_start_epoch: int = 2  # T⁺
+    batch: int = 1000  # synthetic images in an inner step; all of them if there are fewer
+    lr_x: float = 1e2  # of the pixels
+    lr_syn: float = 1e-2  # α at the start
+    lr_lr: float = 1e-7  # of α
+    init: str = 'random'  # real images of each class
+    experts: ExpertConfig = EXPERTS
+    labels: str = 'hard'  # MTT's; or TESLA's: `soft`, an expert's for the initial images, or `moving`, those of each walk's goal (the authors' code)
+    cut: bool = False  # TESLA's gradient, not the exact one
 
     @property
-    def called(self) -> str: # a method's name
+    def called(self) -> str:  # a method's name
         "`mtt`, `tesla`, or what lies between them."
-        return {('hard', False): 'mtt', ('soft', True): 'tesla'}.get((self.labels, self.cut), f"mtt-{self.labels}{'-cut'*self.cut}")
+        return {('hard', False): 'mtt', ('soft', True): 'tesla'}.get(
+            (self.labels, self.cut), f"mtt-{self.labels}{'-cut' * self.cut}"
+        )
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=60 # outer iterations
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 60,  # outer iterations
+    ):  # the settings
         "For a laptop: a few narrow experts, and Adam."
-        few = ExpertConfig(experts=6, epochs=8, batch=64, lr=.1, momentum=0., weight_decay=0., widths=None, objective='sl')
-        return cls(m=m, steps=steps, syn_steps=10, max_start_epoch=6, optimiser='adam', lr_x=.05, lr_syn=.1, lr_lr=1e-3, experts=few)
+        few = ExpertConfig(
+            experts=6, epochs=8, batch=64, lr=0.1, momentum=0.0, weight_decay=0.0, widths=None, objective='sl'
+        )
+        return cls(
+            m=m,
+            steps=steps,
+            syn_steps=10,
+            max_start_epoch=6,
+            optimiser='adam',
+            lr_x=0.05,
+            lr_syn=0.1,
+            lr_lr=1e-3,
+            experts=few,
+        )
 
     @classmethod
-    def paper(cls, data:str|None=None, # one of `papers`; CIFAR-10 if None
-              m:int|None=None # synthetic images; one of each class if None. The row with the nearest number of images per class is taken
-             ): # the settings
+    def paper(
+        cls,
+        data: str | None = None,  # one of `papers`; CIFAR-10 if None
+        m: int
+        | None = None,  # synthetic images; one of each class if None. The row with the nearest number of images per class is taken
+    ):  # the settings
         "The papers' settings for a data set."
         name = known(data or 'cifar10', PAPER, 'preset')
-        ipc = max(1, (m or 0)//CLASSES[name])
-        near = min(PAPER[name], key=lambda i: abs(math.log(i/ipc)))
+        ipc = max(1, (m or 0) // CLASSES[name])
+        near = min(PAPER[name], key=lambda i: abs(math.log(i / ipc)))
         return cls(m=m or CLASSES[name], **PAPER[name][near])
 
     @classmethod
-    def settings(cls, images:Images, preset:str='tiny', m:int|None=None, steps:int|None=None): # see `Method`
+    def settings(
+        cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
+    ):  # see `Method`
         "Settings by name; the number of images chooses the row of a paper's table."
         small = known(preset, ('tiny', *PAPER), 'preset') == 'tiny'
         return changed(cls.tiny() if small else cls.paper(preset, m), m=m, steps=steps)
 
-    def check(self, images:Images # X_t, with labels
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t, with labels
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
-        need(images.y is not None, 'images', images.name, 'has no labels, and these trajectories learn labels; mkdt needs none')
+        need(
+            images.y is not None,
+            'images',
+            images.name,
+            'has no labels, and these trajectories learn labels; mkdt needs none',
+        )
         super().check(images)
         need(self.experts.objective == 'sl', 'objective', self.experts.objective, 'sl; for the others there is mkdt')
         need(not self.learn_y, 'learn_y', True, 'False: labels are held fixed here; mkdt learns targets')
@@ -87,103 +133,135 @@ class MTT(MKDT):
         need(not moving or self.problems == 1, 'problems', self.problems, '1: moving labels are those of one walk')
         per_class(images, ipc_of(images, self.m), generator(0))
 
-    def task(self, images, teacher, *args): # see `MTTTask`
+    def task(self, images, teacher, *args):  # see `MTTTask`
         "What runs; it asks no teacher."
         return MTTTask(images, None, *args)
 
-    def outputs(self, images:Images, net=None): # see `MKDT`
+    def outputs(self, images: Images, net=None):  # see `MKDT`
         "As many as there are classes."
         return len(images.classes)
 
+# %% ../nbs/31_trajectories.ipynb #41ba442f
 @dataclass(frozen=True)
 class TESLA(MTT):
     "MTT's settings, with TESLA's labels and gradient."
+
     name = 'tesla'
-    labels:str = 'soft' # an expert's, for the initial images
-    cut:bool = True # TESLA's gradient
+    labels: str = 'soft'  # an expert's, for the initial images
+    cut: bool = True  # TESLA's gradient
 
 # %% ../nbs/31_trajectories.ipynb #064c932d
 SYSTEMS = dict(mtt=MTT, tesla=TESLA)
 
-def paper(system:str='mtt', # one of `SYSTEMS`
-          name:str='cifar10', # one of `PAPER`
-          ipc:int=1 # images per class; the row with the nearest number is taken
-         ) -> MTT:
-    "The papers' settings for a data set."
-    return SYSTEMS[known(system, SYSTEMS, 'system')].paper(name, ipc*CLASSES[known(name, PAPER, 'preset')])
 
-def tiny(system:str='mtt', # one of `SYSTEMS`
-         m:int=20, # synthetic images
-         steps:int=60 # outer iterations
-        ) -> MTT:
+def paper(
+    system: str = 'mtt',  # one of `SYSTEMS`
+    name: str = 'cifar10',  # one of `PAPER`
+    ipc: int = 1,  # images per class; the row with the nearest number is taken
+) -> MTT:
+    "The papers' settings for a data set."
+    return SYSTEMS[known(system, SYSTEMS, 'system')].paper(name, ipc * CLASSES[known(name, PAPER, 'preset')])
+
+# %% ../nbs/31_trajectories.ipynb #78c1988c
+def tiny(
+    system: str = 'mtt',  # one of `SYSTEMS`
+    m: int = 20,  # synthetic images
+    steps: int = 60,  # outer iterations
+) -> MTT:
     "For a laptop: a few narrow experts, and Adam."
     return SYSTEMS[known(system, SYSTEMS, 'system')].tiny(m, steps)
 
 # %% ../nbs/31_trajectories.ipynb #34777ab2
 class MTTTask(MKDTTask):
     "Trajectory matching with labels, MTT's or TESLA's, a `Distiller` for `run`."
+
     hint = 'Lower `lr_x` or `lr_lr`.'
-    def __init__(self, images:Images, teacher:None, to:Trajectories, cfg:MTT, seed:int=0, memory_budget:float|None=None # as for `MKDTTask`; there is no teacher
-                ):
+
+    def __init__(
+        self,
+        images: Images,
+        teacher: None,
+        to: Trajectories,
+        cfg: MTT,
+        seed: int = 0,
+        memory_budget: float | None = None,  # as for `MKDTTask`; there is no teacher
+    ):
         cfg.check(images)
         super().__init__(images, None, to, cfg, seed, memory_budget)
         self.name, self.f = cfg.called, Functional(cfg.experts.student(images, self.Y.shape[1]).to(self.device))
-        if cfg.labels == 'soft': self.Y_s.copy_(self.soft(to.get(0, cfg.experts.epochs, self.device)))
+        if cfg.labels == 'soft':
+            self.Y_s.copy_(self.soft(to.get(0, cfg.experts.epochs, self.device)))
 
-    def start(self) -> Tensor: # (m,) indices, class by class
+    def start(self) -> Tensor:  # (m,) indices, class by class
         "Which real images the synthetic ones start as: of each class as many."
-        return per_class(self.images, self.cfg.m//len(self.images.classes), generator(self.seed, 'mtt init'))
+        return per_class(self.images, self.cfg.m // len(self.images.classes), generator(self.seed, 'mtt init'))
 
     @torch.no_grad()
-    def soft(self, theta:Tensor) -> Tensor: # an expert's parameters (P,); probabilities (m, C)
+    def soft(self, theta: Tensor) -> Tensor:  # an expert's parameters (P,); probabilities (m, C)
         "What an expert says of the synthetic images."
-        with precision(): return torch.cat([torch.softmax(self.f(theta, x).float(), 1) for x in self.X_s.split(512)])
+        with precision():
+            return torch.cat([torch.softmax(self.f(theta, x).float(), 1) for x in self.X_s.split(512)])
 
-    def walk(self, p:int, i:int, t:int, batches:list) -> tuple: # as for `MKDTTask`
+    def walk(self, p: int, i: int, t: int, batches: list) -> tuple:  # as for `MKDTTask`
         "A walk, on the labels that are due."
-        if self.cfg.labels == 'moving': self.Y_s.copy_(self.soft(self.between(i, t)[1]))
+        if self.cfg.labels == 'moving':
+            self.Y_s.copy_(self.soft(self.between(i, t)[1]))
         return super().walk(p, i, t, batches)
 
-    def through(self, *problem) -> tuple: # as for `MKDTTask`
+    def through(self, *problem) -> tuple:  # as for `MKDTTask`
         "The exact gradient, or TESLA's."
         return truncated(*problem) if self.cfg.cut else super().through(*problem)
 
     def distilled(self) -> Distilled:
         "The set as it stands: with its labels, or with class probabilities."
-        if self.cfg.labels != 'hard': return self.as_set(self.Y_s, method=self.name, target_kind=PROBABILITIES)
-        recipe = dict(epochs=1000, batch=256, lr=self.lr_syn.item(), momentum=.9, weight_decay=5e-4)      # the authors' code
+        if self.cfg.labels != 'hard':
+            return self.as_set(self.Y_s, method=self.name, target_kind=PROBABILITIES)
+        recipe = dict(
+            epochs=1000, batch=256, lr=self.lr_syn.item(), momentum=0.9, weight_decay=5e-4
+        )  # the authors' code
         return self.as_set(self.Y_s.argmax(1), method=self.name, target_kind='labels', recipe=recipe)
 
 # %% ../nbs/31_trajectories.ipynb #67bb828d
-def mtt(images:Images, # X_t, with labels
-        cfg:MTT|None=None, # `MTT.tiny()` if None
-        seed:int=0, # of everything random
-        out:Path|None=None, # folder for checkpoint, log, record, distilled.safetensors, and the experts
-        **kwargs # as for `mkdt.mkdt`: `to`, `memory_budget`, …
-       ) -> Distilled: # with the Run record as its `run`
+def mtt(
+    images: Images,  # X_t, with labels
+    cfg: MTT | None = None,  # `MTT.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder for checkpoint, log, record, distilled.safetensors, and the experts
+    **kwargs,  # as for `mkdt.mkdt`: `to`, `memory_budget`, …
+) -> Distilled:  # with the Run record as its `run`
     "Distil images with MTT, or take up or read the run in `out`."
     return distil(images, cfg or MTT.tiny(), None, seed, out, **kwargs)
-def tesla(images:Images, # X_t, with labels
-          cfg:MTT|None=None, # `TESLA.tiny()` if None
-          seed:int=0, # of everything random
-          out:Path|None=None, # folder, as for `mtt`
-          **kwargs # likewise
-         ) -> Distilled: # likewise
+
+# %% ../nbs/31_trajectories.ipynb #f3226613
+def tesla(
+    images: Images,  # X_t, with labels
+    cfg: MTT | None = None,  # `TESLA.tiny()` if None
+    seed: int = 0,  # of everything random
+    out: Path | None = None,  # folder, as for `mtt`
+    **kwargs,  # likewise
+) -> Distilled:  # likewise
     "Distil images with TESLA."
     return mtt(images, cfg or TESLA.tiny(), seed, out, **kwargs)
 
 # %% ../nbs/31_trajectories.ipynb #bbb01b22
-def truncated(theta:Tensor, X:Tensor, Y:Tensor, lr:Tensor, batches:list, loss, outer # as for `mkdt.unrolled`; a walk without momentum
-             ) -> tuple: # eq. 4, and TESLA's gradients with respect to X, Y and lr
+def truncated(
+    theta: Tensor,
+    X: Tensor,
+    Y: Tensor,
+    lr: Tensor,
+    batches: list,
+    loss,
+    outer,  # as for `mkdt.unrolled`; a walk without momentum
+) -> tuple:  # eq. 4, and TESLA's gradients with respect to X, Y and lr
     "Each step's images get the gradient they would have if no later step depended on where theirs led: one step's graph, and no places."
-    walk = Walk(X, Y, lr, batches, loss, 0., 0., len(batches))
+    walk = Walk(X, Y, lr, batches, loss, 0.0, 0.0, len(batches))
     end = walk.forward(theta, 0)
     value = outer(end.requires_grad_())
-    a, = torch.autograd.grad(value, end)                   # a_N, for every step
+    (a,) = torch.autograd.grad(value, end)  # a_N, for every step
     grads, v = [torch.zeros_like(t) for t in (X, Y, lr)], theta.new_zeros(())
     for n in range(len(batches)):
-        (_, *leaves, _), (after, _) = walk.graph(n, theta, v)      # θ is a leaf that nothing is asked of
-        gx, gy, gl = torch.autograd.grad(after, leaves, a/world().size, allow_unused=True, materialize_grads=True)
+        (_, *leaves, _), (after, _) = walk.graph(n, theta, v)  # θ is a leaf that nothing is asked of
+        gx, gy, gl = torch.autograd.grad(after, leaves, a / world().size, allow_unused=True, materialize_grads=True)
         mine, theta = world().share(batches[n]), after.detach()
         grads[0].index_add_(0, mine, gx)
         grads[1].index_add_(0, mine, gy)

@@ -19,34 +19,45 @@ from .nets import Encoder
 from .teachers import Teacher, Views, view_of
 
 # %% ../nbs/16_views.ipynb #6c7140b6
-KINDS = dict(letters=Views(rotate=15, shift=.1, scale=.15, shear=.1),
-             photographs=Views(crop=(.25, 1.), ratio=(3/4, 4/3), flip=.5)) # how views are drawn, by kind of data
+KINDS = dict(
+    letters=Views(rotate=15, shift=0.1, scale=0.15, shear=0.1),
+    photographs=Views(crop=(0.25, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5),
+)  # how views are drawn, by kind of data
 
-def views_for(channels:int, # of the images
-              kind:str|Views='auto' # one of `KINDS`; `auto`: letters for one channel, else photographs; or how
-             ) -> Views:
+
+def views_for(
+    channels: int,  # of the images
+    kind: str | Views = 'auto',  # one of `KINDS`; `auto`: letters for one channel, else photographs; or how
+) -> Views:
     "How views of such images are drawn; raises `BadInput`."
-    if isinstance(kind, Views): return kind
+    if isinstance(kind, Views):
+        return kind
     names = ('auto', *KINDS)
-    if known(kind, names, 'kind') == 'auto': kind = 'letters' if channels == 1 else 'photographs'
+    if known(kind, names, 'kind') == 'auto':
+        kind = 'letters' if channels == 1 else 'photographs'
     return KINDS[known(kind, names, 'kind')]
 
-def how_many(views # 20, '20', 'unlimited' or 'off'
-            ) -> int|str: # a number, `unlimited` or `off`
+# %% ../nbs/16_views.ipynb #b1dfe55c
+def how_many(
+    views,  # 20, '20', 'unlimited' or 'off'
+) -> int | str:  # a number, `unlimited` or `off`
     "A number of views, however it was written; raises `BadInput`."
     text = str(views).strip().lower()
-    if text in ('unlimited', 'off'): return text
+    if text in ('unlimited', 'off'):
+        return text
     need(text.isdecimal() and int(text) >= 1, 'views', views, 'a number of views from 1 on, unlimited, or off')
     return int(text)
 
-def with_views(d:Distilled, # any set with a teacher's features as targets
-               teacher:Teacher, # who says what to make of a view
-               views:int|str=20, # how many views of each image are stored; or `unlimited`
-               kind:str|Views='auto', # see `views_for`
-               seed:int=0, # which views
-               bits:int=16, # of a stored number: 16 (half precision), or 8 with a scale
-               components:int|None=None # store so many principal components of the features only
-              ) -> Distilled: # with views in place of any that it had
+# %% ../nbs/16_views.ipynb #ce9c7b19
+def with_views(
+    d: Distilled,  # any set with a teacher's features as targets
+    teacher: Teacher,  # who says what to make of a view
+    views: int | str = 20,  # how many views of each image are stored; or `unlimited`
+    kind: str | Views = 'auto',  # see `views_for`
+    seed: int = 0,  # which views
+    bits: int = 16,  # of a stored number: 16 (half precision), or 8 with a scale
+    components: int | None = None,  # store so many principal components of the features only
+) -> Distilled:  # with views in place of any that it had
     "The same images, for a student that sees views of them; raises `BadInput`."
     need_set(d)
     count = how_many(views)
@@ -63,111 +74,138 @@ def with_views(d:Distilled, # any set with a teacher's features as targets
     recipe = {n: list(v) if isinstance(v, tuple) else v for n, v in recipe.items()}
     size = sum(t.nbytes for t in teacher.kept.state_dict().values())
     about = dict(recipe=recipe, seed=seed, count=None, teacher=teacher.hash(), teacher_bytes=size)
-    if count == 'unlimited': return _like(d, about)
+    if count == 'unlimited':
+        return _like(d, about)
     exact = answers_of(_like(d, dict(about, count=count)), teacher)
     kept = store_answers(exact, bits, components)
     error = (kept.all() - exact).square().mean().item()
     return _like(d, dict(about, count=count, bits=bits, components=components, error=error), kept)
 
-def answers_of(d:Distilled, # a set with a number of views
-               teacher:Teacher # whom to ask
-              ) -> Tensor: # float32 (m, V, k), on the CPU
+# %% ../nbs/16_views.ipynb #d3cc5357
+def answers_of(
+    d: Distilled,  # a set with a number of views
+    teacher: Teacher,  # whom to ask
+) -> Tensor:  # float32 (m, V, k), on the CPU
     "What a teacher says of the set's views."
     M, padding = view_matrices(d), d.views['recipe'].get('padding', 'zeros')
     return torch.stack([teacher(view_of(d.x, M[:, v], padding)).cpu() for v in range(M.shape[1])], 1)
 
+
 def _like(d, about, answers=None):
     "The set with other views."
     new = Distilled(d.x, d.y, {**d.manifest, 'views': about}, answers)
-    if hasattr(d, 'run'): new.run = d.run
+    if hasattr(d, 'run'):
+        new.run = d.run
     return new
 
 # %% ../nbs/16_views.ipynb #05465b4e
 @dataclass(frozen=True)
 class ViewTargets(KRRST):
     "KRR-ST's settings, and the views that images are distilled under. No paper has these: presets are KRR-ST's."
+
     name = 'views'
-    x_init:str = 'kmeans' # where X_s starts: `kmeans` (real images, spread out), `real` ones, or `noise`
-    learn_y:bool = False # the teacher's answers are the targets
-    n_views:int = 4 # V: views of each image that the head is fitted to in a step
-    stored:int = 20 # views of each image whose answers are stored; 0: unlimited, the teacher is asked at pre-training
-    kind:str = 'auto' # of data: `letters`, `photographs`; `auto`: letters for one channel
+    x_init: str = 'kmeans'  # where X_s starts: `kmeans` (real images, spread out), `real` ones, or `noise`
+    learn_y: bool = False  # the teacher's answers are the targets
+    n_views: int = 4  # V: views of each image that the head is fitted to in a step
+    stored: int = 20  # views of each image whose answers are stored; 0: unlimited, the teacher is asked at pre-training
+    kind: str = 'auto'  # of data: `letters`, `photographs`; `auto`: letters for one channel
 
     @classmethod
-    def tiny(cls, m:int=20, # synthetic images
-             steps:int=400 # outer iterations
-            ): # the settings
+    def tiny(
+        cls,
+        m: int = 20,  # synthetic images
+        steps: int = 400,  # outer iterations
+    ):  # the settings
         "For a laptop: KRR-ST's, at half of its steps."
         return super().tiny(m, steps)
 
-    def check(self, images:Images # X_t
-             ) -> None:
+    def check(
+        self,
+        images: Images,  # X_t
+    ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         super().check(images)
         need(isinstance(self.n_views, int) and self.n_views >= 1, 'n_views', self.n_views, 'at least 1')
-        need(isinstance(self.stored, int) and self.stored >= 0, 'stored', self.stored, 'at least 1, or 0 for unlimited views')
+        need(
+            isinstance(self.stored, int) and self.stored >= 0,
+            'stored',
+            self.stored,
+            'at least 1, or 0 for unlimited views',
+        )
         for key, value in dict(learn_y=False, y_init='teacher', raw_pixels=False).items():
             right = f'must be {value}: the targets are what the teacher says'
             need(getattr(self, key) == value, key, getattr(self, key), right)
         views_for(images.x.shape[1], self.kind)
 
-    def start(self, images:Images, # X_t
-              teacher:Teacher, # g_φ
-              seed:int=0, # of everything random
-              show:bool=True, # a progress bar while the pool is being filled
-              **kwargs # not used
-             ): # a `ViewTask`
+    def start(
+        self,
+        images: Images,  # X_t
+        teacher: Teacher,  # g_φ
+        seed: int = 0,  # of everything random
+        show: bool = True,  # a progress bar while the pool is being filled
+        **kwargs,  # not used
+    ):  # a `ViewTask`
         "The algorithm, ready to run."
         return ViewTask(images, teacher, self, seed, show)
 
-    def cost(self, images:Images, # X_t
-             net=None # the teacher's network, perhaps without weights
-            ): # `costs.Estimate`
+    def cost(
+        self,
+        images: Images,  # X_t
+        net=None,  # the teacher's network, perhaps without weights
+    ):  # `costs.Estimate`
         "KRR-ST's steps with V times the synthetic images before the head, and the teacher's answers."
         costs = importlib.import_module('ssdd_nb.costs')
         k, T, V = getattr(net, 'dim', 512), self.max_steps, self.n_views
-        (steps, fill), (_, one) = (costs.of_krrst(images, replace(self, m=m), k).parts for m in (V*self.m, self.m))
-        gflop = steps.gflop - (fill.gflop - one.gflop)*T/(T + 1)                 # models learn one view of each
-        asked = (V + 1)*self.m*self.steps + self.m*(one.steps + self.stored)
+        (steps, fill), (_, one) = (costs.of_krrst(images, replace(self, m=m), k).parts for m in (V * self.m, self.m))
+        gflop = steps.gflop - (fill.gflop - one.gflop) * T / (T + 1)  # models learn one view of each
+        asked = (V + 1) * self.m * self.steps + self.m * (one.steps + self.stored)
         parts = replace(steps, gflop=gflop), replace(one, mib=steps.mib)
-        if net is None: return costs.Estimate(parts)
+        if net is None:
+            return costs.Estimate(parts)
         answer, _ = costs.traced(lambda: costs._no_grad(costs._without_content(net).eval(), costs.blank(1, images)))
         return costs.Estimate((*parts, costs.Part('answers of the teacher', asked, answer)))
 
 # %% ../nbs/16_views.ipynb #bb10ee51
 class ViewTask(KRRSTTask):
     "KRR-ST's Algorithm 1 on views of the synthetic images, a `Distiller` for `run`."
-    def __init__(self,
-                 images:Images, # X_t, unlabelled
-                 teacher:Teacher, # g_φ
-                 cfg:ViewTargets, # how
-                 seed:int=0, # of everything random
-                 show:bool=False # a progress bar while the pool is being filled
-                ):
+
+    def __init__(
+        self,
+        images: Images,  # X_t, unlabelled
+        teacher: Teacher,  # g_φ
+        cfg: ViewTargets,  # how
+        seed: int = 0,  # of everything random
+        show: bool = False,  # a progress bar while the pool is being filled
+    ):
         super().__init__(images, teacher, cfg, seed, show)
         self.how = views_for(images.x.shape[1], cfg.kind)
 
-    def matrices(self, n:int, # views of each image
-                 *names # of the stream
-                ) -> Tensor: # (m, n, 2, 3)
+    def matrices(
+        self,
+        n: int,  # views of each image
+        *names,  # of the stream
+    ) -> Tensor:  # (m, n, 2, 3)
         "Views of all images, from the seed and the names alone."
         gen = generator(self.seed, 'distilled under views', *names)
-        return self.how.matrices(self.cfg.m*n, self.X_s.shape[2:], gen).unflatten(0, (self.cfg.m, n))
+        return self.how.matrices(self.cfg.m * n, self.X_s.shape[2:], gen).unflatten(0, (self.cfg.m, n))
 
-    def look(self, x:Tensor, # some synthetic images, normalised (b, C, H, W)
-             M:Tensor # n views of each (b, n, 2, 3)
-            ) -> tuple: # views, normalised (b·n, C, H, W), and the teacher's answers (b·n, k), without a gradient
+    def look(
+        self,
+        x: Tensor,  # some synthetic images, normalised (b, C, H, W)
+        M: Tensor,  # n views of each (b, n, 2, 3)
+    ) -> tuple:  # views, normalised (b·n, C, H, W), and the teacher's answers (b·n, k), without a gradient
         "Views, and what the teacher says of them."
         mean, std, n = self.images.mean, self.images.std, M.shape[1]
         x = denormalise(x, mean, std).repeat_interleave(n, 0)
         seen = view_of(x, M.flatten(0, 1), self.how.padding)
         return normalise(seen, mean, std), self.teacher(seen.detach())
 
-    def inner_set(self, at:int) -> tuple: # which model will learn it; views (m, C, H, W) and answers (m, k)
+    def inner_set(self, at: int) -> tuple:  # which model will learn it; views (m, C, H, W) and answers (m, k)
         "A view of each image, for a model of the pool."
-        with torch.no_grad(): return self.look(self.X_s, self.matrices(1, 'inner', at, self.t, self.pool[at].t))
+        with torch.no_grad():
+            return self.look(self.X_s, self.matrices(1, 'inner', at, self.t, self.pool[at].t))
 
-    def head_set(self, net:Encoder) -> tuple: # f_ω; features (m·V, d) and answers (m·V, k)
+    def head_set(self, net: Encoder) -> tuple:  # f_ω; features (m·V, d) and answers (m·V, k)
         "What the head is fitted to; several processes share the images."
         m, V = self.cfg.m, self.cfg.n_views
         seen, y = self.look(world().share(self.X_s), world().share(self.matrices(V, 'outer', self.t)))

@@ -21,323 +21,511 @@ from .data import Images, as_float, in_short
 from .distilled import Distilled
 
 # %% ../nbs/03_viz.ipynb #3d027890
-STYLES = { # key: its name in prose, its colour
-    'none': ('no pre-training', '#bbbbbb'), 'random': ('random subset', '#888888'), 'full': ('full data', '#000000'), 'real': ('real', '#000000'), 'noise': ('Gaussian noise', '#cc79a7'),
-    'random-sl': ('random subset', '#999999'), 'full-sl': ('full data', '#777777'),
-    'kmeans': ('k-means', '#56b4e9'), 'herding': ('herding', '#0a7f8c'), 'sas': ('SAS', '#7b5ea7'), 'highloss': ('high-loss', '#e69f00'), 'forgetting': ('forgetting (labels)', '#b8860b'),
-    'krrst': ('KRR-ST', '#d55e00'), 'views': ('distilled under views', '#117733'), 'mkdt': ('MKDT', '#0072b2'), 'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'), 'scdd': ('SC-DD', '#009e73'),
-    'random-labels': ('random subset, labels', '#b0b0b0'), 'dm-ssl': ('DM, label-free', '#999933'), 'mtt-ssl': ('MTT on SSL', '#cc79a7'),
-    'dc': ('DC', '#332288'), 'dsa': ('DSA', '#6699cc'), 'dm': ('DM', '#999933'), 'cafe': ('CAFE', '#882255'), 'cafe-dsa': ('CAFE with DSA', '#cc6688'), 'mtt': ('MTT', '#444444'), 'tesla': ('TESLA', '#aa4499'),
-    'kip': ('KIP', '#ee8866'), 'rfad': ('RFAD', '#ffaabb'), 'frepo': ('FRePo', '#cc3311'), 'sre2l': ('SRe²L', '#e69f00'), 'cda': ('CDA', '#bbaa00'),
-    'teacher': ('teacher', '#cc79a7'), 'kd': ('kd', '#0072b2'), 'sl': ('sl', '#444444'), 'ssl': ('ssl', '#cc79a7'), 'mtt-sl': ('mtt-sl', '#444444'), 'supervised': ('supervised', '#e69f00'),
-    'barlow_twins': ('Barlow Twins', '#444444'), 'simclr': ('SimCLR', '#444444'), 'moco': ('MoCo', '#009e73'), 'moco_v3': ('MoCo v3', '#444444'), 'swav': ('SwAV', '#444444'), 'dino': ('DINO', '#444444')}
+STYLES = {  # key: its name in prose, its colour
+    'none': ('no pre-training', '#bbbbbb'),
+    'random': ('random subset', '#888888'),
+    'full': ('full data', '#000000'),
+    'real': ('real', '#000000'),
+    'noise': ('Gaussian noise', '#cc79a7'),
+    'random-sl': ('random subset', '#999999'),
+    'full-sl': ('full data', '#777777'),
+    'kmeans': ('k-means', '#56b4e9'),
+    'herding': ('herding', '#0a7f8c'),
+    'sas': ('SAS', '#7b5ea7'),
+    'highloss': ('high-loss', '#e69f00'),
+    'forgetting': ('forgetting (labels)', '#b8860b'),
+    'krrst': ('KRR-ST', '#d55e00'),
+    'views': ('distilled under views', '#117733'),
+    'mkdt': ('MKDT', '#0072b2'),
+    'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'),
+    'scdd': ('SC-DD', '#009e73'),
+    'random-labels': ('random subset, labels', '#b0b0b0'),
+    'dm-ssl': ('DM, label-free', '#999933'),
+    'mtt-ssl': ('MTT on SSL', '#cc79a7'),
+    'dc': ('DC', '#332288'),
+    'dsa': ('DSA', '#6699cc'),
+    'dm': ('DM', '#999933'),
+    'cafe': ('CAFE', '#882255'),
+    'cafe-dsa': ('CAFE with DSA', '#cc6688'),
+    'mtt': ('MTT', '#444444'),
+    'tesla': ('TESLA', '#aa4499'),
+    'kip': ('KIP', '#ee8866'),
+    'rfad': ('RFAD', '#ffaabb'),
+    'frepo': ('FRePo', '#cc3311'),
+    'sre2l': ('SRe²L', '#e69f00'),
+    'cda': ('CDA', '#bbaa00'),
+    'teacher': ('teacher', '#cc79a7'),
+    'kd': ('kd', '#0072b2'),
+    'sl': ('sl', '#444444'),
+    'ssl': ('ssl', '#cc79a7'),
+    'mtt-sl': ('mtt-sl', '#444444'),
+    'supervised': ('supervised', '#e69f00'),
+    'barlow_twins': ('Barlow Twins', '#444444'),
+    'simclr': ('SimCLR', '#444444'),
+    'moco': ('MoCo', '#009e73'),
+    'moco_v3': ('MoCo v3', '#444444'),
+    'swav': ('SwAV', '#444444'),
+    'dino': ('DINO', '#444444'),
+}
 
-def colour(name:str # a method's key
-          ) -> str: # a colour
+
+def colour(
+    name: str,  # a method's key
+) -> str:  # a colour
     "The method's colour."
     return STYLES[name][1] if name in STYLES else '#444444'
 
-def label(name:str # a method's key
-         ) -> str: # its name in prose
+# %% ../nbs/03_viz.ipynb #2da7e7f7
+def label(
+    name: str,  # a method's key
+) -> str:  # its name in prose
     "The method's name in figures and tables."
     return STYLES[name][0] if name in STYLES else name
 
 # %% ../nbs/03_viz.ipynb #18ceae59
-def show_images(x, # (n, C, H, W) in pixel units, C = 1 or 3; or a distilled set, or `Images`
-                titles=None, # one for each, or for the first few
-                ncol:int=10, # images in a row
-                size:float=.8, # inches an image
-                axs=None, # axes to draw on
-                n:int|None=None # the first so many; None: all of a tensor, 50 of a set or of `Images`
-               ): # the figure
+def show_images(
+    x,  # (n, C, H, W) in pixel units, C = 1 or 3; or a distilled set, or `Images`
+    titles=None,  # one for each, or for the first few
+    ncol: int = 10,  # images in a row
+    size: float = 0.8,  # inches an image
+    axs=None,  # axes to draw on
+    n: int | None = None,  # the first so many; None: all of a tensor, 50 of a set or of `Images`
+):  # the figure
     "Images in a grid, all on the scale from black to white."
     x = as_pixels(x, n)
     need(x.ndim == 4 and x.shape[1] in (1, 3), 'x', tuple(x.shape), 'must be (n, 1 or 3, H, W)')
     if axs is None:
-        rows = -(-len(x)//ncol)
-        top = .22 if titles else 0
-        _, axs = plt.subplots(rows, ncol, figsize=(ncol*size, rows*(size + top)), squeeze=False, layout='constrained')
+        rows = -(-len(x) // ncol)
+        top = 0.22 if titles else 0
+        _, axs = plt.subplots(
+            rows, ncol, figsize=(ncol * size, rows * (size + top)), squeeze=False, layout='constrained'
+        )
     axs = np.ravel(axs)
-    for ax in axs: ax.axis('off')
-    for ax, im in zip(axs, x.detach().cpu().clamp(0, 1)): ax.imshow(im.permute(1, 2, 0).squeeze(-1), cmap='gray', vmin=0, vmax=1)
-    for ax, t in zip(axs, titles or []): ax.set_title(t, fontsize=8, pad=2)
+    for ax in axs:
+        ax.axis('off')
+    for ax, im in zip(axs, x.detach().cpu().clamp(0, 1)):
+        ax.imshow(im.permute(1, 2, 0).squeeze(-1), cmap='gray', vmin=0, vmax=1)
+    for ax, t in zip(axs, titles or []):
+        ax.set_title(t, fontsize=8, pad=2)
     return axs[0].figure
 
-def as_pixels(x, # a distilled set, `Images`, or bytes or floats (n, C, H, W): a tensor, an array or a list
-              n:int|None=None # the first so many; None: all of a tensor, 50 of a set or of `Images`
-             ) -> Tensor: # (n, C, H, W) in pixel units
+# %% ../nbs/03_viz.ipynb #0bf3be5c
+def as_pixels(
+    x,  # a distilled set, `Images`, or bytes or floats (n, C, H, W): a tensor, an array or a list
+    n: int | None = None,  # the first so many; None: all of a tensor, 50 of a set or of `Images`
+) -> Tensor:  # (n, C, H, W) in pixel units
     "The pixels of whatever shall be shown; raises `BadInput`."
     some = slice(n or 50)
-    if isinstance(x, Distilled): return x.pixels()[some]
-    if isinstance(x, Images): return x.pixels(some)
-    if isinstance(x, (list, tuple)) and x and all(isinstance(t, Tensor) for t in x): x = torch.stack(list(x))
-    if isinstance(x, np.ndarray) and x.dtype != object: x = torch.from_numpy(np.ascontiguousarray(x))
+    if isinstance(x, Distilled):
+        return x.pixels()[some]
+    if isinstance(x, Images):
+        return x.pixels(some)
+    if isinstance(x, (list, tuple)) and x and all(isinstance(t, Tensor) for t in x):
+        x = torch.stack(list(x))
+    if isinstance(x, np.ndarray) and x.dtype != object:
+        x = torch.from_numpy(np.ascontiguousarray(x))
     need(isinstance(x, Tensor), 'x', in_short(x), 'must be a distilled set, images, or a tensor (n, C, H, W)')
     return as_float(x[:n]) if x.dtype == torch.uint8 else x[:n]
 
-
 # %% ../nbs/03_viz.ipynb #ff1eb1d4
-def filmstrip(frames:dict, # step: images (n, C, H, W)
-              n:int=10, # how many images to follow
-              size:float=.7 # inches an image
-             ): # the figure
+def filmstrip(
+    frames: dict,  # step: images (n, C, H, W)
+    n: int = 10,  # how many images to follow
+    size: float = 0.7,  # inches an image
+):  # the figure
     "The same few images at several steps, a row for each step."
-    fig, axs = plt.subplots(len(frames), n, figsize=(n*size + .6, len(frames)*size), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(
+        len(frames), n, figsize=(n * size + 0.6, len(frames) * size), squeeze=False, layout='constrained'
+    )
     for row, (step, x) in zip(axs, frames.items()):
         show_images(x[:n], axs=row)
-        row[0].text(-.15, .5, f'{step:,}', transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+        row[0].text(-0.15, 0.5, f'{step:,}', transform=row[0].transAxes, ha='right', va='center', fontsize=8)
     return fig
 
 # %% ../nbs/03_viz.ipynb #735e6f04
 class Animation:
     "A GIF that notebooks, the site and a README show."
-    def __init__(self, gif:bytes): self.gif = gif # the file's content
-    def _repr_mimebundle_(self, **kwargs): return {'image/gif': base64.b64encode(self.gif).decode(), 'text/plain': f'an animation of {len(self.gif)/1000:.0f} kB'}
 
-def animate(frames:dict, # step: images (n, C, H, W) in pixel units
-            ncol:int=10, # images in a row
-            scale:int=8, # screen pixels for one of an image
-            seconds:float=4., # how long it plays, once
-            times:int=3, # how often it plays before it rests on the last frame; 0: for ever
-            levels:int=64 # of brightness: fewer make a smaller file
-           ) -> Animation:
+    def __init__(self, gif: bytes):
+        self.gif = gif  # the file's content
+
+    def _repr_mimebundle_(self, **kwargs):
+        return {
+            'image/gif': base64.b64encode(self.gif).decode(),
+            'text/plain': f'an animation of {len(self.gif) / 1000:.0f} kB',
+        }
+
+# %% ../nbs/03_viz.ipynb #78a41ba4
+def animate(
+    frames: dict,  # step: images (n, C, H, W) in pixel units
+    ncol: int = 10,  # images in a row
+    scale: int = 8,  # screen pixels for one of an image
+    seconds: float = 4.0,  # how long it plays, once
+    times: int = 3,  # how often it plays before it rests on the last frame; 0: for ever
+    levels: int = 64,  # of brightness: fewer make a smaller file
+) -> Animation:
     "Images as they change, in a grid."
     from torchvision.utils import make_grid
+
     need(2 <= levels <= 256, 'levels', levels, 'from 2 to 256')
-    coarse = lambda x: (x.detach().cpu().clamp(0, 1)*(levels - 1)).round()/(levels - 1)
-    grids = [make_grid(coarse(x), nrow=ncol, padding=1, pad_value=1.) for x in frames.values()]
-    big = [Image.fromarray((g*255).round().byte().permute(1, 2, 0).numpy()).resize((g.shape[2]*scale, g.shape[1]*scale), Image.Resampling.NEAREST) for g in grids]
+    coarse = lambda x: (x.detach().cpu().clamp(0, 1) * (levels - 1)).round() / (levels - 1)
+    grids = [make_grid(coarse(x), nrow=ncol, padding=1, pad_value=1.0) for x in frames.values()]
+    big = [
+        Image.fromarray((g * 255).round().byte().permute(1, 2, 0).numpy()).resize(
+            (g.shape[2] * scale, g.shape[1] * scale), Image.Resampling.NEAREST
+        )
+        for g in grids
+    ]
     big = [b.convert('L') if next(iter(frames.values())).shape[1] == 1 else b for b in big]
-    each = int(1000*seconds/len(big))
+    each = int(1000 * seconds / len(big))
     file = io.BytesIO()
-    big[0].save(file, 'gif', save_all=True, append_images=big[1:], duration=[each]*(len(big) - 1) + [max(each, 2000)], **({} if times == 1 else dict(loop=max(times - 1, 0))))
+    big[0].save(
+        file,
+        'gif',
+        save_all=True,
+        append_images=big[1:],
+        duration=[each] * (len(big) - 1) + [max(each, 2000)],
+        **({} if times == 1 else dict(loop=max(times - 1, 0))),
+    )
     return Animation(file.getvalue())
 
 # %% ../nbs/03_viz.ipynb #2320597d
-def nearest(f:Tensor, # features of the synthetic images (m, d)
-            g:Tensor, # of the real ones (n, d)
-            k:int=3 # how many
-           ) -> tuple: # their indices (m, k), and how far they are (m, k), nearest first
+def nearest(
+    f: Tensor,  # features of the synthetic images (m, d)
+    g: Tensor,  # of the real ones (n, d)
+    k: int = 3,  # how many
+) -> tuple:  # their indices (m, k), and how far they are (m, k), nearest first
     "The real images nearest to each synthetic one, by Euclidean distance."
     need(1 <= k <= len(g), 'k', k, f'from 1 to the number of real images, {len(g)}')
     far, index = torch.cdist(f.cpu(), g.cpu()).topk(k, largest=False)
     return index, far
 
-def show_nearest(x:Tensor, # synthetic images (m, C, H, W) in pixel units
-                 real:Tensor, # real ones (n, C, H, W)
-                 f:Tensor, # features of x (m, d)
-                 g:Tensor, # features of real (n, d)
-                 k:int=2, # how many real images beside each
-                 n:int=10, # the first so many synthetic ones
-                 names:tuple=('synthetic', 'nearest real') # of the rows
-                ): # the figure
+# %% ../nbs/03_viz.ipynb #f69ac66e
+def show_nearest(
+    x: Tensor,  # synthetic images (m, C, H, W) in pixel units
+    real: Tensor,  # real ones (n, C, H, W)
+    f: Tensor,  # features of x (m, d)
+    g: Tensor,  # features of real (n, d)
+    k: int = 2,  # how many real images beside each
+    n: int = 10,  # the first so many synthetic ones
+    names: tuple = ('synthetic', 'nearest real'),  # of the rows
+):  # the figure
     "Synthetic images above the real ones nearest to them."
     index, _ = nearest(f[:n], g, k)
     n = len(index)
-    fig, axs = plt.subplots(k + 1, n, figsize=(n*.75 + .9, (k + 1)*.75), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(k + 1, n, figsize=(n * 0.75 + 0.9, (k + 1) * 0.75), squeeze=False, layout='constrained')
     show_images(x[:n], axs=axs[0])
-    for j, row in enumerate(axs[1:]): show_images(real[index[:, j].to(real.device)], axs=row)
-    for row, name in zip(axs, (names[0], names[1], *[f'{j}. nearest' for j in range(2, k + 1)])): row[0].text(-.15, .5, name, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+    for j, row in enumerate(axs[1:]):
+        show_images(real[index[:, j].to(real.device)], axs=row)
+    for row, name in zip(axs, (names[0], names[1], *[f'{j}. nearest' for j in range(2, k + 1)])):
+        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
     return fig
 
 # %% ../nbs/03_viz.ipynb #85290311
-def smooth(v, # numbers
-           beta:float=.95 # how much of the past remains at each step
-          ) -> np.ndarray: # same length
+def smooth(
+    v,  # numbers
+    beta: float = 0.95,  # how much of the past remains at each step
+) -> np.ndarray:  # same length
     "Exponential moving average, corrected for its start."
-    v, out, m = np.asarray(v, dtype=float), [], 0.
+    v, out, m = np.asarray(v, dtype=float), [], 0.0
     for i, a in enumerate(v):
-        m = beta*m + (1 - beta)*a
-        out.append(m/(1 - beta**(i + 1)))
+        m = beta * m + (1 - beta) * a
+        out.append(m / (1 - beta ** (i + 1)))
     return np.array(out)
 
-def plot_log(log, # the `log` of a Run: dicts with a `step`
-             key:str, # what to plot
-             name:str|None=None, # for the legend; may be a method's key
-             ax=None # axes to draw on
-            ): # the axes
+# %% ../nbs/03_viz.ipynb #85a43666
+def plot_log(
+    log,  # the `log` of a Run: dicts with a `step`
+    key: str,  # what to plot
+    name: str | None = None,  # for the legend; may be a method's key
+    ax=None,  # axes to draw on
+):  # the axes
     "One logged quantity against steps: raw, and smoothed (over some twenty entries, fewer where the log is short)."
     ax = ax or plt.subplots(figsize=(6, 2.6), layout='constrained')[1]
     step, v = [l['step'] for l in log], [l[key] for l in log]
-    ax.plot(step, v, color=colour(name), alpha=.25, lw=.8)
-    ax.plot(step, smooth(v, min(.95, max(0, 1 - 10/len(v)))), color=colour(name), lw=1.8, label=label(name) if name else None)
+    ax.plot(step, v, color=colour(name), alpha=0.25, lw=0.8)
+    ax.plot(
+        step,
+        smooth(v, min(0.95, max(0, 1 - 10 / len(v)))),
+        color=colour(name),
+        lw=1.8,
+        label=label(name) if name else None,
+    )
     ax.set(xlabel='step', ylabel=key)
     return ax
 
 # %% ../nbs/03_viz.ipynb #a651d657
-def plot_scores(scores:dict, # method: list of numbers, one for each seed
-                ylabel:str, # what they are, with the unit
-                ax=None # axes to draw on
-               ): # the axes
+def plot_scores(
+    scores: dict,  # method: list of numbers, one for each seed
+    ylabel: str,  # what they are, with the unit
+    ax=None,  # axes to draw on
+):  # the axes
     "Mean of each method with its standard deviation over seeds, and every seed as a small dot."
-    ax = ax or plt.subplots(figsize=(1.1*len(scores) + .8, 2.8), layout='constrained')[1]
+    ax = ax or plt.subplots(figsize=(1.1 * len(scores) + 0.8, 2.8), layout='constrained')[1]
     for i, (m, v) in enumerate(scores.items()):
-        ax.errorbar(i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=9, color=colour(m), capsize=4, lw=2)
-        ax.plot(np.full(len(v), i + .22), v, 'o', ms=3, color=colour(m), mfc='none')
-        if len(scores) <= 6: ax.annotate(f'{np.mean(v):.3g}', (i, np.mean(v)), xytext=(-9, 0), textcoords='offset points', ha='right', va='center', fontsize=8)
-        else: ax.annotate(f'{np.mean(v):.3g}', (i, max(v)), xytext=(0, 6), textcoords='offset points', ha='center', va='bottom', fontsize=7)
+        ax.errorbar(
+            i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=9, color=colour(m), capsize=4, lw=2
+        )
+        ax.plot(np.full(len(v), i + 0.22), v, 'o', ms=3, color=colour(m), mfc='none')
+        if len(scores) <= 6:
+            ax.annotate(
+                f'{np.mean(v):.3g}',
+                (i, np.mean(v)),
+                xytext=(-9, 0),
+                textcoords='offset points',
+                ha='right',
+                va='center',
+                fontsize=8,
+            )
+        else:
+            ax.annotate(
+                f'{np.mean(v):.3g}',
+                (i, max(v)),
+                xytext=(0, 6),
+                textcoords='offset points',
+                ha='center',
+                va='bottom',
+                fontsize=7,
+            )
     ax.set_xticks(range(len(scores)), [label(m) for m in scores], fontsize=8)
-    ax.margins(y=.14)                                      # room for the numbers
-    ax.set(ylabel=ylabel, xlim=(-.9 if len(scores) <= 6 else -.7, len(scores) - .5))
-    ax.grid(axis='y', alpha=.3)
+    ax.margins(y=0.14)  # room for the numbers
+    ax.set(ylabel=ylabel, xlim=(-0.9 if len(scores) <= 6 else -0.7, len(scores) - 0.5))
+    ax.grid(axis='y', alpha=0.3)
     return ax
 
 # %% ../nbs/03_viz.ipynb #a59dc1dc
-def embed_2d(sets:dict, # name: features (n, k); all of one k
-             method:str='tsne', # `tsne` or `pca`
-             seed:int=0 # t-SNE's seed
-            ) -> dict: # name: (n, 2) array
+def embed_2d(
+    sets: dict,  # name: features (n, k); all of one k
+    method: str = 'tsne',  # `tsne` or `pca`
+    seed: int = 0,  # t-SNE's seed
+) -> dict:  # name: (n, 2) array
     "Features in the plane, all sets in one embedding."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+
     need(method in ('tsne', 'pca'), 'method', method, 'tsne or pca')
-    f = np.concatenate([np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64) for v in sets.values()])
-    model = PCA(2) if method == 'pca' else TSNE(2, perplexity=min(30, (len(f) - 1)/3), init='pca', random_state=seed)
+    f = np.concatenate(
+        [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64) for v in sets.values()]
+    )
+    model = PCA(2) if method == 'pca' else TSNE(2, perplexity=min(30, (len(f) - 1) / 3), init='pca', random_state=seed)
     parts = np.split(model.fit_transform(f), np.cumsum([len(v) for v in sets.values()])[:-1])
     return dict(zip(sets, parts))
 
 # %% ../nbs/03_viz.ipynb #83456a0d
 MARKS = dict(s='o', size=10), dict(s='X', size=90), dict(s='D', size=60)
 
-def plot_embedding(points:dict, # name: (n, 2); the first is drawn small, as the ground, the others large on top
-                   y=None, # classes of the first set, for its colours
-                   ax=None # axes to draw on
-                  ): # the axes
+
+def plot_embedding(
+    points: dict,  # name: (n, 2); the first is drawn small, as the ground, the others large on top
+    y=None,  # classes of the first set, for its colours
+    ax=None,  # axes to draw on
+):  # the axes
     "Sets of points in the plane: the ground by class, with each class's number, the others marked."
     ax = ax or plt.subplots(figsize=(5, 4.2), layout='constrained')[1]
     y = None if y is None else np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     for i, ((name, p), mark) in enumerate(zip(points.items(), MARKS)):
         by_class = i == 0 and y is not None
-        c = dict(c=y, cmap='tab10', alpha=.5) if by_class else dict(color='#bbbbbb' if i == 0 else colour(name), edgecolor='k', linewidth=1.)
+        c = (
+            dict(c=y, cmap='tab10', alpha=0.5)
+            if by_class
+            else dict(color='#bbbbbb' if i == 0 else colour(name), edgecolor='k', linewidth=1.0)
+        )
         ax.scatter(*p.T, s=mark['size'], marker=mark['s'], label=None if by_class else label(name), **c)
-        if by_class: _number_classes(ax, p, y); ax.scatter([], [], s=mark['size'], color='#777777', label=f'{label(name)}, by class')
+        if by_class:
+            _number_classes(ax, p, y)
+            ax.scatter([], [], s=mark['size'], color='#777777', label=f'{label(name)}, by class')
     ax.set(xticks=[], yticks=[])
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
-def _number_classes(ax, p, y): # axes, points (n, 2), their classes (n,)
+# %% ../nbs/03_viz.ipynb #ff78380a
+def _number_classes(ax, p, y):  # axes, points (n, 2), their classes (n,)
     "Each class's number, above the points about its median."
     from matplotlib.patheffects import withStroke
+
     for c in np.unique(y):
         q = p[y == c]
-        near = q[np.square(q - np.median(q, 0)).sum(1).argsort()[:-(-len(q)//2)]]
-        ax.annotate(f'{c}', near[near[:, 1].argmax()], xytext=(0, 7), textcoords='offset points', ha='center', fontsize=9, fontweight='bold', path_effects=[withStroke(linewidth=2, foreground='w')])
+        near = q[np.square(q - np.median(q, 0)).sum(1).argsort()[: -(-len(q) // 2)]]
+        ax.annotate(
+            f'{c}',
+            near[near[:, 1].argmax()],
+            xytext=(0, 7),
+            textcoords='offset points',
+            ha='center',
+            fontsize=9,
+            fontweight='bold',
+            path_effects=[withStroke(linewidth=2, foreground='w')],
+        )
 
 # %% ../nbs/03_viz.ipynb #83873e4e
-def png(fig, dpi:int=80) -> bytes: # a figure, which is closed; dots per inch
+def png(fig, dpi: int = 80) -> bytes:  # a figure, which is closed; dots per inch
     "A figure as a file's content."
     file = io.BytesIO()
     fig.savefig(file, format='png', dpi=dpi)
     plt.close(fig)
     return file.getvalue()
 
+
 def attended() -> bool:
     "Whether a front-end is there that somebody can answer in, and not a program that runs notebooks."
-    try: from IPython import get_ipython
-    except ImportError: return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
     kernel = getattr(get_ipython(), 'kernel', None)
     return bool(kernel and (kernel.get_parent() or {}).get('content', {}).get('allow_stdin'))
 
 # %% ../nbs/03_viz.ipynb #d4dbb71f
 class Explorer:
     "A picture with controls, or alone where nobody is there to use them."
-    def __init__(self,
-                 draw:Callable, # (a value for each control) → a figure
-                 still:Callable, # () → the figure for where there are no controls
-                 **controls # name: the values to choose from, numbers or strings
-                ):
-        for n, values in controls.items(): need(len(values) >= 1, n, list(values), 'at least one value to choose from')
+
+    def __init__(
+        self,
+        draw: Callable,  # (a value for each control) → a figure
+        still: Callable,  # () → the figure for where there are no controls
+        **controls,  # name: the values to choose from, numbers or strings
+    ):
+        for n, values in controls.items():
+            need(len(values) >= 1, n, list(values), 'at least one value to choose from')
         self.draw, self.controls, self.still = draw, {n: list(v) for n, v in controls.items()}, png(still())
 
     def widget(self):
         "The controls above the picture, which is drawn anew when one of them is moved. Needs ipywidgets."
         import ipywidgets as w
+
         chosen = {n: control(w, n, values) for n, values in self.controls.items()}
         shown = w.Image(format='png', value=self.still)
-        def redraw(change=None): shown.value = png(self.draw(**{n: c.value for n, c in chosen.items()}))
-        for c in chosen.values(): c.observe(redraw, 'value')
+
+        def redraw(change=None):
+            shown.value = png(self.draw(**{n: c.value for n, c in chosen.items()}))
+
+        for c in chosen.values():
+            c.observe(redraw, 'value')
         redraw()
         return w.VBox([w.HBox([p for c in chosen.values() for p in (player(w, c), c) if p]), shown])
 
     def _repr_mimebundle_(self, **kwargs):
-        still = {'image/png': base64.b64encode(self.still).decode(), 'text/plain': f"a picture; in JupyterLab, with controls for {', '.join(self.controls)}"}
-        try: return {**self.widget()._repr_mimebundle_(), **still} if attended() else still
-        except ImportError: return still
+        still = {
+            'image/png': base64.b64encode(self.still).decode(),
+            'text/plain': f"a picture; in JupyterLab, with controls for {', '.join(self.controls)}",
+        }
+        try:
+            return {**self.widget()._repr_mimebundle_(), **still} if attended() else still
+        except ImportError:
+            return still
 
 # %% ../nbs/03_viz.ipynb #ca88d832
-def control(w, name:str, values:list): # ipywidgets, the control's name, numbers or strings; a widget
+def control(w, name: str, values: list):  # ipywidgets, the control's name, numbers or strings; a widget
     "Buttons to choose among strings, a slider for numbers."
-    if all(isinstance(v, str) for v in values): return w.ToggleButtons(options=[(label(v), v) for v in values], description=name)
-    return w.SelectionSlider(options=values, value=values[-1] if name == 'step' else values[0], description=name, continuous_update=False)
+    if all(isinstance(v, str) for v in values):
+        return w.ToggleButtons(options=[(label(v), v) for v in values], description=name)
+    return w.SelectionSlider(
+        options=values, value=values[-1] if name == 'step' else values[0], description=name, continuous_update=False
+    )
 
-def player(w, slider): # ipywidgets, a widget; another one, or None
+
+def player(w, slider):  # ipywidgets, a widget; another one, or None
     "A button that plays through a slider of steps."
-    if slider.description != 'step': return None
+    if slider.description != 'step':
+        return None
     play = w.Play(min=0, max=len(slider.options) - 1, interval=300)
     w.jslink((play, 'value'), (slider, 'index'))
     return play
 
 # %% ../nbs/03_viz.ipynb #eaa5ae80
-def explore_steps(frames:dict, # step: images (n, C, H, W) in pixel units
-                  n:int=10, # how many images the filmstrip follows
-                  rows:int=4 # of the filmstrip
-                 ) -> Explorer:
+def explore_steps(
+    frames: dict,  # step: images (n, C, H, W) in pixel units
+    n: int = 10,  # how many images the filmstrip follows
+    rows: int = 4,  # of the filmstrip
+) -> Explorer:
     "Images at any of the steps that were kept."
     steps = list(frames)
     some = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(rows, len(steps)))})
+
     def draw(step):
         fig = show_images(frames[step])
         fig.suptitle(f'step {step:,}', fontsize=9)
         return fig
+
     return Explorer(draw, lambda: filmstrip({s: frames[s] for s in some}, n), step=steps)
 
 # %% ../nbs/03_viz.ipynb #a351a87f
-def explore_set(d, # a `Distilled`
-                images, # the real images it stands for
-                teacher, # whose features say what is near
-                k:int=4 # neighbours
-               ) -> Explorer:
+def explore_set(
+    d,  # a `Distilled`
+    images,  # the real images it stands for
+    teacher,  # whose features say what is near
+    k: int = 4,  # neighbours
+) -> Explorer:
     "A synthetic image, the real ones nearest to it, and its target."
     x, real, f, g = d.pixels(), images.pixels(), teacher(d.pixels().to(images.x.device)), teacher.targets(images)
     index, far = (t.cpu() for t in nearest(f, g, k))
+
     def draw(image):
-        fig, axs = plt.subplots(1, k + 2, figsize=(1.1*(k + 1) + 4, 1.7), width_ratios=[1]*(k + 1) + [3.6], layout='constrained')
-        show_images(torch.cat([x[image:image + 1].cpu(), real[index[image].to(real.device)].cpu()]), ['synthetic', *[f'{v:.1f} away' for v in far[image]]], axs=axs[:-1])
+        fig, axs = plt.subplots(
+            1, k + 2, figsize=(1.1 * (k + 1) + 4, 1.7), width_ratios=[1] * (k + 1) + [3.6], layout='constrained'
+        )
+        show_images(
+            torch.cat([x[image : image + 1].cpu(), real[index[image].to(real.device)].cpu()]),
+            ['synthetic', *[f'{v:.1f} away' for v in far[image]]],
+            axs=axs[:-1],
+        )
         draw_target(axs[-1], d.y[image].cpu(), g[index[image].to(g.device)].cpu(), d.manifest.get('classes'))
         return fig
+
     return Explorer(draw, lambda: draw(0), image=range(len(x)))
 
-def draw_target(ax, y:Tensor, near:Tensor, classes): # axes, a target (k,) or a class (), real targets (n, k), names of classes
+# %% ../nbs/03_viz.ipynb #579e0062
+def draw_target(
+    ax, y: Tensor, near: Tensor, classes
+):  # axes, a target (k,) or a class (), real targets (n, k), names of classes
     "What an image is to be mapped to."
     if y.ndim == 0:
-        ax.text(.5, .5, f'class {classes[int(y)] if classes else int(y)}', ha='center', va='center')
+        ax.text(0.5, 0.5, f'class {classes[int(y)] if classes else int(y)}', ha='center', va='center')
         return ax.axis('off')
-    if len(y) == near.shape[1]: ax.plot(near.T, color=colour('random'), lw=.5)
+    if len(y) == near.shape[1]:
+        ax.plot(near.T, color=colour('random'), lw=0.5)
     ax.plot(y, color=colour('krrst'), lw=1.2)
-    ax.set_title('its target $Y_s$' + ('; grey: the teacher on its neighbours' if len(y) == near.shape[1] else ''), fontsize=8)
+    ax.set_title(
+        'its target $Y_s$' + ('; grey: the teacher on its neighbours' if len(y) == near.shape[1] else ''), fontsize=8
+    )
     ax.set_xlabel('coordinate', fontsize=8)
     ax.tick_params(labelsize=7)
 
 # %% ../nbs/03_viz.ipynb #878550f3
-def explore_methods(sets:dict, # method: images (m, C, H, W) in pixel units
-                    said:dict|None=None, # method: a line about it, for its title
-                    n:int=20 # images of each
-                   ) -> Explorer:
+def explore_methods(
+    sets: dict,  # method: images (m, C, H, W) in pixel units
+    said: dict | None = None,  # method: a line about it, for its title
+    n: int = 20,  # images of each
+) -> Explorer:
     "Two methods' images beside each other."
     said = said or {}
+
     def draw(left, right):
         fig = plt.figure(figsize=(9, 2.3), layout='constrained')
-        for part, name in zip(fig.subfigures(1, 2, wspace=.05), (left, right)):
+        for part, name in zip(fig.subfigures(1, 2, wspace=0.05), (left, right)):
             part.suptitle(f"{label(name)}{': ' if name in said else ''}{said.get(name, '')}", fontsize=9)
-            show_images(sets[name][:n], axs=part.subplots(-(-min(n, len(sets[name]))//10), 10))
+            show_images(sets[name][:n], axs=part.subplots(-(-min(n, len(sets[name])) // 10), 10))
         return fig
+
     return Explorer(draw, lambda: one_row_each(sets, said), left=list(sets), right=list(sets)[::-1])
 
-def one_row_each(sets:dict, said:dict, n:int=10): # as for `explore_methods`; images in a row; the figure
+# %% ../nbs/03_viz.ipynb #5bff8405
+def one_row_each(sets: dict, said: dict, n: int = 10):  # as for `explore_methods`; images in a row; the figure
     "A row of images for each method."
-    fig, axs = plt.subplots(len(sets), n, figsize=(n*.7 + 2.4, len(sets)*.72), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(
+        len(sets), n, figsize=(n * 0.7 + 2.4, len(sets) * 0.72), squeeze=False, layout='constrained'
+    )
     for row, (name, x) in zip(axs, sets.items()):
-        for ax in row: ax.axis('off')
+        for ax in row:
+            ax.axis('off')
         show_images(x[:n], axs=row)
-        row[0].text(-.15, .5, f"{label(name)}\n{said.get(name, '')}".strip(), transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+        row[0].text(
+            -0.15,
+            0.5,
+            f"{label(name)}\n{said.get(name, '')}".strip(),
+            transform=row[0].transAxes,
+            ha='right',
+            va='center',
+            fontsize=8,
+        )
     return fig

@@ -19,23 +19,26 @@ from .teachers import Teacher, Views
 @dataclass(frozen=True)
 class Worth:
     "What is known of a teacher's features, beside pixels and untrained networks."
-    rows:dict # name: dict of `accuracy` {fraction: percent} or None, `steady`, `rank`
-    labels:tuple # fractions of the labels
-    images:int # images that were looked at
+
+    rows: dict  # name: dict of `accuracy` {fraction: percent} or None, `steady`, `rank`
+    labels: tuple  # fractions of the labels
+    images: int  # images that were looked at
 
     @property
-    def labelled(self) -> bool: # whether there was a probe
+    def labelled(self) -> bool:  # whether there was a probe
         "Whether labels were at hand."
         return self.rows['teacher']['accuracy'] is not None
 
-    def score(self, name:str # of a row
-             ) -> float: # higher is better
+    def score(
+        self,
+        name: str,  # of a row
+    ) -> float:  # higher is better
         "What rows are ranked by: the mean probe accuracy, or the share of neighbours that stay."
         row = self.rows[name]
-        return sum(row['accuracy'].values())/len(self.labels) if self.labelled else 100*row['steady']
+        return sum(row['accuracy'].values()) / len(self.labels) if self.labelled else 100 * row['steady']
 
     @property
-    def gain(self) -> float: # points
+    def gain(self) -> float:  # points
         "How far the teacher is ahead of the better untrained network; negative: behind."
         others = [self.score(n) for n in self.rows if n.startswith('untrained')]
         return self.score('teacher') - max(others)
@@ -51,65 +54,95 @@ class Worth:
         ahead = f"{abs(self.gain):.1f} points {'above' if self.better else 'below'} an untrained network"
         return f"the teacher is {ahead} ({by}: teacher {self.said('teacher')}, {others})"
 
-    def said(self, name:str # of a row
-            ) -> str:
+    def said(
+        self,
+        name: str,  # of a row
+    ) -> str:
         "A row in words."
         accuracy = self.rows[name]['accuracy']
-        if accuracy is None: return f"{self.score(name):.1f} %"
+        if accuracy is None:
+            return f"{self.score(name):.1f} %"
         return ' / '.join(f'{a:.1f}' for a in accuracy.values()) + ' %'
 
     def _repr_markdown_(self):
         head = [*(f'{l:.0%} of labels' for l in self.labels if self.labelled), 'neighbours that stay', 'RankMe']
-        lines = ['| features | ' + ' | '.join(head) + ' |', '|:--' + '|--:'*len(head) + '|']
+        lines = ['| features | ' + ' | '.join(head) + ' |', '|:--' + '|--:' * len(head) + '|']
         for name, row in self.rows.items():
             accuracy = [f'{a:.1f} %' for a in (row['accuracy'] or {}).values()]
             lines.append(f'| {name} | ' + ' | '.join([*accuracy, f"{row['steady']:.0%}", f"{row['rank']:.0f}"]) + ' |')
         return '\n'.join(lines)
 
-    def about(self) -> dict: # JSON
+    def about(self) -> dict:  # JSON
         "What a record says."
         return dict(asdict(self), gain=self.gain, better=self.better, said=str(self))
 
 # %% ../nbs/15_worth.ipynb #1e19f5cb
-MILD = Views(crop=(.6, 1.), ratio=(4/5, 5/4), rotate=10, jitter=.8, strength=(.2, .2, .2, .02), noise=.02, padding='reflection')
+MILD = Views(
+    crop=(0.6, 1.0),
+    ratio=(4 / 5, 5 / 4),
+    rotate=10,
+    jitter=0.8,
+    strength=(0.2, 0.2, 0.2, 0.02),
+    noise=0.02,
+    padding='reflection',
+)
 
-def steady(a:Tensor, # features of one view of each image (n, d)
-           b:Tensor # of another view (n, d)
-          ) -> float: # share, from 0 to 1
+
+def steady(
+    a: Tensor,  # features of one view of each image (n, d)
+    b: Tensor,  # of another view (n, d)
+) -> float:  # share, from 0 to 1
     "How many of each image's nearest neighbours stay the same when every image is viewed anew; features standardised."
     both = torch.cat([a, b]).double()
-    scaled = lambda f: (f.double() - both.mean(0))/both.std(0).clamp_min(1e-9)
+    scaled = lambda f: (f.double() - both.mean(0)) / both.std(0).clamp_min(1e-9)
     return neighbours_in_common(scaled(a), scaled(b))
 
 # %% ../nbs/15_worth.ipynb #d695ba01
-def rivals(teacher:Teacher, # what is judged
-           images:Images # what it is judged on
-          ) -> dict: # name: a function from pixels (n, C, H, W) to features (n, d)
+def rivals(
+    teacher: Teacher,  # what is judged
+    images: Images,  # what it is judged on
+) -> dict:  # name: a function from pixels (n, C, H, W) to features (n, d)
     "The teacher, pixels, and untrained networks."
     spec, size = getattr(teacher.net, 'spec', None), images.x.shape[2:]
     device = images.x.device
     student = Student().make(images, 1, 0)
     nets = {'untrained student': student}
-    if spec: nets['untrained network of its kind'] = place(make_net(**{**spec, 'size': size, 'seed': 1}), device)
+    if spec:
+        nets['untrained network of its kind'] = place(make_net(**{**spec, 'size': size, 'seed': 1}), device)
+
     def of(net):
         return Teacher(net, images.mean, images.std)
-    return dict(teacher=teacher, pixels=lambda x: normalise(x, images.mean, images.std).flatten(1), **{n: of(net) for n, net in nets.items()})
 
-def worth(teacher:Teacher, # g_φ
-          train:Images, # images like those it shall be used on; their labels are looked at if there are any
-          test:Images|None=None, # where the probe is tested; None: on a third of `train`
-          labels=(.05, .1), # fractions of the labels of what is probed on
-          seed:int=0, # of splits, views and labelled images
-          most:int=3000, # images to look at
-          draws:int=3 # of labelled images
-         ) -> Worth|None:
+    return dict(
+        teacher=teacher,
+        pixels=lambda x: normalise(x, images.mean, images.std).flatten(1),
+        **{n: of(net) for n, net in nets.items()},
+    )
+
+# %% ../nbs/15_worth.ipynb #cd7c86dc
+def worth(
+    teacher: Teacher,  # g_φ
+    train: Images,  # images like those it shall be used on; their labels are looked at if there are any
+    test: Images | None = None,  # where the probe is tested; None: on a third of `train`
+    labels=(0.05, 0.1),  # fractions of the labels of what is probed on
+    seed: int = 0,  # of splits, views and labelled images
+    most: int = 3000,  # images to look at
+    draws: int = 3,  # of labelled images
+) -> Worth | None:
     "What a teacher knows of such images, beside pixels and untrained networks; None for fewer than 50, which tell nothing."
     need_images(train, 'train')
-    need(isinstance(teacher, Teacher), 'teacher', in_short(teacher), 'must be a Teacher, as train_teacher and load_teacher give it')
-    if len(train) < 50: return None
+    need(
+        isinstance(teacher, Teacher),
+        'teacher',
+        in_short(teacher),
+        'must be a Teacher, as train_teacher and load_teacher give it',
+    )
+    if len(train) < 50:
+        return None
     labels = fractions(labels)
     teacher.check(train)
-    if len(train) > most: train = train[torch.randperm(len(train), generator=generator(seed, 'worth'))[:most].sort().values]
+    if len(train) > most:
+        train = train[torch.randperm(len(train), generator=generator(seed, 'worth'))[:most].sort().values]
     fit, held = (train, test) if test is not None or train.y is None else thirds(train, seed)
     few = fit.pixels(slice(min(len(fit), 500)))
     views = [MILD(few, generator(seed, 'worth views', i)).clamp(0, 1) for i in (0, 1)]
@@ -122,11 +155,13 @@ def worth(teacher:Teacher, # g_φ
         rows[name] = dict(accuracy=accuracy, steady=steady(*map(see, views)), rank=rankme(f))
     return Worth(rows, labels, len(train))
 
-def thirds(images:Images, # with labels
-           seed:int # of the split
-          ) -> tuple: # two thirds of the images, and one
+# %% ../nbs/15_worth.ipynb #652f46b4
+def thirds(
+    images: Images,  # with labels
+    seed: int,  # of the split
+) -> tuple:  # two thirds of the images, and one
     "Images for the labels, and images to test on, of all classes."
-    inside = stratified(images.y, 2/3, generator(seed, 'worth split'), 1, 1)
+    inside = stratified(images.y, 2 / 3, generator(seed, 'worth split'), 1, 1)
     rest = torch.ones(len(images), dtype=torch.bool)
     rest[inside.cpu()] = False
     need(rest.any(), 'train', f'{len(images)} images', 'too few for some with labels and some to test on')

@@ -4,6 +4,7 @@
 Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
 An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
 """
+
 import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
 from collections import Counter
 from configparser import ConfigParser
@@ -13,191 +14,381 @@ import nbformat
 from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT/'nbs'
+NBS = ROOT / 'nbs'
 parser = ConfigParser(delimiters=['='])
-parser.read(ROOT/'settings.ini', encoding='utf8')
+parser.read(ROOT / 'settings.ini', encoding='utf8')
 CFG = parser['DEFAULT']
 GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
-PARTS = [('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
-         ('The methods', ['11_mkdt', '16_views', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets']),
-         ('The theorems', ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy', '24_theory_views']),
-         ('Measuring', ['06_evaluate', '08_posttrain', '09_protocols', '40_compare', '43_labelled', '45_reproduce', '14_costs', '15_worth']),
-         ('Results', ['results/reproduce', 'results/digits', 'results/views', 'results/cifar10', 'results/mkdt', 'results/scdd', 'results/peers', 'results/gpu']),
-         ('Doing more', ['tutorials/your_method', 'tutorials/several_processes', '50_cli', '42_studies', '44_scdd_studies', '41_bench']),
-         ('The machinery', ['architecture', '60_door', '33_registry', '000_errors', '00_core', '01_data', '01b_datasets', '02_distilled', '03_viz', '04_nets', '04b_backbones', '05_teachers', '15_hard_cases', '61_old_names'])]
+PARTS = [
+    ('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
+    (
+        'The methods',
+        ['11_mkdt', '16_views', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets'],
+    ),
+    (
+        'The theorems',
+        ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy', '24_theory_views'],
+    ),
+    (
+        'Measuring',
+        [
+            '06_evaluate',
+            '08_posttrain',
+            '09_protocols',
+            '40_compare',
+            '43_labelled',
+            '45_reproduce',
+            '14_costs',
+            '15_worth',
+        ],
+    ),
+    (
+        'Results',
+        [
+            'results/reproduce',
+            'results/digits',
+            'results/views',
+            'results/cifar10',
+            'results/mkdt',
+            'results/scdd',
+            'results/peers',
+            'results/gpu',
+        ],
+    ),
+    (
+        'Doing more',
+        ['tutorials/your_method', 'tutorials/several_processes', '50_cli', '42_studies', '44_scdd_studies', '41_bench'],
+    ),
+    (
+        'The machinery',
+        [
+            'architecture',
+            '60_door',
+            '33_registry',
+            '000_errors',
+            '00_core',
+            '01_data',
+            '01b_datasets',
+            '02_distilled',
+            '03_viz',
+            '04_nets',
+            '04b_backbones',
+            '05_teachers',
+            '15_hard_cases',
+            '61_old_names',
+        ],
+    ),
+]
 
-ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'} # pages that are files of the repository
+ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'}  # pages that are files of the repository
 
-def directives(cell): return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
 
-IN_COLAB = "os.path.isdir('/content')"                      # in the cell with which a notebook begins that can be run there
+def directives(cell):
+    return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
+
+
+IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begins that can be run there
+
 
 def names():
     "Everything public: its module, and its anchor. Not those that are a parameter's name somewhere, for in prose they are the parameter."
-    mods = {m: importlib.import_module(f'ssdd_nb.{m}') for m in sorted(p.stem for p in (ROOT/'ssdd_nb').glob('[a-z]*.py'))}
+    mods = {
+        m: importlib.import_module(f'ssdd_nb.{m}') for m in sorted(p.stem for p in (ROOT / 'ssdd_nb').glob('[a-z]*.py'))
+    }
     public = [(n, m, getattr(mod, n)) for m, mod in mods.items() for n in mod.__all__]
-    taken = {p for _, _, o in public if inspect.isfunction(o) or inspect.isclass(o) for p in docments(o if not inspect.isclass(o) or dataclasses.is_dataclass(o) else o.__init__, full=True)}
+    taken = {
+        p
+        for _, _, o in public
+        if inspect.isfunction(o) or inspect.isclass(o)
+        for p in docments(o if not inspect.isclass(o) or dataclasses.is_dataclass(o) else o.__init__, full=True)
+    }
     counts = Counter(n for n, *_ in public)
-    return {n: (m, target(o, n)) for n, m, o in public if counts[n] == 1 and n not in taken and (inspect.isfunction(o) or inspect.isclass(o))}
+    return {
+        n: (m, target(o, n))
+        for n, m, o in public
+        if counts[n] == 1 and n not in taken and (inspect.isfunction(o) or inspect.isclass(o))
+    }
+
 
 def target(obj, name):
     "The anchor of an entry of the reference; case does not count in anchors, so a class says that it is one."
-    return f"api-{inspect.unwrap(obj).__module__.split('.')[-1]}-{name.lower()}{'-class' if inspect.isclass(obj) else ''}"
+    return (
+        f"api-{inspect.unwrap(obj).__module__.split('.')[-1]}-{name.lower()}{'-class' if inspect.isclass(obj) else ''}"
+    )
+
 
 def linked(text, public, own):
     "Prose in which each name of the library's, where it first occurs, leads to its reference."
     seen = set()
+
     def link(found):
         name = found[1]
-        if name not in public or public[name][0] == own or name in seen: return found[0]
+        if name not in public or public[name][0] == own or name in seen:
+            return found[0]
         seen.add(name)
         return f'[{found[0]}](#{public[name][1]})'
-    blocks = re.split(r'(^```.*?^```|\[[^]]*\]\([^)]*\))', text, flags=re.M | re.S)      # not within fences, nor within links
+
+    blocks = re.split(
+        r'(^```.*?^```|\[[^]]*\]\([^)]*\))', text, flags=re.M | re.S
+    )  # not within fences, nor within links
     return ''.join(b if i % 2 else re.sub(r'(?<!`)`(\w+)`(?!`)', link, b) for i, b in enumerate(blocks))
+
 
 def shown(nb, path, public):
     "The notebook as a reader sees it, with links to its source, to the reference, and to Colab."
     out, where = [], f"{GITHUB.path}/blob/{CFG['branch']}/nbs/{path.as_posix()}"
     colab = any(IN_COLAB in c.source for c in nb.cells)
-    links = f'<small>[Source of this page](https://github.com{where})' + (f' · [open in Colab](https://colab.research.google.com/github{where})' if colab else '') + '</small>'
+    links = (
+        f'<small>[Source of this page](https://github.com{where})'
+        + (f' · [open in Colab](https://colab.research.google.com/github{where})' if colab else '')
+        + '</small>'
+    )
     own = next((d.split()[1] for c in nb.cells for d in directives(c) if d.startswith('default_exp')), None)
     for c in nb.cells:
         d = directives(c)
-        if 'hide' in d or any(x.startswith('default_exp') for x in d): continue
+        if 'hide' in d or any(x.startswith('default_exp') for x in d):
+            continue
         if c.cell_type == 'code':
             c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip('\n')
-            if not c.source.strip(): continue
-            if 'echo: false' in d: c.metadata.setdefault('tags', []).append('remove-input')
-            if alt := [x.removeprefix('fig-alt:').strip() for x in d if x.startswith('fig-alt:')]: c.metadata['mystnb'] = dict(image=dict(alt=alt[0]))
-            for o in c.outputs:                            # without a kernel a widget is a blank: show what else there is
-                if 'data' in o and len(o['data']) > 1: o['data'].pop('application/vnd.jupyter.widget-view+json', None)
-        else: c.source = linked(c.source, public, own)
+            if not c.source.strip():
+                continue
+            if 'echo: false' in d:
+                c.metadata.setdefault('tags', []).append('remove-input')
+            if alt := [x.removeprefix('fig-alt:').strip() for x in d if x.startswith('fig-alt:')]:
+                c.metadata['mystnb'] = dict(image=dict(alt=alt[0]))
+            for o in c.outputs:  # without a kernel a widget is a blank: show what else there is
+                if 'data' in o and len(o['data']) > 1:
+                    o['data'].pop('application/vnd.jupyter.widget-view+json', None)
+        else:
+            c.source = linked(c.source, public, own)
         out.append(c)
     out.insert(1, nbformat.v4.new_markdown_cell(links))
     nb.cells = out
     nb.metadata.pop('widgets', None)
     return nb
 
+
 def comments(fn):
     "What the source says of parameters and result: [(names that share a line, their comment)], the result's comment."
     text = textwrap.dedent(inspect.getsource(fn))
     f = ast.parse(text).body[0]
-    said = {t.start[0]: t.string.lstrip('# ') for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
-    params = sorted((p for p in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg] if p and p.arg != 'self'), key=lambda p: (p.lineno, p.col_offset))
+    said = {
+        t.start[0]: t.string.lstrip('# ')
+        for t in tokenize.generate_tokens(io.StringIO(text).readline)
+        if t.type == tokenize.COMMENT
+    }
+    params = sorted(
+        (
+            p
+            for p in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg]
+            if p and p.arg != 'self'
+        ),
+        key=lambda p: (p.lineno, p.col_offset),
+    )
     groups = {line: [p.arg for p in ps] for line, ps in itertools.groupby(params, lambda p: p.end_lineno)}
     last = f.returns.end_lineno if f.returns else 0
     result = said.get(last, '')
-    if last in groups: said[last], _, result = result.partition('; ')          # all on one line: first what goes in
+    if last in groups:
+        said[last], _, result = result.partition('; ')  # all on one line: first what goes in
     return [(names, said.get(line, '')) for line, names in groups.items()], result
+
 
 def rows(fn):
     "A Markdown table of parameters, from the comments beside them; those that share a comment share a row."
     if dataclasses.is_dataclass(fn):
         known = docments(fn, full=True, returns=False)
-        said = {n: p.docment for c in reversed(fn.__mro__) if dataclasses.is_dataclass(c) for n, p in docments(c, full=True, returns=False).items() if p.docment}      # a field may be its parent's
+        said = {
+            n: p.docment
+            for c in reversed(fn.__mro__)
+            if dataclasses.is_dataclass(c)
+            for n, p in docments(c, full=True, returns=False).items()
+            if p.docment
+        }  # a field may be its parent's
         groups = [([n], said.get(n)) for n in known]
     else:
-        if inspect.isclass(fn): fn = vars(fn).get('__init__')
-        if not inspect.isfunction(fn): return ''
+        if inspect.isclass(fn):
+            fn = vars(fn).get('__init__')
+        if not inspect.isfunction(fn):
+            return ''
         known, groups = inspect.signature(fn).parameters, comments(fn)[0]
     cell = lambda s: str(s or '').replace('|', '\\|').replace('\n', ' ')
-    types = lambda names: ', '.join(dict.fromkeys(t for n in names if (t := kind(known[n].anno if dataclasses.is_dataclass(fn) else known[n].annotation))))
-    default = lambda p: '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
-    lines = [f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(default(known[names[0]]) if len(names) == 1 else '')} | {cell(said)} |" for names, said in groups]
+    types = lambda names: ', '.join(
+        dict.fromkeys(
+            t for n in names if (t := kind(known[n].anno if dataclasses.is_dataclass(fn) else known[n].annotation))
+        )
+    )
+    default = lambda p: (
+        '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
+    )
+    lines = [
+        f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(default(known[names[0]]) if len(names) == 1 else '')} | {cell(said)} |"
+        for names, said in groups
+    ]
     return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
+
 
 def kind(anno):
     "An annotation in words; none if there is none."
-    if anno in (None, type(None), inspect.Signature.empty): return ''
-    return re.sub(r'\b[a-z_.]+\.(?=[A-Z])', '', str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno)))      # a class without its module
+    if anno in (None, type(None), inspect.Signature.empty):
+        return ''
+    return re.sub(
+        r'\b[a-z_.]+\.(?=[A-Z])', '', str(anno) if hasattr(anno, '__args__') else getattr(anno, '__name__', str(anno))
+    )  # a class without its module
+
 
 def short(v):
     s = getattr(v, '__name__', None) or repr(v)
     return s if len(s) < 40 and '0x' not in s else type(v).__name__ + '(...)'
 
+
 def returns(fn):
     "What comes back."
-    if inspect.isclass(fn): return ''
+    if inspect.isclass(fn):
+        return ''
     anno, said = kind(inspect.signature(fn).return_annotation), comments(fn)[1]
     return f"\n**Returns** {anno}{': ' if anno and said else ''}{said}\n" if anno or said else ''
 
+
 def signature(name, obj):
     "The call, with defaults and without annotations."
-    if inspect.isclass(obj) and issubclass(obj, Exception): return ''
-    ps = [p.replace(annotation=inspect.Parameter.empty) for n, p in inspect.signature(obj).parameters.items() if n != 'self']
+    if inspect.isclass(obj) and issubclass(obj, Exception):
+        return ''
+    ps = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for n, p in inspect.signature(obj).parameters.items()
+        if n != 'self'
+    ]
     ps = [p if p.default is p.empty else p.replace(default=Plain(short(p.default))) for p in ps]
-    return '~~~python\n' + textwrap.fill(f'{name}{inspect.Signature(ps)}', 90, subsequent_indent=' '*(len(name) + 1), break_long_words=False, break_on_hyphens=False) + '\n~~~\n'
+    return (
+        '~~~python\n'
+        + textwrap.fill(
+            f'{name}{inspect.Signature(ps)}',
+            90,
+            subsequent_indent=' ' * (len(name) + 1),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + '\n~~~\n'
+    )
+
 
 class Plain(str):
     "Text that shows as it is where its `repr` is asked for."
-    def __repr__(self): return str(self)
+
+    def __repr__(self):
+        return str(self)
+
 
 def source(obj):
     "A link to the line where it is defined."
     f, line = inspect.getsourcefile(obj), inspect.getsourcelines(obj)[1]
     return f"[source]({CFG['git_url']}/blob/{CFG['branch']}/{Path(f).relative_to(ROOT).as_posix()}#L{line})"
 
+
 def entry(name, obj, level='##'):
     "One function or class: signature, docstring, parameters, methods."
     fn = inspect.unwrap(obj)
-    parts = [f'({target(obj, name)})=\n{level} {name}\n', signature(name, fn), f'{inspect.getdoc(obj) or ""} {source(fn)}\n', rows(fn), returns(fn)]
+    parts = [
+        f'({target(obj, name)})=\n{level} {name}\n',
+        signature(name, fn),
+        f'{inspect.getdoc(obj) or ""} {source(fn)}\n',
+        rows(fn),
+        returns(fn),
+    ]
     for n, m in vars(obj).items() if inspect.isclass(obj) else ():
         fn = m.__func__ if isinstance(m, (classmethod, staticmethod)) else m.fget if isinstance(m, property) else m
-        if n.startswith('_') or not inspect.isfunction(fn) or not inspect.getdoc(fn): continue
+        if n.startswith('_') or not inspect.isfunction(fn) or not inspect.getdoc(fn):
+            continue
         call = f'~~~python\n{name}.{n}\n~~~\n' if isinstance(m, property) else signature(f'{name}.{n}', fn)
         parts += [f'{level}# {name}.{n}\n', call, inspect.getdoc(fn) + '\n', rows(fn), returns(fn)]
     return '\n'.join(p for p in parts if p) + '\n'
+
 
 def api(module, page):
     "A page for a module."
     mod = importlib.import_module(f'ssdd_nb.{module}')
     what = [(n, getattr(mod, n)) for n in mod.__all__]
-    defined = lambda o: inspect.isclass(o) or inspect.isfunction(inspect.unwrap(o))      # a cached function is wrapped
+    defined = lambda o: inspect.isclass(o) or inspect.isfunction(inspect.unwrap(o))  # a cached function is wrapped
     things = [entry(n, o) for n, o in what if defined(o)]
     values = [f'`{n}`' for n, o in what if not defined(o)]
     head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
     return head + ('\nValues: ' + ', '.join(values) + '\n' if values else '') + '\n' + '\n'.join(things)
 
+
 def prepare(src):
     "Write what Sphinx reads: the notebooks as they are shown, a page for each module, and the tree of pages."
     shutil.rmtree(src, ignore_errors=True)
-    found = {p.relative_to(NBS): nbformat.read(p, 4) for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
-    modules = {d.split()[1]: p.with_suffix('').as_posix() for p, nb in found.items() for c in nb.cells for d in directives(c) if d.startswith('default_exp') and not d.endswith('__init__')}      # the door's names are described where they live
+    found = {
+        p.relative_to(NBS): nbformat.read(p, 4)
+        for p in sorted(NBS.rglob('*.ipynb'))
+        if '.ipynb_checkpoints' not in p.parts
+    }
+    modules = {
+        d.split()[1]: p.with_suffix('').as_posix()
+        for p, nb in found.items()
+        for c in nb.cells
+        for d in directives(c)
+        if d.startswith('default_exp') and not d.endswith('__init__')
+    }  # the door's names are described where they live
     check_parts({p.with_suffix('').as_posix() for p in found})
-    unseen = [f'{p}: {c.source.splitlines()[0]} …' for p, nb in found.items() for c in nb.cells if any(x.startswith(('echo: false', 'fig-alt')) for x in directives(c)) and not c.outputs]
-    if unseen: sys.exit('\n'.join(['these cells are there for what they show, and have no output (run the notebook):', *unseen]))
+    unseen = [
+        f'{p}: {c.source.splitlines()[0]} …'
+        for p, nb in found.items()
+        for c in nb.cells
+        if any(x.startswith(('echo: false', 'fig-alt')) for x in directives(c)) and not c.outputs
+    ]
+    if unseen:
+        sys.exit(
+            '\n'.join(['these cells are there for what they show, and have no output (run the notebook):', *unseen])
+        )
     public = names()
     for p, nb in found.items():
         nb = shown(nb, p, public)
-        if p.name == 'index.ipynb': nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules)))
-        (src/p).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nb, src/p)
-    if (NBS/'results'/'runs').is_dir(): shutil.copytree(NBS/'results'/'runs', src/'results'/'runs')
-    for page, file in ABOUT.items(): shutil.copy(ROOT/file, src/f'{page}.md')
-    (src/'api').mkdir()
-    for m, page in modules.items(): (src/'api'/f'{m}.md').write_text(api(m, page), encoding='utf8')
+        if p.name == 'index.ipynb':
+            nb.cells.append(nbformat.v4.new_markdown_cell(toc(modules)))
+        (src / p).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, src / p)
+    if (NBS / 'results' / 'runs').is_dir():
+        shutil.copytree(NBS / 'results' / 'runs', src / 'results' / 'runs')
+    for page, file in ABOUT.items():
+        shutil.copy(ROOT / file, src / f'{page}.md')
+    (src / 'api').mkdir()
+    for m, page in modules.items():
+        (src / 'api' / f'{m}.md').write_text(api(m, page), encoding='utf8')
+
 
 def check_parts(pages):
     "Each notebook has its place in the reading order."
     listed = {'index', *[p for _, ps in PARTS for p in ps]}
-    if pages != listed: sys.exit(f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, {sorted(listed - pages)} do not exist')
+    if pages != listed:
+        sys.exit(
+            f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, {sorted(listed - pages)} do not exist'
+        )
+
 
 def toc(modules):
     "The tree of pages: the parts in reading order, and the API reference."
     tree = lambda caption, pages: '```{toctree}\n:hidden:\n:caption: ' + caption + '\n\n' + '\n'.join(pages) + '\n```'
-    return '\n\n'.join([tree(c, pages) for c, pages in PARTS] + [tree('API reference', [f'api/{m}' for m in modules]), tree('About', ABOUT)])
+    return '\n\n'.join(
+        [tree(c, pages) for c, pages in PARTS]
+        + [tree('API reference', [f'api/{m}' for m in modules]), tree('About', ABOUT)]
+    )
+
 
 class Links(html.parser.HTMLParser):
     "All links and anchors of a page."
+
     def __init__(self, text):
         super().__init__()
         self.links, self.ids = [], set()
         self.feed(text)
+
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
         self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script')]
+
 
 def broken(out):
     "Internal links that lead nowhere."
@@ -205,35 +396,71 @@ def broken(out):
     bad = []
     for page, found in pages.items():
         for link in found.links:
-            if re.match(r'^[a-z]+:|^//|^#?$|^data:', link): continue
+            if re.match(r'^[a-z]+:|^//|^#?$|^data:', link):
+                continue
             path, anchor = urldefrag(unquote(link.split('?')[0]))
-            target = (page.parent/path).resolve() if path else page
-            if not target.exists(): bad.append(f'{page.relative_to(out.resolve())}: {link}')
-            elif anchor and target in pages and anchor not in pages[target].ids: bad.append(f'{page.relative_to(out.resolve())}: {link}')
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists():
+                bad.append(f'{page.relative_to(out.resolve())}: {link}')
+            elif anchor and target in pages and anchor not in pages[target].ids:
+                bad.append(f'{page.relative_to(out.resolve())}: {link}')
     return bad, len(pages), sum(len(f.links) for f in pages.values())
+
 
 def too_large(out, site=25e6, page=3e6):
     "The site and each of its pages have to load on a slow line."
     sizes = {p.relative_to(out).as_posix(): p.stat().st_size for p in out.rglob('*') if p.is_file()}
-    return [f'{p}: {n/1e6:.1f} MB' for p, n in sizes.items() if p.endswith('.html') and n > page] + ([f'the site: {sum(sizes.values())/1e6:.1f} MB'] if sum(sizes.values()) > site else [])
+    return [f'{p}: {n / 1e6:.1f} MB' for p, n in sizes.items() if p.endswith('.html') and n > page] + (
+        [f'the site: {sum(sizes.values()) / 1e6:.1f} MB'] if sum(sizes.values()) > site else []
+    )
+
 
 def bare(nb):
     "What whoever takes a notebook along gets: one that runs, hidden cells and all, and whose pictures are on the page."
     for c in nb.cells:
-        if c.cell_type == 'code': c.outputs = []
+        if c.cell_type == 'code':
+            c.outputs = []
     return nb
 
+
 def main(out):
-    src, built = ROOT/'_proc'/'site', ROOT/'_proc'/'html'                       # myst-nb leaves a folder beside what is built
+    src, built = ROOT / '_proc' / 'site', ROOT / '_proc' / 'html'  # myst-nb leaves a folder beside what is built
     prepare(src)
-    for p in (out, built): shutil.rmtree(p, ignore_errors=True)
-    r = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/"tools"/"docs"), '-d', str(ROOT/'_proc'/'doctrees'), str(src), str(built)])
-    if built.exists(): shutil.move(built, out)
-    for p in out.rglob('*.map'): p.unlink()                 # for whoever debugs the theme, and a seventh of the site
-    for p in (out/'_sources').rglob('*.ipynb'): nbformat.write(bare(nbformat.read(NBS/p.relative_to(out/'_sources'), 4)), p)
+    for p in (out, built):
+        shutil.rmtree(p, ignore_errors=True)
+    r = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'sphinx',
+            '-q',
+            '-W',
+            '--keep-going',
+            '-b',
+            'html',
+            '-c',
+            str(ROOT / "tools" / "docs"),
+            '-d',
+            str(ROOT / '_proc' / 'doctrees'),
+            str(src),
+            str(built),
+        ]
+    )
+    if built.exists():
+        shutil.move(built, out)
+    for p in out.rglob('*.map'):
+        p.unlink()  # for whoever debugs the theme, and a seventh of the site
+    for p in (out / '_sources').rglob('*.ipynb'):
+        nbformat.write(bare(nbformat.read(NBS / p.relative_to(out / '_sources'), 4)), p)
     bad, pages, links = broken(out)
     bad += too_large(out)
-    print('\n'.join(['these links lead nowhere, or this is too large:', *bad]) if bad else f'{pages} pages, {links} links and none broken: {out}/index.html')
+    print(
+        '\n'.join(['these links lead nowhere, or this is too large:', *bad])
+        if bad
+        else f'{pages} pages, {links} links and none broken: {out}/index.html'
+    )
     return r.returncode or bool(bad)
 
-if __name__ == '__main__': sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT/'_docs')))
+
+if __name__ == '__main__':
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / '_docs')))

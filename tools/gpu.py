@@ -27,6 +27,7 @@ DATA is a folder with train.zip and test.zip, a folder for each class in each.
 
 --tiny does all of this on the CPU with handwritten digits and tiny settings, to try it out, in about a minute.
 """
+
 import argparse
 import os
 import sys
@@ -44,67 +45,93 @@ PARTS = 'check', 'speed', 'scale'
 @dataclass(frozen=True)
 class Settings:
     "All settings of all parts."
+
     # time
-    seconds: float = 600                    # of all parts together
+    seconds: float = 600  # of all parts together
     check_seconds: float = 90
-    speed_seconds: float = 150              # scale has the rest
+    speed_seconds: float = 150  # scale has the rest
     # check: the largest gap between card and CPU that passes, relative
-    steps: int = 4                          # of each method
-    close: float = 5e-3                     # losses in float32
-    close_set: float = 5e-2                 # images and weights in float32: Adam moves by the sign of what may be noise
-    close_bf16: float = .1                  # first loss in bf16
-    close_compiled: float = 5e-3            # losses with torch.compile
-    close_pixels: float = 1e-4              # views made of the same random numbers
-    close_score: float = .05                # a command's numbers
+    steps: int = 4  # of each method
+    close: float = 5e-3  # losses in float32
+    close_set: float = 5e-2  # images and weights in float32: Adam moves by the sign of what may be noise
+    close_bf16: float = 0.1  # first loss in bf16
+    close_compiled: float = 5e-3  # losses with torch.compile
+    close_pixels: float = 1e-4  # views made of the same random numbers
+    close_score: float = 0.05  # a command's numbers
     products: tuple = (('float32', 1e-5), ('tf32', 2e-3), ('bf16', 2e-2))
     compile_checks: tuple = ('krrst', 'teacher', 'experts')
     commands: tuple = ('teacher', 'distill', 'eval', 'compare', 'compare posttrain', 'bench', 'study', 'demo')
-    leave_out: tuple = ()                   # checks by name
+    leave_out: tuple = ()  # checks by name
     # speed
-    reps: int = 5                           # timed calls of each variant, in turn
+    reps: int = 5  # timed calls of each variant, in turn
     precisions: tuple = ('float32', 'tf32', 'bf16')
     rates_in: tuple = ('float32', 'tf32', 'bf16')
-    compiled_in: str = 'tf32'               # the precision in which compiled and not compiled are compared
+    compiled_in: str = 'tf32'  # the precision in which compiled and not compiled are compared
     compile_speeds: tuple = ('KRR-ST step', 'teacher step', 'expert step')
-    sizes: str = 'card'                     # a column of speed.SIZES
+    sizes: str = 'card'  # a column of speed.SIZES
     # scale
     precision: str = 'tf32'
-    m: int = 1000                           # synthetic images
-    seeds: int = 3                          # students, labelled images, and random subsets
-    labels: tuple = (.01, .05, .1)
-    draws: int = 5                          # of labelled images, where there are at most 20 a class
-    teacher_share: float = .4               # of the time that is left after loading
-    krrst_share: float = .3                 # the rest is for students and probes
-    fill_share: float = .15                 # of KRR-ST's share, at most, to fill its pool of models
-    safety: float = .85                     # of a share is planned for: clocks and cards vary
-    late: float = 1.25                      # a share's multiple after which a training is ended where it stands
-    most_teacher_steps: int = 78_000        # the paper's 400 epochs
+    m: int = 1000  # synthetic images
+    seeds: int = 3  # students, labelled images, and random subsets
+    labels: tuple = (0.01, 0.05, 0.1)
+    draws: int = 5  # of labelled images, where there are at most 20 a class
+    teacher_share: float = 0.4  # of the time that is left after loading
+    krrst_share: float = 0.3  # the rest is for students and probes
+    fill_share: float = 0.15  # of KRR-ST's share, at most, to fill its pool of models
+    safety: float = 0.85  # of a share is planned for: clocks and cards vary
+    late: float = 1.25  # a share's multiple after which a training is ended where it stands
+    most_teacher_steps: int = 78_000  # the paper's 400 epochs
     teacher_batch: int = 256
-    most_krrst_steps: int = 160_000         # the paper's
-    most_pool_steps: int = 1000             # T, the paper's; fewer where the pool would take too long to fill
+    most_krrst_steps: int = 160_000  # the paper's
+    most_pool_steps: int = 1000  # T, the paper's; fewer where the pool would take too long to fill
     krrst_batch: int = 1024
-    krrst_lr: float = 1e-3                  # the arXiv version's for all data sets: there are few steps
+    krrst_lr: float = 1e-3  # the arXiv version's for all data sets: there are few steps
     widths: tuple | None = (128, 256, 512)  # of the ConvNet that KRR-ST trains, and of the students
-    norm: str = 'batch'                     # its normalisation
+    norm: str = 'batch'  # its normalisation
     student_batch: int = 256
-    most_student_steps: int = 3000          # the paper's 1,000 epochs of 1,000 images
-    kmeans_of: int = 10_000                 # k-means looks at a random part of the images
+    most_student_steps: int = 3000  # the paper's 1,000 epochs of 1,000 images
+    kmeans_of: int = 10_000  # k-means looks at a random part of the images
 
 
 CARD = Settings()
-TINY = replace(CARD, seconds=600, check_seconds=300, speed_seconds=100, steps=3, compile_checks=('krrst',),
-               commands=('distill', 'compare posttrain'),
-               leave_out=('cafe-dsa', 'resume, cafe', 'resume, cafe-dsa', 'resume, dc', 'resume, dsa', 'bf16, dc'),
-               reps=1, rates_in=(), precisions=('float32', 'tf32'), compiled_in='float32',
-               compile_speeds=('KRR-ST step',), sizes='tiny',
-               precision='float32', m=20, seeds=2, labels=(.01, .1), draws=1, most_teacher_steps=20,
-               teacher_batch=64, most_krrst_steps=20, krrst_batch=64, krrst_lr=4e-2, most_pool_steps=4,
-               widths=None, norm='instance', student_batch=64, most_student_steps=10, kmeans_of=400)
+TINY = replace(
+    CARD,
+    seconds=600,
+    check_seconds=300,
+    speed_seconds=100,
+    steps=3,
+    compile_checks=('krrst',),
+    commands=('distill', 'compare posttrain'),
+    leave_out=('cafe-dsa', 'resume, cafe', 'resume, cafe-dsa', 'resume, dc', 'resume, dsa', 'bf16, dc'),
+    reps=1,
+    rates_in=(),
+    precisions=('float32', 'tf32'),
+    compiled_in='float32',
+    compile_speeds=('KRR-ST step',),
+    sizes='tiny',
+    precision='float32',
+    m=20,
+    seeds=2,
+    labels=(0.01, 0.1),
+    draws=1,
+    most_teacher_steps=20,
+    teacher_batch=64,
+    most_krrst_steps=20,
+    krrst_batch=64,
+    krrst_lr=4e-2,
+    most_pool_steps=4,
+    widths=None,
+    norm='instance',
+    student_batch=64,
+    most_student_steps=10,
+    kmeans_of=400,
+)
 
 
 def arguments():
-    ap = argparse.ArgumentParser(prog='python tools/gpu.py', description=__doc__,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap = argparse.ArgumentParser(
+        prog='python tools/gpu.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ap.add_argument('parts', nargs='*', metavar='PART', help='check, speed, scale or report (default: the first three)')
     ap.add_argument('--seconds', type=float, help='of all parts together (default: 600)')
     ap.add_argument('--check-seconds', type=float, help='time limit of check (default: 90)')
@@ -119,7 +146,7 @@ def arguments():
         ap.error(f'{wrong[0]}: no such part; there are check, speed, scale and report')
     if not args.tiny and not args.data and 'scale' in args.parts:
         ap.error('scale needs --data, a folder with train.zip and test.zip')
-    if args.data and not all((Path(args.data)/f'{n}.zip').is_file() for n in ('train', 'test')):
+    if args.data and not all((Path(args.data) / f'{n}.zip').is_file() for n in ('train', 'test')):
         ap.error(f'--data {args.data}: there is no train.zip and test.zip in it')
     return args
 
@@ -133,11 +160,12 @@ def main():
     args = arguments()
     how = settings(args)
     if args.tiny:
-        os.environ['TORCHDYNAMO_DISABLE'] = '1'                            # torch.compile takes a minute on a CPU
-    os.environ.setdefault('GPU_ENDS', str(time.time() + how.seconds))       # a process that starts again keeps the end
+        os.environ['TORCHDYNAMO_DISABLE'] = '1'  # torch.compile takes a minute on a CPU
+    os.environ.setdefault('GPU_ENDS', str(time.time() + how.seconds))  # a process that starts again keeps the end
     from gpu import Clock, Records
     from gpu.report import report
     from ssdd_nb.core import get_device
+
     whole = Clock(float(os.environ['GPU_ENDS']) - time.time())
     device = get_device('cpu' if args.tiny else args.device)
     parts = args.parts or PARTS
@@ -153,6 +181,7 @@ def main():
 def run_part(name, how, records, whole, args):
     "One part within its limit; what was left out is recorded too."
     from gpu import Clock, check, run_items, scale, speed
+
     if name == 'scale' and not (args.tiny or args.data):
         print('\nscale is left out: it needs --data')
         return

@@ -6,6 +6,7 @@ compute on the CPU, and fail where CUDA fails. It prints a line for each group o
 at the end. The checks of the pretended card itself always run. Needs a torch that was built for CUDA, and g++; without
 them it says so and ends with 77.
 """
+
 import argparse
 import importlib
 import multiprocessing
@@ -18,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = [str(ROOT/'tools'/'pretend'), str(ROOT)]
+OWN = [str(ROOT / 'tools' / 'pretend'), str(ROOT)]
 SKIPPED = 77
 # the longest first, so that two processes end at about the same time
 ORDER = ('two_cards', 'mkdt_runs', 'commands', 'comparisons', 'teacher_losses', 'peers')
@@ -26,8 +27,13 @@ ORDER = ('two_cards', 'mkdt_runs', 'commands', 'comparisons', 'teacher_losses', 
 
 def environment():
     "What every process is to find: one thread, no progress bars, no windows, no card but the pretended one."
-    os.environ.update(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg', CUDA_VISIBLE_DEVICES='',
-                      PYTHONPATH=os.pathsep.join([*OWN, os.environ.get('PYTHONPATH', '')]))
+    os.environ.update(
+        OMP_NUM_THREADS='1',
+        TQDM_DISABLE='1',
+        MPLBACKEND='agg',
+        CUDA_VISIBLE_DEVICES='',
+        PYTHONPATH=os.pathsep.join([*OWN, os.environ.get('PYTHONPATH', '')]),
+    )
     sys.path[:0] = [p for p in OWN if p not in sys.path]
 
 
@@ -35,6 +41,7 @@ def all_checks():
     "The module `checks`, with all groups registered."
     environment()
     import checks
+
     for module in ('self_test', 'paths', 'two_cards'):
         importlib.import_module(module)
     return checks
@@ -54,16 +61,17 @@ def main():
     args = ap.parse_args()
     environment()
     import card
+
     if why := card.missing():
         print(f'skipped: {why}')
         return SKIPPED
-    card.library()                                         # compiled before there are two that want it
+    card.library()  # compiled before there are two that want it
     known = list(all_checks().GROUPS)
     if unknown := [g for g in args.groups if g not in known]:
         ap.error(f"no group {unknown[0]}; there are {', '.join(known)}")
     names = ['card', *sorted((n for n in args.groups or known if n != 'card'), key=lambda n: (ORDER + (n,)).index(n))]
     begun, n, failed = time.time(), 0, 0
-    copies = multiprocessing.get_context('fork')           # of this process: all is imported, nothing used
+    copies = multiprocessing.get_context('fork')  # of this process: all is imported, nothing used
     with ProcessPoolExecutor(args.workers, copies) as pool:
         jobs = {pool.submit(run, name): name for name in names}
         for job in as_completed(jobs):

@@ -9,6 +9,7 @@ threads for each of two notebooks on two cores would spend their time waiting fo
 A notebook runs as `nbdev_test` runs it, in a process of its own. The process is a copy of one that has imported PyTorch
 and matplotlib, but nothing of this library: 43 notebooks would import them for ten seconds each.
 """
+
 import argparse
 import functools
 import multiprocessing
@@ -26,17 +27,47 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT/'nbs'
+NBS = ROOT / 'nbs'
 CHECK = re.compile(r'^\s*(?:with\s+)?(?:assert\b|test_\w+\(|expect_fail\()|;\s*(?:assert\b|test_\w+\()', re.M)
-SKIPPED, HALF_AN_HOUR = 77, 1800                         # an exit code, seconds
+SKIPPED, HALF_AN_HOUR = 77, 1800  # an exit code, seconds
 ENV = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
-PRELOADED = ['torch', 'torch._dynamo', 'torchvision', 'matplotlib.pyplot', 'sklearn.cluster', 'sklearn.datasets',
-             'sklearn.decomposition', 'sklearn.manifold', 'IPython', 'nbdev.test']
+PRELOADED = [
+    'torch',
+    'torch._dynamo',
+    'torchvision',
+    'matplotlib.pyplot',
+    'sklearn.cluster',
+    'sklearn.datasets',
+    'sklearn.decomposition',
+    'sklearn.manifold',
+    'IPython',
+    'nbdev.test',
+]
 # the longest first, so that both workers end at about the same time
-LONGEST = ('40_compare', 'card', '50_cli', '45_reproduce', '12_scdd', '05_teachers', '10_krrst', 'site',
-           'results/reproduce', 'on_a_card', '11_mkdt',
-           '31_trajectories', '32_kernels', '43_labelled', '23_theory_entropy', '60_door', '44_scdd_studies',
-           'tutorials/several_processes', '30_matching', '09_protocols', '08_posttrain', '00_core')
+LONGEST = (
+    '40_compare',
+    'card',
+    '50_cli',
+    '45_reproduce',
+    '12_scdd',
+    '05_teachers',
+    '10_krrst',
+    'site',
+    'results/reproduce',
+    'on_a_card',
+    '11_mkdt',
+    '31_trajectories',
+    '32_kernels',
+    '43_labelled',
+    '23_theory_entropy',
+    '60_door',
+    '44_scdd_studies',
+    'tutorials/several_processes',
+    '30_matching',
+    '09_protocols',
+    '08_posttrain',
+    '00_core',
+)
 
 
 def sh(*args, **kwargs):
@@ -47,6 +78,7 @@ def sh(*args, **kwargs):
 
 # ---------------------------------------------------------------- notebooks
 
+
 def checks(p):
     "How many assertions a notebook makes."
     return sum(len(CHECK.findall(c.source)) for c in nbformat.read(p, 4).cells if c.cell_type == 'code')
@@ -54,7 +86,7 @@ def checks(p):
 
 def in_process(p, flags, env, said):
     "Run a notebook in the present process, which the server made for it."
-    if 'cuda' not in flags:                                # what the notebook starts comes from the same server
+    if 'cuda' not in flags:  # what the notebook starts comes from the same server
         forkserver._forkserver.ensure_running = lambda: None
     os.environ.update(env)
     os.chdir(ROOT)
@@ -63,6 +95,7 @@ def in_process(p, flags, env, said):
         os.dup2(f.fileno(), 2)
     from nbdev.config import get_config
     from nbdev.test import test_nb
+
     passed, _ = test_nb(p, get_config().tst_flags.split(), flags.split(), basepath=ROOT)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -72,7 +105,7 @@ def in_process(p, flags, env, said):
 def run_notebook(p, flags, env=()):
     "What went wrong in a notebook; '' if nothing did."
     with tempfile.TemporaryDirectory() as d:
-        said = Path(d)/'said'
+        said = Path(d) / 'said'
         server = multiprocessing.get_context('forkserver')
         process = server.Process(target=in_process, args=(p, flags, dict(env), said))
         process.start()
@@ -89,12 +122,15 @@ def notebook(p, flags):
 
 # ---------------------------------------------------------------- the other tasks: (what, what went wrong) of each part
 
+
 def exported():
     "Exporting changes nothing."
+
     def modules():
-        return {p: p.read_bytes() for p in (ROOT/'ssdd_nb').rglob('*.py')}
+        return {p: p.read_bytes() for p in (ROOT / 'ssdd_nb').rglob('*.py')}
+
     before = modules()
-    r = sh(Path(sys.executable).parent/'nbdev_export')
+    r = sh(Path(sys.executable).parent / 'nbdev_export')
     after = modules()
     for p, b in before.items():
         p.write_bytes(b)
@@ -103,9 +139,10 @@ def exported():
 
 
 def ruff():
-    which = '--select', 'F', '--ignore', 'F401,F811'
-    r = sh(sys.executable, '-m', 'ruff', 'check', *which, 'ssdd_nb', 'tools', 'setup.py')
-    yield 'no undefined names (ruff)', r.stdout if r.returncode else ''
+    r = sh(sys.executable, '-m', 'ruff', 'format', '--check', 'nbs', 'tools', 'setup.py')
+    yield 'written as `ruff format` writes', r.stdout if r.returncode else ''
+    r = sh(sys.executable, '-m', 'ruff', 'check', 'nbs', 'ssdd_nb', 'tools', 'setup.py')
+    yield 'nothing that ruff.toml forbids', r.stdout if r.returncode else ''
 
 
 def readme():
@@ -140,11 +177,12 @@ def on_a_card():
     with tempfile.TemporaryDirectory() as d:
         ran = sh(sys.executable, 'tools/gpu.py', '--tiny', '--out', d)
         error = ran.stdout if ran.returncode or 'no time was left' in ran.stdout else ''
-        error = error or run_notebook(NBS/'results'/'gpu.ipynb', '', {'SSDD_GPU_JSON': f'{d}/gpu.json'})
+        error = error or run_notebook(NBS / 'results' / 'gpu.ipynb', '', {'SSDD_GPU_JSON': f'{d}/gpu.json'})
         yield 'tools/gpu.py --tiny, and its results page', error
 
 
 # ---------------------------------------------------------------- all of them
+
 
 def notebooks():
     return sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -176,12 +214,12 @@ def main():
     ap.add_argument('--flags', default='', help='flagged cells to run too: slow, cuda')
     args = ap.parse_args()
     os.environ.update(ENV)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)           # under nohup tests of a closed terminal would see none
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup tests of a closed terminal would see none
     start, failures, n, passed = time.time(), 0, 0, 0
-    error = '' if args.notebooks else exported()           # before anything else imports the modules
+    error = '' if args.notebooks else exported()  # before anything else imports the modules
     if not args.notebooks:
         failures += report('the exported modules are current', error)
-    files = [NBS/f'{name}.ipynb' for name in args.notebooks] or notebooks()
+    files = [NBS / f'{name}.ipynb' for name in args.notebooks] or notebooks()
     names = [p.relative_to(NBS).with_suffix('').as_posix() for p in files]
     tasks = {name: functools.partial(notebook, p, args.flags) for name, p in zip(names, files)}
     if not args.notebooks:
@@ -196,8 +234,10 @@ def main():
             if not wrong and isinstance(tasks[running[done]], functools.partial):
                 passed += 1
                 n += checks(tasks[running[done]].args[0])
-    print(f'\n{passed} of {len(files)} notebooks passed, {n} checks in them, {failures} failures, '
-          f'{time.time() - start:.0f} s')
+    print(
+        f'\n{passed} of {len(files)} notebooks passed, {n} checks in them, {failures} failures, '
+        f'{time.time() - start:.0f} s'
+    )
     return bool(failures)
 
 

@@ -1,4 +1,5 @@
 "What the parts of tools/gpu.py share: the clock, the records, and how they are printed."
+
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ from ssdd_nb.core import describe, digest, write_json
 
 class Clock:
     "How much of a time limit is left."
+
     def __init__(self, seconds):
         self.end = time.monotonic() + seconds
 
@@ -24,6 +26,7 @@ class Clock:
 
 class Records:
     "One JSON file for each item, written when the item is done; the next call skips what is there."
+
     def __init__(self, out, device, about):
         self.out = Path(out)
         self.device = device
@@ -32,7 +35,7 @@ class Records:
         self.key = digest(made_by, json.loads(json.dumps(about)))
 
     def file(self, part, name):
-        return self.out/part/f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+        return self.out / part / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
     def read(self, part, name):
         "The record of an item, or None if there is none that was made in the same way."
@@ -112,7 +115,7 @@ def relative(a, b):
     a, b = (t.detach().double().cpu() for t in (a, b))
     if a.shape != b.shape:
         return float('inf')
-    return ((a - b).norm()/b.norm().clamp_min(1e-30)).item()
+    return ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
 
 
 def aligned(head, rows):
@@ -120,5 +123,5 @@ def aligned(head, rows):
     rows = [[str(c) for c in r] for r in [head, *rows]]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
     lines = ['  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
-    lines.insert(1, '  '.join('─'*w for w in widths))
+    lines.insert(1, '  '.join('─' * w for w in widths))
     return '\n'.join(line.rstrip() for line in lines)

@@ -1,4 +1,5 @@
 "Does the card compute what the CPU computes?"
+
 import contextlib
 import io
 import json
@@ -17,12 +18,13 @@ from ssdd_nb.data import load_images
 from ssdd_nb.evaluation import Pretraining, Recipe, Student
 from ssdd_nb.nets import make_net
 
-LOGGED = 'outer', 'match', 'ce', 'loss'                    # what a method minimises, whatever it is called in its log
-STILL = teachers.Views()                                   # no random views: these are drawn where the images are
-ALL_VIEWS = replace(teachers.PHOTO_VIEWS, rotate=10, shift=.1, scale=.1, shear=.1, blur=.5)
+LOGGED = 'outer', 'match', 'ce', 'loss'  # what a method minimises, whatever it is called in its log
+STILL = teachers.Views()  # no random views: these are drawn where the images are
+ALL_VIEWS = replace(teachers.PHOTO_VIEWS, rotate=10, shift=0.1, scale=0.1, shear=0.1, blur=0.5)
 
 
 # ---- the problem, on either device
+
 
 def problem(device):
     "The problem on a device, made once."
@@ -51,6 +53,7 @@ WALK = dict(syn_steps=4, max_start_epoch=1, expert_epochs=2, batch=8)
 
 
 # ---- every method, for a few steps: a function of a problem and of what goes to `run`
+
 
 def makers(steps):
     "Methods by name."
@@ -118,6 +121,7 @@ def teacher_maker(name, steps, views):
     def make(on, steps, **kw):
         t = teachers.train_teacher(on.train, teacher_config(name, steps, views), show=False, **kw)
         return as_result(t.net, t.run)
+
     return make
 
 
@@ -159,6 +163,7 @@ def trained_experts(on, steps, **kw):
 
 # ---- the kinds of check; each returns a row: gap, tolerance, and what else is worth keeping
 
+
 def losses(result):
     "What was minimised, step by step; nothing for a coreset."
     keys = [k for k in LOGGED if result.run.log and k in result.run.log[0]]
@@ -170,7 +175,7 @@ def loss_gap(a, b, first=None):
     a, b = losses(a), losses(b)
     if a is None:
         return None
-    return ((a - b).abs()/b.abs().clamp_min(1e-6))[:first].max().item()
+    return ((a - b).abs() / b.abs().clamp_min(1e-6))[:first].max().item()
 
 
 @cache
@@ -185,8 +190,13 @@ def agrees(name, how, device):
     peak = peak_mib(device)
     want = on_the_cpu(name, how.steps)
     gap, images = loss_gap(got, want), relative(got.x, want.x)
-    row = dict(gap=gap if gap is not None else images, tolerance=how.close, peak_mib=round(peak, 1), gap_set=images,
-               bit_equal=torch.equal(got.x.cpu(), want.x.cpu()))
+    row = dict(
+        gap=gap if gap is not None else images,
+        tolerance=how.close,
+        peak_mib=round(peak, 1),
+        gap_set=images,
+        bit_equal=torch.equal(got.x.cpu(), want.x.cpu()),
+    )
     return dict(row, passed=row['gap'] <= how.close and images <= how.close_set)
 
 
@@ -213,6 +223,7 @@ def stop_after(step):
     def on_step(at, task):
         if at == step:
             raise Stopped
+
     return on_step
 
 
@@ -220,9 +231,9 @@ def resumes(make, first, second, at=2):
     "Killed after a step on one device and resumed on another, against undisturbed on the second."
     with tempfile.TemporaryDirectory() as d:
         with contextlib.suppress(Stopped):
-            make(problem(first), out=Path(d)/'a', checkpoint_steps=1, on_step=stop_after(at))
-        got = make(problem(second), out=Path(d)/'a')
-        want = make(problem(second), out=Path(d)/'b')
+            make(problem(first), out=Path(d) / 'a', checkpoint_steps=1, on_step=stop_after(at))
+        got = make(problem(second), out=Path(d) / 'a')
+        want = make(problem(second), out=Path(d) / 'b')
     equal = torch.equal(got.x, want.x) and torch.equal(got.y, want.y)
     return dict(gap=relative(got.x, want.x), bit_equal=equal)
 
@@ -256,14 +267,17 @@ def resume_views(name, how, device):
 
 # ---- views, precision, memory
 
+
 def distort(x, draws):
     "Every kind of view but for those with jumps, from numbers drawn on the CPU."
+
     def uniform(lo, hi, *more):
-        return (lo + (hi - lo)*torch.rand(len(x), *more, generator=draws)).to(x.device)
+        return (lo + (hi - lo) * torch.rand(len(x), *more, generator=draws)).to(x.device)
+
     x = teachers.warp(x, ALL_VIEWS.geometry(uniform, x), ALL_VIEWS.padding)
-    x = teachers.contrast(teachers.brightness(x, uniform(.6, 1.4)), uniform(.6, 1.4))
-    x = teachers.hue(teachers.saturation(x, uniform(.6, 1.4)), uniform(-.1, .1))
-    return teachers.blur(x, uniform(.1, 2.), 3)
+    x = teachers.contrast(teachers.brightness(x, uniform(0.6, 1.4)), uniform(0.6, 1.4))
+    x = teachers.hue(teachers.saturation(x, uniform(0.6, 1.4)), uniform(-0.1, 0.1))
+    return teachers.blur(x, uniform(0.1, 2.0), 3)
 
 
 def pixels_gap(a, b, tolerance):
@@ -279,14 +293,16 @@ def same_numbers(how, device):
 def same_seed(how, device):
     "Views are drawn on the CPU, so that a seed means the same ones on every device."
     a, b = (ALL_VIEWS(problem(d).colours, generator(0, 'check views')).cpu() for d in (device, 'cpu'))
-    far = (a - b).abs() > how.close_pixels                  # where a bright pixel is turned dark, rounding decides
+    far = (a - b).abs() > how.close_pixels  # where a bright pixel is turned dark, rounding decides
     return dict(gap=far.float().mean().item(), tolerance=1e-3, bit_equal=torch.equal(a, b))
 
 
 def views_under_bf16(how, device):
     "Autocast does not move a view."
+
     def view():
         return ALL_VIEWS(problem(device).colours, generator(0, 'check views'))
+
     a = view()
     with precision('bf16', device):
         b = view()
@@ -313,7 +329,7 @@ def memory(device):
     before = peak_mib(device)
     held = torch.ones(2**26, device=device)
     got = peak_mib(device) - before
-    return dict(gap=abs(got - 256)/256, tolerance=.05, peak_mib=held.numel()*4/2**20)
+    return dict(gap=abs(got - 256) / 256, tolerance=0.05, peak_mib=held.numel() * 4 / 2**20)
 
 
 def identity(device):
@@ -322,7 +338,7 @@ def identity(device):
     rec = pretrained(on, 1).run
     layout = place(torch.nn.Conv2d(16, 16, 3), device).weight.is_contiguous(memory_format=torch.channels_last)
     right = rec.device.startswith(device.type) and layout and get_device('auto').type == device.type
-    return dict(gap=0. if right else 1., tolerance=0, device=rec.device)
+    return dict(gap=0.0 if right else 1.0, tolerance=0, device=rec.device)
 
 
 # ---- the console commands
@@ -331,21 +347,53 @@ COMMANDS = {
     'teacher': ['--steps', '3', '--out', '{out}'],
     'distill': ['--teacher', 'digits', '--steps', '3', '--m', '10', '--out', '{out}'],
     'eval': ['digits', '--labels', '1', '--seeds', '1', '--out', '{out}'],
-    'compare': ['--teacher', 'digits', '--methods', 'random,krrst', '--steps', '3', '--labels', '1',
-                '--seeds', '1', '--out', '{out}'],
-    'compare posttrain': ['--protocol', 'posttrain', '--teacher', 'digits', '--methods', 'random,scdd', '--ipc', '1',
-                          '--label-kinds', 'soft', '--steps', '3', '--post-steps', '3', '--seeds', '1',
-                          '--students', '1', '--out', '{out}'],
+    'compare': [
+        '--teacher',
+        'digits',
+        '--methods',
+        'random,krrst',
+        '--steps',
+        '3',
+        '--labels',
+        '1',
+        '--seeds',
+        '1',
+        '--out',
+        '{out}',
+    ],
+    'compare posttrain': [
+        '--protocol',
+        'posttrain',
+        '--teacher',
+        'digits',
+        '--methods',
+        'random,scdd',
+        '--ipc',
+        '1',
+        '--label-kinds',
+        'soft',
+        '--steps',
+        '3',
+        '--post-steps',
+        '3',
+        '--seeds',
+        '1',
+        '--students',
+        '1',
+        '--out',
+        '{out}',
+    ],
     'bench': ['krrst', '--reps', '1', '--out', '{out}'],
     'study': ['figure1', '--teacher', 'digits', '--seeds', '1', '--out', '{out}'],
     'demo': ['--steps', '3', '--seeds', '1', '--out', '{out}'],
 }
-CARD_ONLY = 'bench', 'study', 'demo'                       # too long for a CPU, or choosing the device themselves
+CARD_ONLY = 'bench', 'study', 'demo'  # too long for a CPU, or choosing the device themselves
 
 
 def console(name, device, out):
     "A command in this process; what it printed is in the error, if there is one."
     from ssdd_nb import cli
+
     argv = [word.format(out=out) for word in COMMANDS[name]]
     if name != 'demo':
         argv += ['--device', str(device)]
@@ -360,26 +408,28 @@ def console(name, device, out):
 def scores(out):
     "The numbers that a command left: distances to the teacher, or accuracies."
     for file in ('eval.json', 'compare.json'):
-        if (out/file).exists():
-            rows = json.loads((out/file).read_text())['rows']
+        if (out / file).exists():
+            rows = json.loads((out / file).read_text())['rows']
             return torch.tensor([r.get('target_mse') or r['accuracy'] for r in rows])
-    if (out/'distilled.safetensors').exists():
+    if (out / 'distilled.safetensors').exists():
         from ssdd_nb.distilled import load
-        return load(out/'distilled.safetensors').x
+
+        return load(out / 'distilled.safetensors').x
     return torch.zeros(1)
 
 
 def command(name, how, device):
     "A command on the card, and on the CPU if that is quick."
     with tempfile.TemporaryDirectory() as d:
-        console(name, device, Path(d)/'card')
+        console(name, device, Path(d) / 'card')
         if name in CARD_ONLY or device.type == 'cpu':
-            return dict(gap=0., tolerance=0)
-        console(name, 'cpu', Path(d)/'cpu')
-        return dict(gap=relative(*(scores(Path(d)/w) for w in ('card', 'cpu'))), tolerance=how.close_score)
+            return dict(gap=0.0, tolerance=0)
+        console(name, 'cpu', Path(d) / 'cpu')
+        return dict(gap=relative(*(scores(Path(d) / w) for w in ('card', 'cpu'))), tolerance=how.close_score)
 
 
 # ---- the list
+
 
 def items(how, records, clock, args):
     "All checks: (name, function)."
@@ -387,16 +437,21 @@ def items(how, records, clock, args):
     last = [(f'compile, {n}', lambda n=n: compiled(n, how, device)) for n in how.compile_checks]
     listed = [('which device', lambda: identity(device)), ('memory', lambda: memory(device))]
     listed += [(f'product, {p}', lambda p=p, t=t: product(p, t, device)) for p, t in how.products]
-    listed += [('views, the same numbers', lambda: same_numbers(how, device)),
-               ('views, the same seed', lambda: same_seed(how, device)),
-               ('views under bf16', lambda: views_under_bf16(how, device)),
-               ('views of post-training', lambda: post_views(how, device))]
+    listed += [
+        ('views, the same numbers', lambda: same_numbers(how, device)),
+        ('views, the same seed', lambda: same_seed(how, device)),
+        ('views under bf16', lambda: views_under_bf16(how, device)),
+        ('views of post-training', lambda: post_views(how, device)),
+    ]
     listed += [(n, lambda n=n: agrees(n, how, device)) for n in few]
     listed += [(f'resume, {n}', lambda n=n: resume(n, how, device)) for n in few if n not in ONE_STEP]
     listed += [(f'resume with views, {n}', lambda n=n: resume_views(n, how, device)) for n in ('teacher', 'scdd')]
     ways = dict.fromkeys([('cpu', str(device)), (str(device), 'cpu')])
-    listed += [(f'begun on {a}, resumed on {b}: {n}', lambda n=n, a=a, b=b: moved(n, how, a, b))
-               for n in ('krrst', 'teacher, barlow_twins') for a, b in ways]
+    listed += [
+        (f'begun on {a}, resumed on {b}: {n}', lambda n=n, a=a, b=b: moved(n, how, a, b))
+        for n in ('krrst', 'teacher, barlow_twins')
+        for a, b in ways
+    ]
     listed += [(f'bf16, {n}', lambda n=n: lowered(n, how, device)) for n in LOWERED]
     listed += [(f'ssdd-{n}', lambda n=n: command(n, how, device)) for n in how.commands]
     return [(n, settled(f)) for n, f in listed + last if n not in how.leave_out]
@@ -408,11 +463,13 @@ LOWERED = 'krrst, batch norm', 'mkdt', 'scdd', 'dc', 'dm', 'teacher, barlow_twin
 
 def settled(check):
     "A check whose row says whether it passed: not, if it has no tolerance and is for the record."
+
     def compute():
         row = check()
         if row['tolerance'] is None:
             return dict(row, passed=None)
         return dict(row, passed=bool(row.get('passed', row['gap'] <= row['tolerance'])))
+
     return compute
 
 

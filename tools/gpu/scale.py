@@ -1,4 +1,5 @@
 "What comes of a few minutes: a teacher, KRR-ST's images, students pre-trained on them and on others, probes."
+
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from ssdd_nb.distilled import distilled_from, load
 from ssdd_nb.evaluation import Pretraining, Recipe, Student, embed, pretrain, probe_scores, target_mse
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
-TIMED_STEPS = 10                                           # how many are timed to plan the rest, after three to warm up
+TIMED_STEPS = 10  # how many are timed to plan the rest, after three to warm up
 
 
 class Late(Exception):
@@ -23,10 +24,11 @@ class Late(Exception):
 
 class Scale:
     "What the items share; each is made when it is first asked for."
+
     def __init__(self, how, records, clock, args):
         self.how, self.records, self.clock, self.args = how, records, clock, args
         self.device = records.device
-        self.out = Path(args.out)/'scale'
+        self.out = Path(args.out) / 'scale'
 
     @cached_property
     def images(self):
@@ -34,7 +36,7 @@ class Scale:
         if self.args.tiny:
             sets = load_images('digits')
         else:
-            sets = [load_images(f'zip:{Path(self.args.data)/n}.zip', held_out=0)[0] for n in ('train', 'test')]
+            sets = [load_images(f'zip:{Path(self.args.data) / n}.zip', held_out=0)[0] for n in ('train', 'test')]
         sets = alike(sets, sets[0].x.shape[1:])
         return [images.to(self.device) for images in sets]
 
@@ -46,11 +48,20 @@ class Scale:
     def make_plan(self):
         train, test = self.images
         left = self.clock.left()
-        teacher, making = (left*share for share in (self.how.teacher_share, self.how.krrst_share))
+        teacher, making = (left * share for share in (self.how.teacher_share, self.how.krrst_share))
         shares = dict(teacher=round(teacher), krrst=round(making), students=round(left - teacher - making))
-        return dict(shares=shares, source=train.name, n_train=len(train), n_test=len(test), side=train.x.shape[2],
-                    precision=self.how.precision, m=self.how.m, seeds=self.how.seeds, labels=list(self.how.labels),
-                    note='random: another draw for each seed; k-means and KRR-ST: one set, new students for each seed')
+        return dict(
+            shares=shares,
+            source=train.name,
+            n_train=len(train),
+            n_test=len(test),
+            side=train.x.shape[2],
+            precision=self.how.precision,
+            m=self.how.m,
+            seeds=self.how.seeds,
+            labels=list(self.how.labels),
+            note='random: another draw for each seed; k-means and KRR-ST: one set, new students for each seed',
+        )
 
     def step_seconds(self, step):
         "Seconds of a step, from a few."
@@ -59,7 +70,7 @@ class Scale:
             for _ in range(TIMED_STEPS if timed else 3):
                 with precision(self.how.precision, self.device):
                     step()
-        return (self.now() - start)/TIMED_STEPS
+        return (self.now() - start) / TIMED_STEPS
 
     def now(self):
         if self.device.type == 'cuda':
@@ -68,11 +79,12 @@ class Scale:
 
     def until(self, share):
         "For `run`: end a training that takes far longer than its share."
-        clock = Clock(self.plan['shares'][share]*self.how.late)
+        clock = Clock(self.plan['shares'][share] * self.how.late)
 
         def on_step(step, task):
             if clock.left() < 0:
                 raise Late
+
         return on_step
 
     def drive(self, task, steps, folder, share):
@@ -80,12 +92,25 @@ class Scale:
         reset_peak(self.device)
         start, late = self.now(), False
         try:
-            run(task, steps, self.out/folder, name=folder, precision=self.how.precision, show=False,
-                log_every=50, on_step=self.until(share))
+            run(
+                task,
+                steps,
+                self.out / folder,
+                name=folder,
+                precision=self.how.precision,
+                show=False,
+                log_every=50,
+                on_step=self.until(share),
+            )
         except Late:
             late = True
-        return dict(steps=steps, done=task.t, late=late, seconds=round(self.now() - start, 1),
-                    peak_mib=round(peak_mib(self.device), 1))
+        return dict(
+            steps=steps,
+            done=task.t,
+            late=late,
+            seconds=round(self.now() - start, 1),
+            peak_mib=round(peak_mib(self.device), 1),
+        )
 
     # ---- the teacher
 
@@ -100,8 +125,8 @@ class Scale:
         "As many steps as its share allows."
         train, _ = self.images
         each = self.step_seconds(teachers.TeacherTask(train, self.teacher_config(10_000)).step)
-        steps = min(self.how.most_teacher_steps, max(2, int(self.plan['shares']['teacher']*self.how.safety/each)))
-        epochs = steps*self.how.teacher_batch/len(train)
+        steps = min(self.how.most_teacher_steps, max(2, int(self.plan['shares']['teacher'] * self.how.safety / each)))
+        epochs = steps * self.how.teacher_batch / len(train)
         return dict(step_seconds=each, steps=steps, epochs=round(epochs, 1))
 
     def train_teacher(self):
@@ -110,12 +135,12 @@ class Scale:
         task = teachers.TeacherTask(train, self.teacher_config(steps))
         row = self.drive(task, steps, 'teacher', 'teacher')
         about = dict(net=task.cfg.net, loss=task.cfg.loss, steps=task.t, seed=0, trained_on=train.describe())
-        teachers.Teacher(task.net, train.mean, train.std, about).save(self.out/'teacher.safetensors')
+        teachers.Teacher(task.net, train.mean, train.std, about).save(self.out / 'teacher.safetensors')
         return row
 
     @cached_property
     def teacher(self):
-        return teachers.load_teacher(self.out/'teacher.safetensors')
+        return teachers.load_teacher(self.out / 'teacher.safetensors')
 
     def targets(self):
         "The teacher's features of all images, and what a probe makes of them."
@@ -128,8 +153,16 @@ class Scale:
 
     def krrst_config(self, steps, max_steps):
         cfg = krrst.paper('cifar100')
-        return replace(cfg, m=self.how.m, steps=steps, batch=self.how.krrst_batch, lr=self.how.krrst_lr,
-                       widths=self.how.widths, norm=self.how.norm, max_steps=max_steps)
+        return replace(
+            cfg,
+            m=self.how.m,
+            steps=steps,
+            batch=self.how.krrst_batch,
+            lr=self.how.krrst_lr,
+            widths=self.how.widths,
+            norm=self.how.norm,
+            max_steps=max_steps,
+        )
 
     def plan_krrst(self):
         "As many steps as its share allows, and a pool that does not take most of it to fill."
@@ -138,11 +171,11 @@ class Scale:
         task.pool = [task.fresh()]
         each = self.step_seconds(task.step)
         inner = self.step_seconds(lambda: task.pool[0].train(task.X_s.detach(), task.Y_s.detach()))
-        share = self.plan['shares']['krrst']*self.how.safety
-        wanted = 2*share*self.how.fill_share/(task.cfg.pool*inner)
+        share = self.plan['shares']['krrst'] * self.how.safety
+        wanted = 2 * share * self.how.fill_share / (task.cfg.pool * inner)
         max_steps = min(self.how.most_pool_steps, max(20, int(wanted)))
-        filling = task.cfg.pool*inner*max_steps/2
-        steps = min(self.how.most_krrst_steps, max(2, int((share - filling)/each)))
+        filling = task.cfg.pool * inner * max_steps / 2
+        steps = min(self.how.most_krrst_steps, max(2, int((share - filling) / each)))
         return dict(step_seconds=each, inner_seconds=inner, max_steps=max_steps, steps=steps)
 
     def distil(self):
@@ -150,16 +183,16 @@ class Scale:
         planned = self.records.read('scale', 'plan of KRR-ST')
         task = krrst.KRRSTTask(train, self.teacher, self.krrst_config(planned['steps'], planned['max_steps']))
         row = self.drive(task, planned['steps'], 'krrst', 'krrst')
-        task.distilled().save(self.out/'krrst.safetensors')
+        task.distilled().save(self.out / 'krrst.safetensors')
         return row
 
     def choose_kmeans(self):
         "k-means on a random part of the images, which is what a CPU has time for."
         train, _ = self.images
         start = self.now()
-        part = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:self.how.kmeans_of]
+        part = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: self.how.kmeans_of]
         d = coresets.kmeans(train[part], self.teacher, self.how.m, show=False)
-        d.save(self.out/'kmeans.safetensors')
+        d.save(self.out / 'kmeans.safetensors')
         return dict(seconds=round(self.now() - start, 1))
 
     def set_of(self, method, seed):
@@ -169,9 +202,16 @@ class Scale:
         if method == 'random':
             return coresets.random(train, self.teacher, self.how.m, seed, show=False)
         if method == 'full':
-            return distilled_from(train.normalised(), self.teacher.targets(train), train, method='full', config={},
-                                  seed=0, teacher=self.teacher.about())
-        return load(self.out/f'{method}.safetensors')
+            return distilled_from(
+                train.normalised(),
+                self.teacher.targets(train),
+                train,
+                method='full',
+                config={},
+                seed=0,
+                teacher=self.teacher.about(),
+            )
+        return load(self.out / f'{method}.safetensors')
 
     # ---- the students
 
@@ -188,9 +228,9 @@ class Scale:
         start = self.now()
         self.judge(net, 0)
         judging = self.now() - start
-        trained = (len(SETS) - 1)*self.how.seeds
-        left = min(self.plan['shares']['students'], self.clock.left())*self.how.safety
-        steps = (left - judging*len(SETS)*self.how.seeds)/trained/each
+        trained = (len(SETS) - 1) * self.how.seeds
+        left = min(self.plan['shares']['students'], self.clock.left()) * self.how.safety
+        steps = (left - judging * len(SETS) * self.how.seeds) / trained / each
         steps = int(min(self.how.most_student_steps, max(10, steps)))
         return dict(step_seconds=each, judging_seconds=judging, steps=steps)
 
@@ -210,16 +250,30 @@ class Scale:
             pretrain(net, d, recipe, seed, precision=self.how.precision, show=False)
         seconds = self.now() - start
         mse = target_mse(net.eval(), test, self.teacher.targets(test))
-        return dict(method=method, seed=seed, m=0 if d is None else len(d), steps=0 if d is None else steps,
-                    accuracy=self.judge(net, seed), target_mse=mse, seconds=round(seconds, 2))
+        return dict(
+            method=method,
+            seed=seed,
+            m=0 if d is None else len(d),
+            steps=0 if d is None else steps,
+            accuracy=self.judge(net, seed),
+            target_mse=mse,
+            seconds=round(seconds, 2),
+        )
 
 
 def items(how, records, clock, args):
     "Each needs what those before it have left. Students go seed by seed, so that a cut leaves whole seeds."
     s = Scale(how, records, clock, args)
-    listed = [('plan', s.make_plan), ('plan of the teacher', s.plan_teacher), ('teacher', s.train_teacher),
-              ('targets', s.targets), ('k-means', s.choose_kmeans), ('plan of KRR-ST', s.plan_krrst),
-              ('KRR-ST', s.distil), ('plan of the students', s.plan_students)]
+    listed = [
+        ('plan', s.make_plan),
+        ('plan of the teacher', s.plan_teacher),
+        ('teacher', s.train_teacher),
+        ('targets', s.targets),
+        ('k-means', s.choose_kmeans),
+        ('plan of KRR-ST', s.plan_krrst),
+        ('KRR-ST', s.distil),
+        ('plan of the students', s.plan_students),
+    ]
     return listed + [(f'{n}, seed {i}', lambda n=n, i=i: s.student(n, i)) for i in range(how.seeds) for n in SETS]
 
 
@@ -227,8 +281,19 @@ def show(r):
     "A line for the terminal."
     if r.get('error'):
         return f"FAILED  {r['name']}: {r['error']}"
-    told = ('shares', 'epochs', 'step_seconds', 'steps', 'done', 'late', 'max_steps', 'accuracy', 'target_mse',
-            'seconds', 'peak_mib')
+    told = (
+        'shares',
+        'epochs',
+        'step_seconds',
+        'steps',
+        'done',
+        'late',
+        'max_steps',
+        'accuracy',
+        'target_mse',
+        'seconds',
+        'peak_mib',
+    )
     return f"{r['name']}: " + ', '.join(f"{k.replace('_', ' ')} {short(r[k])}" for k in told if k in r)
 
 

@@ -1,4 +1,5 @@
 "How fast is every hot path, beside a plain implementation, in each precision, and compiled?"
+
 import math
 from dataclasses import replace
 
@@ -19,8 +20,11 @@ SIZES = {
     'card': {
         'KRR-ST step': [dict(m=1000, batch=1024), dict(m=500, batch=512), dict(m=100, batch=102)],
         'teacher step': [dict(batch=256), dict(batch=128), dict(batch=64)],
-        'MKDT walk': [dict(N=40, batch=256, width=128, k=512), dict(N=40, batch=128, width=128, k=512),
-                      dict(N=40, batch=64, width=64, k=128)],
+        'MKDT walk': [
+            dict(N=40, batch=256, width=128, k=512),
+            dict(N=40, batch=128, width=128, k=512),
+            dict(N=40, batch=64, width=64, k=128),
+        ],
         'expert step': [dict(n=2048, batch=256, side=32, width=128)],
         'SC-DD iteration': [dict(net='resnet18', side=32, classes=100, batch=100)],
         'pre-training step': [dict(n=1000, batch=256, side=32, widths=(128, 256, 512))],
@@ -42,6 +46,7 @@ SIZES = {
 
 # ---- the paths: each makes the steps to time, `plain` (if there is a plain implementation) and `ours`
 
+
 def noise_images(n, side, device, classes=0):
     x = torch.randint(0, 256, (n, 3, side, side), generator=generator(0, 'speed'), dtype=torch.uint8).to(device)
     y = torch.arange(n, device=device) % classes if classes else None
@@ -52,13 +57,13 @@ def krrst_step(device, **size):
     images, teacher, cfg = bench.krrst_problem(device=device, **size)
     made = dict(plain=bench.PlainKRRST(images, teacher, cfg), ours=KRRSTTask(images, teacher, cfg))
     for task in made.values():
-        task.pool = [task.fresh()]                         # untrained: what is timed does not depend on it
+        task.pool = [task.fresh()]  # untrained: what is timed does not depend on it
     made['plain'].pool[0].net.to(memory_format=torch.contiguous_format)
     return {v: task.step for v, task in made.items()}
 
 
 def teacher_step(device, batch, side=32, tiny=False):
-    images = noise_images(max(64, 2*batch), side, device)
+    images = noise_images(max(64, 2 * batch), side, device)
     cfg = replace(teachers.tiny(3, side), widths=(8, 16, 32)) if tiny else teachers.paper()
     cfg = replace(cfg, batch=batch, steps=10_000)
     return dict(plain=bench.PlainTeacher(images, cfg).step, ours=teachers.TeacherTask(images, cfg).step)
@@ -66,12 +71,16 @@ def teacher_step(device, batch, side=32, tiny=False):
 
 def mkdt_walk(device, **size):
     problem = bench.mkdt_problem(device=device, **size)
-    return dict(plain=lambda: mkdt.unrolled(*problem), ours=lambda: mkdt.sweep(*problem),
-                more={'ours, all graphs kept': lambda: mkdt.sweep(*problem, keep=size['N'])})
+    return dict(
+        plain=lambda: mkdt.unrolled(*problem),
+        ours=lambda: mkdt.sweep(*problem),
+        more={'ours, all graphs kept': lambda: mkdt.sweep(*problem, keep=size['N'])},
+    )
 
 
 class NoFiles(mkdt.ExpertTask):
     "Experts that leave no snapshots."
+
     def snapshot(self, epoch):
         pass
 
@@ -79,11 +88,14 @@ class NoFiles(mkdt.ExpertTask):
 def expert_step(device, n, batch, side, width):
     images = noise_images(n, side, device)
     targets = torch.randn(n, 512, generator=generator(0, 'speed targets')).to(device)
-    cfg = mkdt.ExpertConfig(experts=4, epochs=10_000, batch=batch, widths=(width,)*3)
+    cfg = mkdt.ExpertConfig(experts=4, epochs=10_000, batch=batch, widths=(width,) * 3)
     to = mkdt.Trajectories('nowhere', cfg)
-    four = NoFiles(images, targets, cfg, 0, to, 4, True)   # a step of it is one of each of the four
-    return dict(plain=bench.PlainExpert(images, targets, cfg).step, ours=NoFiles(images, targets, cfg, 0, to, 1).step,
-                more={TOGETHER: four.step})
+    four = NoFiles(images, targets, cfg, 0, to, 4, True)  # a step of it is one of each of the four
+    return dict(
+        plain=bench.PlainExpert(images, targets, cfg).step,
+        ours=NoFiles(images, targets, cfg, 0, to, 1).step,
+        more={TOGETHER: four.step},
+    )
 
 
 def scdd_iteration(device, **size):
@@ -107,7 +119,7 @@ def probe(device, n, d):
 
 
 def post_training_step(device, net, classes, side, batch):
-    images = noise_images(2*classes, side, device, classes)
+    images = noise_images(2 * classes, side, device, classes)
     d = distilled_from(images.normalised(), images.y, images, method='random', config={}, seed=0, target_kind='labels')
     network = teachers.Classifier(make_net(net, 3, (side, side), classes).to(device), images.mean, images.std)
     recipe = replace(posttrain.paper_post('cifar100'), steps=10_000, batch=batch)
@@ -115,20 +127,30 @@ def post_training_step(device, net, classes, side, batch):
     return dict(ours=posttrain.PostTraining(fresh, d, recipe, network).step)
 
 
-PATHS = {'KRR-ST step': krrst_step, 'teacher step': teacher_step, 'MKDT walk': mkdt_walk,
-         'expert step': expert_step, 'SC-DD iteration': scdd_iteration, 'pre-training step': pretraining_step,
-         'linear probe': probe, 'post-training step': post_training_step}
-ALWAYS_FLOAT64 = 'linear probe',                           # whatever the precision
-TOGETHER = 'four at once, each'                            # its time is a quarter of the four's
+PATHS = {
+    'KRR-ST step': krrst_step,
+    'teacher step': teacher_step,
+    'MKDT walk': mkdt_walk,
+    'expert step': expert_step,
+    'SC-DD iteration': scdd_iteration,
+    'pre-training step': pretraining_step,
+    'linear probe': probe,
+    'post-training step': post_training_step,
+}
+ALWAYS_FLOAT64 = ('linear probe',)  # whatever the precision
+TOGETHER = 'four at once, each'  # its time is a quarter of the four's
 
 
 # ---- measuring
 
+
 def under(name, device, step):
     "A step in a precision."
+
     def call():
         with precision(name, device):
             step()
+
     return call
 
 
@@ -149,14 +171,16 @@ def variants(path, made, precisions, device):
 def timed(path, steps, size, reps, device):
     "Rows of bench.take_turns: warmed up, synchronised, the median, in turn."
     for step in steps.values():
-        step()                                             # once more than take_turns does: caches are filled
+        step()  # once more than take_turns does: caches are filled
     rows = bench.take_turns(path, steps, reps, device, show=False, count=False)
     for r in rows:
         if r['variant'] == TOGETHER:
-            r.update(seconds=r['seconds']/4, all_seconds=[s/4 for s in r['all_seconds']])
+            r.update(seconds=r['seconds'] / 4, all_seconds=[s / 4 for s in r['all_seconds']])
     kept = 'variant', 'seconds', 'peak_mib', 'all_seconds'
-    return dict(size={k: list(v) if isinstance(v, tuple) else v for k, v in size.items()},
-                rows=[{k: r[k] for k in kept} for r in rows])
+    return dict(
+        size={k: list(v) if isinstance(v, tuple) else v for k, v in size.items()},
+        rows=[{k: r[k] for k in kept} for r in rows],
+    )
 
 
 def stepping_down(path, how, measure):
@@ -173,20 +197,24 @@ def stepping_down(path, how, measure):
 
 def one_path(path, how, device):
     "All variants but the compiled one."
+
     def measure(size):
         made = PATHS[path](device, **size)
         return timed(path, variants(path, made, how.precisions, device), size, how.reps, device)
+
     return stepping_down(path, how, measure)
 
 
 def compiled_path(path, how, device):
     "Ours, compiled and not, in one precision."
+
     def measure(size):
         usual = PATHS[path](device, **size)['ours']
         with compiling():
             fast = PATHS[path](device, **size)['ours']
         steps = {how.compiled_in: usual, f'{how.compiled_in}, compiled': fast}
         return timed(path, {n: under(how.compiled_in, device, s) for n, s in steps.items()}, size, how.reps, device)
+
     return stepping_down(path, how, measure)
 
 
@@ -208,12 +236,13 @@ def show(r):
     if r.get('error'):
         return f"FAILED  {r['name']}: {r['error']}"
     if 'rates' in r:
-        return 'GFLOP/s: ' + '; '.join(f"{p} convolution {v['convolution']:,.0f}, product {v['product']:,.0f}"
-                                       for p, v in r['rates'].items())
+        return 'GFLOP/s: ' + '; '.join(
+            f"{p} convolution {v['convolution']:,.0f}, product {v['product']:,.0f}" for p, v in r['rates'].items()
+        )
     return f"{r['name']}: " + ', '.join(f"{v['variant']} {in_ms(v['seconds'])}" for v in r['rows'])
 
 
 def in_ms(seconds):
     "Milliseconds with three digits."
-    digits = max(0, 2 - math.floor(math.log10(max(1e3*seconds, 1e-3))))
-    return f'{1e3*seconds:.{digits}f} ms'
+    digits = max(0, 2 - math.floor(math.log10(max(1e3 * seconds, 1e-3))))
+    return f'{1e3 * seconds:.{digits}f} ms'

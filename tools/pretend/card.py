@@ -13,6 +13,7 @@ for the card, and notes what raises nothing but is wrong all the same (`card.fau
 It knows nothing of speed, memory limits, races, streams, the rounding of TF32, indices out of range, and kernels that
 CUDA lacks (but for linear algebra in bf16). All cards of a process are the same one.
 """
+
 import contextlib
 import ctypes
 import hashlib
@@ -27,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import torch._dynamo                                     # keeps a table of torch's functions: before any is replaced
+import torch._dynamo  # keeps a table of torch's functions: before any is replaced
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -36,13 +37,15 @@ aten = torch.ops.aten
 CUDA = torch.device('cuda', 0)
 HERE = Path(__file__).resolve().parent
 CpuGenerator = torch.Generator
-CARD = None                                                # the card that is there, inside `pretend`
+CARD = None  # the card that is there, inside `pretend`
 
 
 # ---------------------------------------------------------------- tensors
 
+
 class Held:
     "Counts a storage as held by the card for as long as one of its tensors lives."
+
     users, sizes, now, peak = Counter(), {}, 0, 0
     __slots__ = ('key',)
 
@@ -64,6 +67,7 @@ class Held:
 
 class CudaTensor(torch.Tensor):
     "Says it is on cuda:0; `inner` is the CPU tensor that holds its numbers."
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -99,8 +103,10 @@ class CudaTensor(torch.Tensor):
     def numpy(self, *, force=False):
         if force:
             return self.detach().cpu().numpy()
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
-                        'memory first.')
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+            'memory first.'
+        )
 
     def __array__(self, dtype=None):
         return self.numpy()
@@ -124,7 +130,7 @@ class CudaTensor(torch.Tensor):
         memo[id(self)] = new
         return new
 
-    def __reduce_ex__(self, protocol):                     # a file holds the CPU tensor; `torch.load` is watched
+    def __reduce_ex__(self, protocol):  # a file holds the CPU tensor; `torch.load` is watched
         if CARD:
             CARD.saved = True
         return self.inner.detach().__reduce_ex__(protocol)
@@ -133,15 +139,19 @@ class CudaTensor(torch.Tensor):
 def on_card(t):
     return isinstance(t, CudaTensor)
 
+
 def on_cpu(t):
     return isinstance(t, torch.Tensor) and not on_card(t) and t.device.type == 'cpu'
+
 
 def unwrap(t):
     return t.inner if on_card(t) else t
 
+
 def is_pinned(t, *device):
     "Whether it, or what it is a view of, is in pinned memory."
     return getattr(t, '_pinned', False) or (t._base is not None and getattr(t._base, '_pinned', False))
+
 
 def pin(t, *device):
     "A copy in pinned memory, or rather one that says so."
@@ -154,15 +164,17 @@ def pin(t, *device):
 
 # ---------------------------------------------------------------- generators
 
+
 class Generator(CpuGenerator):
     "`torch.Generator('cuda')`: a seed and an offset, 16 bytes; each use draws from the CPU stream that these name."
-    known = weakref.WeakValueDictionary()                  # an operation gets the C++ object only
+
+    known = weakref.WeakValueDictionary()  # an operation gets the C++ object only
 
     def __new__(cls, device='cpu'):
         if torch.device(device).type != 'cuda':
             return CpuGenerator(device)
         g = super().__new__(cls)
-        g.start, g.offset = 67280421310721, 0              # CUDA's default seed
+        g.start, g.offset = 67280421310721, 0  # CUDA's default seed
         Generator.known[g._cdata] = g
         return g
 
@@ -203,8 +215,10 @@ class Generator(CpuGenerator):
 
 # ---------------------------------------------------------------- the card
 
+
 class Count:
     "What happened since it was made."
+
     def __init__(self, card):
         self.card, self.before = card, Counter(card.syncs)
         card.made.clear()
@@ -222,13 +236,14 @@ class Count:
 
 class Card(TorchDispatchMode):
     "What the card saw."
+
     def __init__(self, package):
         super().__init__()
         self.folder = os.sep + package + os.sep
-        self.syncs = Counter()                             # how often the host waited, by (kind, operation, place)
-        self.faults = Counter()                            # what is wrong and raises nothing: 'place: what'
-        self.lowered = Counter()                           # products in bf16: (place, operation, shape)
-        self.made = set()                                  # (shape, type) of tensors
+        self.syncs = Counter()  # how often the host waited, by (kind, operation, place)
+        self.faults = Counter()  # what is wrong and raises nothing: 'place: what'
+        self.lowered = Counter()  # products in bf16: (place, operation, shape)
+        self.made = set()  # (shape, type) of tensors
         self.saved, self.nccl, self.default = False, False, Generator('cuda')
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -268,26 +283,73 @@ class Card(TorchDispatchMode):
 COPIES = {'_to_copy', 'copy_', 'copy', '_copy_from'}
 INDEXING = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
 # not marked as pointwise, though they take numbers from the CPU as pointwise operations do
-POINTWISE = {'where', 'masked_fill', 'masked_fill_', 'lerp', 'lerp_', 'addcmul', 'addcdiv', 'addcmul_', 'addcdiv_',
-             'clamp', 'clamp_', 'fill_', 'index_fill', 'index_fill_', 'clamp_min', 'clamp_max', 'maximum', 'minimum'}
-WAITS = {'_local_scalar_dense', 'is_nonzero', 'equal', 'nonzero', 'masked_select', '_unique2', 'unique_dim',
-         'unique_consecutive', 'bincount', 'histc', 'repeat_interleave', '_linalg_check_errors', '_linalg_eigh',
-         'linalg_eig', 'linalg_lstsq'}
+POINTWISE = {
+    'where',
+    'masked_fill',
+    'masked_fill_',
+    'lerp',
+    'lerp_',
+    'addcmul',
+    'addcdiv',
+    'addcmul_',
+    'addcdiv_',
+    'clamp',
+    'clamp_',
+    'fill_',
+    'index_fill',
+    'index_fill_',
+    'clamp_min',
+    'clamp_max',
+    'maximum',
+    'minimum',
+}
+WAITS = {
+    '_local_scalar_dense',
+    'is_nonzero',
+    'equal',
+    'nonzero',
+    'masked_select',
+    '_unique2',
+    'unique_dim',
+    'unique_consecutive',
+    'bincount',
+    'histc',
+    'repeat_interleave',
+    '_linalg_check_errors',
+    '_linalg_eigh',
+    'linalg_eig',
+    'linalg_lstsq',
+}
 PRODUCTS = {'mm', 'bmm', 'addmm', 'baddbmm', 'mv', 'addmv', 'dot'}
-NOT_IN_BF16 = {'linalg_cholesky_ex', '_linalg_solve_ex', '_cholesky_solve_helper', 'cholesky_solve', '_linalg_eigh',
-               '_linalg_svd', 'linalg_qr', 'linalg_solve_triangular', 'linalg_lu_factor_ex', 'linalg_lstsq',
-               'cholesky_inverse', '_cdist_forward'}
+NOT_IN_BF16 = {
+    'linalg_cholesky_ex',
+    '_linalg_solve_ex',
+    '_cholesky_solve_helper',
+    'cholesky_solve',
+    '_linalg_eigh',
+    '_linalg_svd',
+    'linalg_qr',
+    'linalg_solve_triangular',
+    'linalg_lu_factor_ex',
+    'linalg_lstsq',
+    'cholesky_inverse',
+    '_cdist_forward',
+}
 # of a tensor, but the new one may be on another device
 LIKE = ('new_', 'empty_like', 'zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like')
 RESHAPES = {'squeeze_', 'unsqueeze_', 'transpose_', 't_', 'as_strided_', 'swapaxes_', 'swapdims_'}
 
 
 def two_devices(operation, first='cuda:0', second='cpu'):
-    return RuntimeError('Expected all tensors to be on the same device, but found at least two devices, '
-                        f'{first} and {second}! (when calling aten::{operation})')
+    return RuntimeError(
+        'Expected all tensors to be on the same device, but found at least two devices, '
+        f'{first} and {second}! (when calling aten::{operation})'
+    )
+
 
 def draws(func):
     return torch.Tag.nondeterministic_seeded in func.tags
+
 
 def leaves(args, kwargs):
     "All arguments, those in lists one by one. PyTorch's `tree_flatten` takes longer than most operations."
@@ -295,6 +357,7 @@ def leaves(args, kwargs):
     for a in (*args, *kwargs.values()):
         flat.extend(a) if isinstance(a, (list, tuple)) else flat.append(a)
     return flat
+
 
 def mapped(f, a):
     "The function of each leaf of an argument or a result."
@@ -304,8 +367,10 @@ def mapped(f, a):
         return [mapped(f, b) for b in a]
     return tree_map(f, a) if isinstance(a, tuple) and not isinstance(a, torch.Size) else f(a)
 
+
 def unwrapped(args, kwargs):
     return mapped(unwrap, tuple(args)), {k: mapped(unwrap, v) for k, v in kwargs.items()}
+
 
 def generator_of(flat):
     "The generator among the arguments, or None; an operation gets the C++ object only."
@@ -420,8 +485,10 @@ def on_cpu_arguments(func, args, kwargs, gen, to_card):
         kwargs['pin_memory'] = False
     if isinstance(gen, Generator):
         stream = gen.stream()
+
         def streamed(a):
             return stream if isinstance(a, CpuGenerator) else a
+
         args, kwargs = mapped(streamed, args), {k: mapped(streamed, v) for k, v in kwargs.items()}
     elif to_card and gen is None and draws(func) and any(a.name == 'generator' for a in func._schema.arguments):
         kwargs['generator'] = CARD.default.stream()
@@ -432,12 +499,12 @@ def compute(func, name, args, kwargs):
     "The CPU's kernel; for batch norms, which have one of their own on the card, what that one does."
     if name in ('cudnn_batch_norm', '_batch_norm_with_update'):
         y, mean, rstd = aten.native_batch_norm(*args)
-        if not args[5]:                                    # eval mode keeps no statistics
+        if not args[5]:  # eval mode keeps no statistics
             mean, rstd = (args[0].new_empty(0, dtype=torch.float32) for _ in range(2))
         return y, mean, rstd, torch.empty(0, dtype=torch.uint8)
     if name == 'cudnn_batch_norm_backward':
         x, g, w, running_mean, running_var, mean, rstd, eps = args[:8]
-        return aten.native_batch_norm_backward(g, x, w, running_mean, running_var, mean, rstd, True, eps, [True]*3)
+        return aten.native_batch_norm_backward(g, x, w, running_mean, running_var, mean, rstd, True, eps, [True] * 3)
     if name == 'native_batch_norm_backward':
         check_statistics(*args)
         mean, train = args[5], args[7]
@@ -454,25 +521,29 @@ def check_statistics(g, x, w, running_mean, running_var, mean, rstd, train, eps,
         channels_last = x.dim() > 1 and x.is_contiguous() and x.stride(1) == 1
     fused = (train or mask[1] or mask[2]) and mask[0] and not channels_last
     if not fused and (mean is None or rstd is None):
-        raise RuntimeError('save_mean INTERNAL ASSERT FAILED at "aten/src/ATen/native/cuda/Normalization.cu": '
-                           'save_mean should always be defined')
+        raise RuntimeError(
+            'save_mean INTERNAL ASSERT FAILED at "aten/src/ATen/native/cuda/Normalization.cu": '
+            'save_mean should always be defined'
+        )
 
 
 def wrapped(func, name, args, kwargs, there, got):
     "What came out, as tensors of the card; what was changed in place stays the tensor it was."
     known = {id(t.inner): t for t in there}
+
     def wrap(t):
         if not isinstance(t, torch.Tensor) or on_card(t):
             return t
         old = known.get(id(t))
         if old is None:
             return CudaTensor(t)
-        if old.size() != t.size():                         # reshaped in place: C++ does the same to the wrapper
+        if old.size() != t.size():  # reshaped in place: C++ does the same to the wrapper
             if name not in RESHAPES:
                 raise NotImplementedError(f'aten::{name} reshapes in place, which the pretended card cannot')
             with torch._C._DisableTorchDispatch():
                 func(old, *args[1:], **kwargs)
         return old
+
     return got if name == '_local_scalar_dense' else mapped(wrap, got)
 
 
@@ -508,6 +579,7 @@ def collective(func, args, kwargs):
 
 class Factories(TorchFunctionMode):
     "`torch.tensor` and its like copy to the card where no dispatch mode sees it; here the copy can be seen."
+
     makers = {torch.tensor, torch.as_tensor, torch.asarray, torch.sparse_coo_tensor}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -534,8 +606,10 @@ def listed(index):
 
 # ---------------------------------------------------------------- torch.cuda
 
+
 class Event:
     "An event that has always happened."
+
     def __init__(self, *args, **kwargs):
         pass
 
@@ -552,34 +626,56 @@ class Event:
         CARD.sync('waits', 'event')
 
     def elapsed_time(self, other):
-        return 1.
+        return 1.0
 
 
 def of_torch_cuda(card):
     "What `torch.cuda` says while there is a card."
+
     def synchronize(device=None):
         card.sync('waits', 'synchronize')
         if device is None:
             card.fault('synchronize() waits for the current card, which need not be the one meant')
+
     def nothing(*args, **kwargs):
         pass
-    about = types.SimpleNamespace(name='pretended', major=9, minor=0, total_memory=80*2**30, multi_processor_count=132)
-    stream = types.SimpleNamespace(synchronize=lambda: card.sync('waits', 'stream'), query=lambda: True,
-                                   wait_stream=nothing, wait_event=nothing,
-                                   record_event=lambda event=None: event or Event())
+
+    about = types.SimpleNamespace(
+        name='pretended', major=9, minor=0, total_memory=80 * 2**30, multi_processor_count=132
+    )
+    stream = types.SimpleNamespace(
+        synchronize=lambda: card.sync('waits', 'stream'),
+        query=lambda: True,
+        wait_stream=nothing,
+        wait_event=nothing,
+        record_event=lambda event=None: event or Event(),
+    )
     cards = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    return dict(is_available=lambda: True, is_initialized=lambda: True, init=nothing, _lazy_init=nothing,
-                device_count=lambda: cards, current_device=lambda: 0, set_device=nothing, empty_cache=nothing,
-                get_device_name=lambda *a: 'pretended', get_device_capability=lambda *a: (9, 0),
-                get_device_properties=lambda *a: about, is_bf16_supported=lambda *a, **k: True,
-                synchronize=synchronize, Event=Event, current_stream=lambda *a: stream,
-                memory_allocated=lambda *a: Held.now, max_memory_allocated=lambda *a: Held.peak,
-                reset_peak_memory_stats=lambda *a: setattr(Held, 'peak', Held.now),
-                mem_get_info=lambda *a: (79*2**30, 80*2**30),
-                manual_seed=lambda seed: card.default.manual_seed(seed) and None,
-                manual_seed_all=lambda seed: card.default.manual_seed(seed) and None,
-                get_rng_state=lambda *a: card.default.get_state(),
-                set_rng_state=lambda state, *a: card.default.set_state(state) and None)
+    return dict(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        init=nothing,
+        _lazy_init=nothing,
+        device_count=lambda: cards,
+        current_device=lambda: 0,
+        set_device=nothing,
+        empty_cache=nothing,
+        get_device_name=lambda *a: 'pretended',
+        get_device_capability=lambda *a: (9, 0),
+        get_device_properties=lambda *a: about,
+        is_bf16_supported=lambda *a, **k: True,
+        synchronize=synchronize,
+        Event=Event,
+        current_stream=lambda *a: stream,
+        memory_allocated=lambda *a: Held.now,
+        max_memory_allocated=lambda *a: Held.peak,
+        reset_peak_memory_stats=lambda *a: setattr(Held, 'peak', Held.now),
+        mem_get_info=lambda *a: (79 * 2**30, 80 * 2**30),
+        manual_seed=lambda seed: card.default.manual_seed(seed) and None,
+        manual_seed_all=lambda seed: card.default.manual_seed(seed) and None,
+        get_rng_state=lambda *a: card.default.get_state(),
+        set_rng_state=lambda state, *a: card.default.set_state(state) and None,
+    )
 
 
 def patches(card):
@@ -591,24 +687,29 @@ def patches(card):
     yield torch.Tensor, 'is_pinned', is_pinned
 
     load = torch.load
+
     def watched_load(*args, **kwargs):
         # a tensor in a pickle says where it belongs
         unpickled = '_load_from_bytes' in sys._getframe(1).f_code.co_name
         if kwargs.get('map_location') is None and card.saved and not unpickled:
             card.fault('torch.load without map_location: fails where the card is not')
         return load(*args, **kwargs)
+
     yield torch, 'load', watched_load
 
     load_state = torch.nn.Module._load_from_state_dict
-    def without_swapping(self, *args, **kwargs):           # parameters are swapped for new ones by moves only
+
+    def without_swapping(self, *args, **kwargs):  # parameters are swapped for new ones by moves only
         torch.__future__.set_swap_module_params_on_conversion(False)
         try:
             return load_state(self, *args, **kwargs)
         finally:
             torch.__future__.set_swap_module_params_on_conversion(True)
+
     yield torch.nn.Module, '_load_from_state_dict', without_swapping
 
     from torch.optim import optimizer
+
     yield optimizer, '_foreach_supported_types', [*optimizer._foreach_supported_types, CudaTensor]
     if torch.distributed.is_available():
         yield from of_distributed(card)
@@ -618,15 +719,18 @@ def of_distributed(card):
     "NCCL is played by Gloo."
     dist = torch.distributed
     init, device_of = dist.init_process_group, dist.distributed_c10d._get_object_coll_device
+
     def init_process_group(backend=None, *args, **kwargs):
         card.nccl = backend == 'nccl'
         kwargs.pop('device_id', None)
         return init('gloo' if card.nccl else backend, *args, **kwargs)
+
     yield dist, 'init_process_group', init_process_group
     yield dist.distributed_c10d, '_get_object_coll_device', lambda g=None: 'cuda' if card.nccl else device_of(g)
 
 
 # ---------------------------------------------------------------- whether, and how
+
 
 def missing():
     "Why there can be no pretended card here; '' if there can."
@@ -637,21 +741,36 @@ def missing():
 
 def library():
     "card.cpp, compiled once for this torch and kept among the user's caches."
-    source = HERE/'card.cpp'
+    source = HERE / 'card.cpp'
     name = hashlib.sha256(source.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'ssdd-nb'
-    file = folder/f'pretended-card-{name}.so'
+    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ssdd-nb'
+    file = folder / f'pretended-card-{name}.so'
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch_at, half = Path(torch.__file__).parent, file.with_suffix(f'.{os.getpid()}')
-        subprocess.run(['g++', '-O1', '-std=c++20', '-shared', '-fPIC', f'-I{torch_at}/include', str(source),
-                        '-o', str(half), f'-L{torch_at}/lib', '-ltorch_cpu', '-lc10'], check=True)
+        subprocess.run(
+            [
+                'g++',
+                '-O1',
+                '-std=c++20',
+                '-shared',
+                '-fPIC',
+                f'-I{torch_at}/include',
+                str(source),
+                '-o',
+                str(half),
+                f'-L{torch_at}/lib',
+                '-ltorch_cpu',
+                '-lc10',
+            ],
+            check=True,
+        )
         os.replace(half, file)
     return ctypes.CDLL(str(file))
 
 
 @contextlib.contextmanager
-def pretend(package):                                      # the package whose lines are named in what is noted
+def pretend(package):  # the package whose lines are named in what is noted
     "Inside, there is a graphics card; yields the `Card`, which says what it saw."
     global CARD
     cpp, card, before = library(), Card(package), []

@@ -1,4 +1,5 @@
 "Named checks in named groups."
+
 import contextlib
 import os
 import time
@@ -7,7 +8,8 @@ from collections import Counter
 
 import card as cards
 
-GROUPS = {}                                                # name: a function of `Checks`
+GROUPS = {}  # name: a function of `Checks`
+
 
 def group(f):
     "Register a group of checks under the function's name."
@@ -17,6 +19,7 @@ def group(f):
 
 class Checks:
     "Calls what is to be checked; keeps a line for each failure, and goes on."
+
     def __init__(self, card, group):
         self.card, self.group, self.n, self.lines, self.notes, self.times = card, group, 0, [], [], {}
 
@@ -50,7 +53,7 @@ class Checks:
         message = (str(error).splitlines() or [''])[0]
         place = f'{os.path.basename(own[-1].filename)}:{own[-1].lineno} {own[-1].name}'
         cause = f' (from {str(error.__cause__).splitlines()[0][:80]})' if error.__cause__ else ''
-        return f'{place}: {type(error).__name__}: {message[:150 - len(cause)]}{cause}'
+        return f'{place}: {type(error).__name__}: {message[: 150 - len(cause)]}{cause}'
 
 
 def run_group(name):

@@ -1,4 +1,5 @@
 "The pretended card by itself: it computes what the CPU computes, raises what CUDA raises, and counts what waits."
+
 import copy
 import io
 
@@ -29,7 +30,7 @@ def card(check):
 def failures_are_seen(card):
     "The checks themselves, on what is wrong: an exception, a fault in the package's name, a group that dies."
     inner = Checks(card, 'inner')
-    inner('raises', lambda: 1/0)
+    inner('raises', lambda: 1 / 0)
     inner('faulty', lambda: card.faults.update(['somewhere: something']))
     inner('fine', lambda: None)
     assert inner.n == 3 and len(inner.lines) == 2, inner.lines
@@ -39,7 +40,9 @@ def failures_are_seen(card):
 
 def small_net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8*16, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5)
+    )
 
 
 def trains_alike(name):
@@ -48,7 +51,7 @@ def trains_alike(name):
     gen = torch.Generator().manual_seed(0)
     x, y = torch.rand(6, 3, 4, 4, generator=gen), torch.randint(5, (6,), generator=gen)
     for device, net in nets.items():
-        opt = getattr(torch.optim, name)(net.parameters(), lr=.05, weight_decay=.01)
+        opt = getattr(torch.optim, name)(net.parameters(), lr=0.05, weight_decay=0.01)
         for _ in range(3):
             loss = F.cross_entropy(net(x.to(device)), y.to(device))
             opt.zero_grad()
@@ -68,14 +71,14 @@ def trains_alike(name):
 
 def transforms():
     "What the library asks of autograd and autocast."
-    w = torch.arange(9.).view(3, 3).to('cuda').requires_grad_()
-    g, = torch.autograd.grad((w @ w).square().sum(), w, create_graph=True)
+    w = torch.arange(9.0).view(3, 3).to('cuda').requires_grad_()
+    (g,) = torch.autograd.grad((w @ w).square().sum(), w, create_graph=True)
     g.square().sum().backward()
-    v = torch.arange(9.).view(3, 3).requires_grad_()
-    h, = torch.autograd.grad((v @ v).square().sum(), v, create_graph=True)
+    v = torch.arange(9.0).view(3, 3).requires_grad_()
+    (h,) = torch.autograd.grad((v @ v).square().sum(), v, create_graph=True)
     h.square().sum().backward()
     assert w.grad.is_cuda and torch.equal(w.grad.cpu(), v.grad)
-    loss = torch.func.grad_and_value(lambda t, u: (t*u).square().sum())
+    loss = torch.func.grad_and_value(lambda t, u: (t * u).square().sum())
     gradient, value = torch.func.vmap(loss)(w.detach(), w.detach())
     assert gradient.is_cuda and value.shape == (3,)
     with torch.autocast('cuda', torch.bfloat16):
@@ -86,17 +89,23 @@ def errors_of_two_devices():
     "Tensors of both devices: refused, but for single numbers and for indices on the CPU."
     x, c, rows = torch.ones(4, 3, device='cuda'), torch.ones(4, 3), torch.tensor([0, 1])
     two = 'Expected all tensors to be on the same device'
-    wrong = dict(add=lambda: x + c, product=lambda: x @ c.T, cat=lambda: torch.cat([x, c]),
-                 where=lambda: torch.where(x > 0, x, c), index_add=lambda: x.index_add_(0, rows, x[:2]),
-                 in_place=lambda: c.add_(x[0, 0]), put=lambda: x.__setitem__(rows, c[:2]),
-                 loss=lambda: F.cross_entropy(x, rows.repeat(2)))
+    wrong = dict(
+        add=lambda: x + c,
+        product=lambda: x @ c.T,
+        cat=lambda: torch.cat([x, c]),
+        where=lambda: torch.where(x > 0, x, c),
+        index_add=lambda: x.index_add_(0, rows, x[:2]),
+        in_place=lambda: c.add_(x[0, 0]),
+        put=lambda: x.__setitem__(rows, c[:2]),
+        loss=lambda: F.cross_entropy(x, rows.repeat(2)),
+    )
     for name, call in wrong.items():
         with raises(RuntimeError, two):
             call()
             print(f'{name} is not refused')
     with raises(RuntimeError, 'indices should be either on cpu or on the same device'):
         c[rows.to('cuda')]
-    by_number = x*torch.tensor(2.), torch.where(x > 0, x, 0.), torch.tensor([1.], device='cuda')
+    by_number = x * torch.tensor(2.0), torch.where(x > 0, x, 0.0), torch.tensor([1.0], device='cuda')
     for right in (*by_number, x[rows], x[[0, 1]], x[x > 0]):
         assert right.is_cuda
 
@@ -156,10 +165,17 @@ def nccl(card):
 def waiting(card):
     "Each way to wait is counted once; copies from pinned memory, and its views, do not wait."
     x, c = torch.ones(4, 3, device='cuda'), torch.ones(4, 3)
-    once = dict(item=lambda: float(x.sum()), back=lambda: x.cpu(), there=lambda: c.to('cuda'), mask=lambda: x[x > 0],
-                index=lambda: x[torch.tensor([0])], new=lambda: torch.tensor([1.], device='cuda'),
-                nonzero=lambda: x.nonzero(), pageable=lambda: c.to('cuda', non_blocking=True),
-                solve=lambda: torch.linalg.cholesky(torch.eye(2, device='cuda')))
+    once = dict(
+        item=lambda: float(x.sum()),
+        back=lambda: x.cpu(),
+        there=lambda: c.to('cuda'),
+        mask=lambda: x[x > 0],
+        index=lambda: x[torch.tensor([0])],
+        new=lambda: torch.tensor([1.0], device='cuda'),
+        nonzero=lambda: x.nonzero(),
+        pageable=lambda: c.to('cuda', non_blocking=True),
+        solve=lambda: torch.linalg.cholesky(torch.eye(2, device='cuda')),
+    )
     for name, call in once.items():
         with card.count() as seen:
             call()
@@ -170,6 +186,6 @@ def waiting(card):
         for t in (pinned, pinned[:2], empty):
             t.to('cuda', non_blocking=True)
         torch.empty(4, 3, device='cuda').copy_(pinned, non_blocking=True)
-        x + torch.tensor(1.)
+        x + torch.tensor(1.0)
         assert not seen.syncs, seen.syncs
     assert cards.CARD is card
