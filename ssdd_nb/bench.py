@@ -96,7 +96,10 @@ def measured(device='cpu'):  # yields a dict that will hold `seconds` and `peak_
 # %% ../nbs/41_bench.ipynb #68e84969
 @contextmanager
 def strict_memory():
-    "Inside, glibc takes and returns every large block at once, so that the resident size is what is held; slower, so not for timing."
+    """Inside, glibc takes and returns every large block at once, so that the resident size is what is held.
+
+    It is slower, so not for timing.
+    """
     threshold = -3  # M_MMAP_THRESHOLD; Linux with glibc only
     try:
         set_to = ctypes.CDLL('libc.so.6').mallopt
@@ -715,7 +718,8 @@ def bench_table(
 
     wide, wider = (max(len(text(r)) for r in result['rows']) for text in (_title, lambda r: r['variant']))
     lines = [
-        f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {memory(r)}{operations(r)} {first[_title(r)] / r['seconds']:5.2f}×"
+        f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s "
+        f"{memory(r)}{operations(r)} {first[_title(r)] / r['seconds']:5.2f}×"
         for r in result['rows']
     ]
     per = (

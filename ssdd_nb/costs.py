@@ -50,7 +50,10 @@ def rates(
     reps: int = 5,  # timed calls of each
     precision_name: str = 'float32',  # one of `core.PRECISIONS`
 ) -> dict:  # GFLOP/s: `product` and `convolution`
-    "What this machine reaches when nothing else is in the way: a product of large matrices, and a 3×3 convolution of 64 channels."
+    """What this machine reaches when nothing else is in the way.
+
+    Timed are a product of large matrices, and a 3×3 convolution of 64 channels.
+    """
     gen = generator(0, 'rates')
     a, x = (
         torch.randn(2048, 2048, generator=gen).to(device),
@@ -402,5 +405,6 @@ def need_room(
         disk_free_gib is None or e.disk_gib < disk_free_gib,
         'out',
         out,
-        f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; choose another folder, or fewer experts',
+        f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; '
+        'choose another folder, or fewer experts',
     )

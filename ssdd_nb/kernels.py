@@ -312,7 +312,7 @@ def kip(
 # %% ../nbs/32_kernels.ipynb #4a6c392f
 @dataclass(frozen=True)
 class FRePo(Method):
-    "Everything FRePo depends on but the seed and the images; fields that KRR-ST has, too, mean the same, but for `lam`."
+    "Everything FRePo depends on but the seed and the images; fields that KRR-ST has mean the same, but for `lam`."
 
     name, needs, of_classes, divided = 'frepo', frozenset({'labels'}), True, True
     papers = dict.fromkeys(('paper', 'cifar100'), {})
@@ -424,41 +424,31 @@ class FRePoTask(KRRSTTask):
         if cfg.optimiser == 'lamb':
             self.opt = Lamb(self.opt.param_groups[0]['params'], cfg.lr)
 
-# %% ../nbs/32_kernels.ipynb #8a2e5143
-@patch
-def fresh(self: FRePoTask) -> Slot:
-    "A model with new weights, and the optimiser it is to have."
-    slot = KRRSTTask.fresh(self)
-    if self.how.inner == 'adam':
-        slot.opt = torch.optim.Adam(
-            slot.net.parameters(),
-            self.cfg.inner_lr,
-            (self.cfg.inner_momentum, 0.999),
-            weight_decay=self.cfg.inner_weight_decay,
+    def fresh(self) -> Slot:
+        "A model with new weights, and the optimiser it is to have."
+        slot, cfg = super().fresh(), self.cfg
+        if self.how.inner == 'adam':
+            betas = cfg.inner_momentum, 0.999
+            slot.opt = torch.optim.Adam(slot.net.parameters(), cfg.inner_lr, betas, weight_decay=cfg.inner_weight_decay)
+        return slot
+
+    def rate(self) -> float:
+        "The learning rate of this step."
+        if self.how.schedule == 'linear':
+            return super().rate()
+        return self.cfg.lr * (self.cfg.lr_end + (1 - self.cfg.lr_end) * cosine(self.t, self.cfg.steps))
+
+    def distilled(self) -> Distilled:
+        "The set as it stands."
+        return distilled_from(
+            self.X_s,
+            self.Y_s.detach(),
+            self.images,
+            method='frepo',
+            config=asdict(self.how),
+            seed=self.seed,
+            target_kind='centred labels',
         )
-    return slot
-
-# %% ../nbs/32_kernels.ipynb #229f9e82
-@patch
-def rate(self: FRePoTask) -> float:
-    "The learning rate of this step."
-    if self.how.schedule == 'linear':
-        return KRRSTTask.rate(self)
-    return self.cfg.lr * (self.cfg.lr_end + (1 - self.cfg.lr_end) * cosine(self.t, self.cfg.steps))
-
-# %% ../nbs/32_kernels.ipynb #ecbadff0
-@patch
-def distilled(self: FRePoTask) -> Distilled:
-    "The set as it stands."
-    return distilled_from(
-        self.X_s,
-        self.Y_s.detach(),
-        self.images,
-        method='frepo',
-        config=asdict(self.how),
-        seed=self.seed,
-        target_kind='centred labels',
-    )
 
 # %% ../nbs/32_kernels.ipynb #edb0585b
 def frepo(

@@ -259,7 +259,8 @@ class Matching(Method):
             images.y is not None or self.free,
             'images',
             images.name,
-            f'has no labels, and {self.name} compares images class by class; use class folders, or dm-ssl, krrst or mkdt',
+            f'has no labels, and {self.name} compares images class by class; '
+            'use class folders, or dm-ssl, krrst or mkdt',
         )
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         known(self.init, ('real', 'noise'), 'init')

@@ -145,17 +145,17 @@ def _vary(
 
 # %% ../nbs/44_scdd_studies.ipynb #2922b9e8
 def iterations(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(30, 100, 300, 1000),
-    ipc: int = 5,
-    students: int = 2,  # images, how often, iterations of recovery, images per class, students for each set
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,  # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(30, 100, 300, 1000),  # iterations of recovery
+    ipc: int = 5,  # images per class
+    students: int = 2,  # for each set
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for iterations.json
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "Accuracy against iterations of recovery, with loss curves (SC-DD, Table 4, Figure 5)."
     return _vary(
         'iterations',
@@ -215,7 +215,10 @@ def size(
     out: Path | None = None,
     show: bool = True,
 ) -> dict:
-    "Accuracy against the size of the network that images are recovered from; students stay the same (SC-DD, Figure 2, Table 3)."
+    """Accuracy against the size of the network that images are recovered from (SC-DD, Figure 2, Table 3).
+
+    Students stay the same.
+    """
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
     jobs, settings = (
         [],
