@@ -612,14 +612,10 @@ def bench_teacher(
     show: bool = True,  # as for `bench_krrst`
 ) -> list:  # rows, with `at`: the settings
     "A step of a teacher's training: small settings, and the paper's network in batches of 64."
-    images, rows = (
-        Images(
-            torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(
-                device
-            )
-        ),
-        [],
+    images = Images(
+        torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(device)
     )
+    rows = []
     for name, cfg in dict(tiny=teachers.tiny(3, 32), resnet18=replace(teachers.paper(), batch=64)).items():
         made = dict(plain=PlainTeacher(images, cfg), ours=TeacherTask(images, cfg))
         rows += take_turns('teacher-step', {v: t.step for v, t in made.items()}, reps, device, show, at=name)
@@ -640,10 +636,8 @@ def bench_experts(
                 device
             )
         )
-        Y, cfg = (
-            torch.randn(1024, k, generator=gen).to(device),
-            ExpertConfig(experts=4, epochs=8, batch=64, widths=widths),
-        )
+        Y = torch.randn(1024, k, generator=gen).to(device)
+        cfg = ExpertConfig(experts=4, epochs=8, batch=64, widths=widths)
         with tempfile.TemporaryDirectory() as d:
             made = {
                 'plain': PlainExpert(images, Y, cfg).step,

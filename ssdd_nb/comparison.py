@@ -1025,10 +1025,8 @@ def curves(
     for n in names:
         if any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n):
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
-            took, got = (
-                [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()],
-                [of(b, n) for b in parts.values()],
-            )
+            took = [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()]
+            got = [of(b, n) for b in parts.values()]
             bars(axs[2], took, got, n, 'o')  # no lines: short times are noise, and lines would run back and forth
             axs[2].scatter(took, [np.mean(u) for u in got], s=[16 + 16 * i for i in range(len(took))], color=colour(n))
         else:

@@ -94,10 +94,8 @@ def random_net(
     b_var: float = 0.01,  # σ_w² and σ_b²
 ) -> nn.Module:
     "A ConvNet without norms, weights of variance σ_w² over their number of inputs, biases of variance σ_b²."
-    net, gen = (
-        make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False),
-        generator(seed, 'random features'),
-    )
+    net = make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False)
+    gen = generator(seed, 'random features')
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
             m.weight.copy_(torch.randn(m.weight.shape, generator=gen) * (w_var / m.weight[0].numel()) ** 0.5)
@@ -235,14 +233,9 @@ class KIPTask:
         seed: int = 0,  # of everything random
     ):
         cfg.check(images)
-        self.images, self.cfg, self.seed, self.device, self.Y_t, self.t = (
-            images,
-            cfg,
-            seed,
-            images.x.device,
-            centred(images),
-            0,
-        )
+        self.images, self.cfg, self.seed, self.device = images, cfg, seed, images.x.device
+        self.Y_t = centred(images)
+        self.t = 0
         self.X_s, self.Y_s = (t.requires_grad_() for t in balanced(images, cfg.m, seed))
         self.opt = torch.optim.Adam([self.X_s, self.Y_s] if cfg.learn_y else [self.X_s], cfg.lr)
         self.batches = Batches(len(images), cfg.batch, seed, 'kip batches')

@@ -269,14 +269,8 @@ class KRRSTTask:
     ):
         cfg.check(images)
         enough(min(cfg.m, cfg.batch), 'm, batch')
-        self.images, self.teacher, self.cfg, self.seed, self.show, self.device = (
-            images,
-            teacher,
-            cfg,
-            seed,
-            show,
-            images.x.device,
-        )
+        self.images, self.teacher, self.cfg, self.seed = images, teacher, cfg, seed
+        self.show, self.device = show, images.x.device
         self.Y_t = teacher.targets(images)
         self.batches, self.gen = Batches(len(images), cfg.batch, seed, 'krrst batches'), generator(seed, 'krrst')
         self.X_s, self.Y_s = (t.requires_grad_() for t in initial(images, self.Y_t, cfg, seed))

@@ -203,10 +203,8 @@ def compare_labelled(
     "Methods × IPC × kinds of labels × seeds; resumes, and reuses what was measured before."
     for name, v in dict(seeds=seeds, students=students).items():
         need(isinstance(v, int) and v >= 1, name, v, 'at least 1')
-    methods, kinds = (
-        check_labelled(train, methods, ipc, preset, steps),
-        [known(k, ('hard', 'soft'), 'label-kind') for k in kinds],
-    )
+    methods = check_labelled(train, methods, ipc, preset, steps)
+    kinds = [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
     plan = [
         (n, i, k, s)
         for n in methods

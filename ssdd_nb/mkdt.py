@@ -187,15 +187,10 @@ class Walk:
         weight_decay: float,
         every: int,  # see `sweep`
     ):
-        self.X, self.Y, self.lr, self.batches, self.loss, self.how, self.every = (
-            X,
-            Y,
-            lr,
-            batches,
-            loss,
-            (momentum, weight_decay),
-            every,
-        )
+        self.X, self.Y, self.lr, self.batches = X, Y, lr, batches
+        self.loss = loss
+        self.how = (momentum, weight_decay)
+        self.every = every
         self.places, self.kept = {}, {}
 
     def part(self, n: int) -> tuple:  # indices, and what their mean loss counts
@@ -334,16 +329,8 @@ class ExpertTask:
             True,
             'random views are drawn for one expert at a time; leave it out for the objective ssl',
         )
-        self.images, self.Y, self.cfg, self.seed, self.to, self.device, self.t, self.stacked = (
-            images,
-            Y,
-            cfg,
-            seed,
-            to,
-            images.x.device,
-            0,
-            stacked,
-        )
+        self.images, self.Y, self.cfg, self.seed = images, Y, cfg, seed
+        self.to, self.device, self.t, self.stacked = to, images.x.device, 0, stacked
         self.per_epoch = len(images) // min(cfg.batch, len(images))  # the ragged end of an epoch is dropped
         self.at_once = min(at_once, cfg.experts)
         self.f = Functional(self.net(0).to(self.device))
@@ -600,10 +587,8 @@ class MKDT(Method):
         folder, more = out and Path(out) / 'experts', dict(at_once=at_once, checkpoint_steps=checkpoint_steps)
         if shared:
             about = learned_from(images, teacher, self.experts.objective)
-            folder, more = (
-                Path(shared) / f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}',
-                {},
-            )
+            folder = Path(shared) / f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}'
+            more = {}
         to = to or experts(images, teacher, self.experts, seed, folder, show=show, precision=precision, **more)
         return self.task(images, teacher, to, self, seed, memory_budget)
 
@@ -679,10 +664,8 @@ class MTTSSL(MKDT):
         cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
     ):  # see `Method`
         "With views that suit the images."
-        cfg, views = (
-            super().settings(images, preset, m, steps),
-            tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views,
-        )
+        cfg = super().settings(images, preset, m, steps)
+        views = tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views
         return replace(cfg, experts=replace(cfg.experts, views=views))
 
     def of_views(self):  # the settings
@@ -737,14 +720,8 @@ class MKDTTask:
         memory_budget: float | None = None,
     ):
         cfg.check(images)
-        self.images, self.teacher, self.to, self.cfg, self.seed, self.device = (
-            images,
-            teacher,
-            to,
-            cfg,
-            seed,
-            images.x.device,
-        )
+        self.images, self.teacher, self.to, self.cfg = images, teacher, to, cfg
+        self.seed, self.device = seed, images.x.device
         self.Y = wanted(images, teacher, cfg.experts.objective)
         f = Functional(cfg.experts.student(images, self.Y.shape[1]).to(self.device))
         self.loss = objective(cfg.experts.objective, f, images, cfg.experts.views)
@@ -759,15 +736,8 @@ class MKDTTask:
         )
         self.opt_lr = torch.optim.SGD([self.lr_syn], cfg.lr_lr, momentum=cfg.momentum)
         self.gen, self.batches = generator(seed, 'mkdt'), Batches(cfg.m, cfg.batch, seed, 'mkdt batches')
-        self.budget, self.keep, self.t, self.norms, self.events, self.last, self.bad = (
-            memory_budget,
-            None,
-            0,
-            [],
-            [],
-            None,
-            0,
-        )
+        self.budget, self.keep, self.t, self.norms = memory_budget, None, 0, []
+        self.events, self.last, self.bad = [], None, 0
 
     def start(self) -> Tensor:  # (m,) indices
         "Line 3: which real images the synthetic ones start as."

@@ -220,26 +220,22 @@ def size(
     Students stay the same.
     """
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
-    jobs, settings = (
-        [],
-        dict(
-            ipc=ipc,
-            students=students,
-            post_steps=post_steps,
-            teacher_steps=teacher_steps,
-            source=train.describe(),
-            test=[test.hash, test.label_hash],
-            recovery=asdict(scdd.tiny()),
-            widths=base,
-        ),
+    jobs = []
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        post_steps=post_steps,
+        teacher_steps=teacher_steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
+        widths=base,
     )
     for v in values:
         for m in KINDS:
             net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v * w) for w in base))
-            cfg, about = (
-                scdd.tiny(ipc, channels=train.x.shape[1]),
-                dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test)),
-            )
+            cfg = scdd.tiny(ipc, channels=train.x.shape[1])
+            about = dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test))
             jobs += [
                 (
                     dict(method=m, value=v, seed=s, **about),
@@ -273,16 +269,14 @@ def compression(
     show: bool = True,
 ) -> dict:
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
-    jobs, settings = (
-        [],
-        dict(
-            ipc=ipc,
-            students=students,
-            post_steps=post_steps,
-            source=train.describe(),
-            test=[test.hash, test.label_hash],
-            recovery=asdict(scdd.tiny()),
-        ),
+    jobs = []
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        post_steps=post_steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
     )
     for loss in losses:
         for v in values:

@@ -23,10 +23,8 @@ from .posttrain import ipc_of, per_class
 LABELS = 'hard', 'soft', 'moving'
 CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet=1000)
 EXPERTS = ExpertConfig(epochs=50, lr=0.01, momentum=0.0, weight_decay=0.0, objective='sl')
-_C100, _TINY = (
-    dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5),
-    dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths)),
-)
+_C100 = dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5)
+_TINY = dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths))
 PAPER = dict(
     cifar10={
         1: dict(),
