@@ -226,14 +226,9 @@ class Distillation:
         lr: float,
         seed: int,  # see `distil_without_data`
     ):
-        self.net, self.device, self.t, self.steps, self.batch, self.size = (
-            net.train(),
-            next(net.parameters()).device,
-            0,
-            steps,
-            batch,
-            size,
-        )
+        self.net = net.train()
+        self.device, self.t, self.steps, self.batch = next(net.parameters()).device, 0, steps, batch
+        self.size = size
         self.teacher = by_batch(teacher.net).to(self.device).eval()
         self.x, self.x_t = (None if t is None else t.to(self.device) for t in (x, x_t))
         self.opt = torch.optim.AdamW(net.parameters(), lr=lr)

@@ -631,21 +631,19 @@ def paper(
     name: str = 'barlow_twins',  # `barlow_twins` or `simclr` (MKDT), `moco` or `supervised` (SC-DD)
 ) -> TeacherConfig:
     "The papers' teachers: MKDT's (A.1 and Table 6), SC-DD's on CIFAR-100 and Tiny-ImageNet (Tables 14, 15)."
-    mkdt, moco = (
-        TeacherConfig(),
-        TeacherConfig(
-            loss='moco',
-            projector=(512, 128),
-            norms=False,
-            epochs=200,
-            batch=512,
-            optimiser='sgd',
-            lr=0.06,
-            weight_decay=5e-4,
-            temperature=0.1,
-            queue=4096,
-            views=MOCO_VIEWS,
-        ),
+    mkdt = TeacherConfig()
+    moco = TeacherConfig(
+        loss='moco',
+        projector=(512, 128),
+        norms=False,
+        epochs=200,
+        batch=512,
+        optimiser='sgd',
+        lr=0.06,
+        weight_decay=5e-4,
+        temperature=0.1,
+        queue=4096,
+        views=MOCO_VIEWS,
     )
     presets = dict(
         barlow_twins=mkdt,
