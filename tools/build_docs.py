@@ -75,6 +75,7 @@ PARTS = [
             '03_viz',
             '04_nets',
             '04b_backbones',
+            '04c_fit',
             '05_teachers',
             '15_hard_cases',
             '61_old_names',
