@@ -33,7 +33,7 @@ from ssdd_nb.core import (
     write_json,
     write_sealed,
 )
-from .data import Images, denormalise
+from .data import Images, denormalise, same_classes
 from .distilled import Distilled, Method, distil, method_named
 from .evaluation import Recipe, Student, embed, knn, pretrained, probe, probe_scores
 from .nets import make_net
@@ -593,6 +593,7 @@ def check_grid(
             stem_stride=w.stem_stride,
         )
     for t in targets:
+        same_classes(t.train, t.test)
         need(
             t.train.x.shape[1:] == train.x.shape[1:],
             'target',
