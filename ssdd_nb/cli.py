@@ -92,6 +92,9 @@ def arguments(
     )
     add_flags(parser, fn)
     got, kwargs = vars(parser.parse_args(argv)), {}
+    for name, value in got.items():  # such as that of a variable that is not set
+        given = not isinstance(value, str) or value.strip()
+        need(given, name.replace('_', '-'), repr(value), 'is empty; give a value, or leave it out')
     for name, p in docments(fn, full=True, returns=False).items():
         if name in ('return', 'self'):
             continue
@@ -1245,6 +1248,7 @@ def reproduce(
     names = [known(n, tables.TABLES, 'table') for n in names]
     if not names:
         return print(tables.listing())
+    need(network is None or '=' in network, 'network', network, 'NAME=FILE, with commas between')
     chosen = [o.strip() for o in only.split(',')] if only else None
     for n in names:
         t = tables.TABLES[n]

@@ -112,7 +112,9 @@ def get_device(
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise BadInput(f"device={name}: not available here ({str(e).splitlines()[0]}); use auto or cpu") from None
+        raise BadInput(
+            f"device={name}: not available here ({safe(str(e).splitlines()[0], most=80)}); use auto or cpu"
+        ) from None
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #9c7bc36e
