@@ -21,7 +21,7 @@ def _quit(sig, frame):
 if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
-import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, shutil, threading, time, traceback
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, logging, shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
@@ -92,6 +92,9 @@ def arguments(
     )
     add_flags(parser, fn)
     got, kwargs = vars(parser.parse_args(argv)), {}
+    for name, value in got.items():  # such as that of a variable that is not set
+        given = not isinstance(value, str) or value.strip()
+        need(given, name.replace('_', '-'), repr(value), 'is empty; give a value, or leave it out')
     for name, p in docments(fn, full=True, returns=False).items():
         if name in ('return', 'self'):
             continue
@@ -127,8 +130,18 @@ def command(
     return main
 
 # %% ../nbs/50_cli.ipynb #3efb2a45
+def _here():
+    "Raise `BadInput` if the current folder is gone: libraries that are loaded from now on would end the process."
+    try:
+        os.getcwd()
+    except OSError:
+        raise BadInput('the current folder is no longer there; change to one that is') from None
+
+
 def _run(fn, prog, kwargs):
     "Call a command's function: in all processes, the folder locked."
+    _here()
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)  # it would tell of a home that is not there
     if kwargs.get('out') is not None:
         kwargs['out'] = str(core.as_path(kwargs['out'], 'out'))
     with (
@@ -670,8 +683,7 @@ def eval(
     need(len(who) == 1, 'student', student, 'name one; ssdd-compare takes several')
     for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items():
         need(v >= 1, name, v, 'at least 1')
-    path = Path(path) / 'distilled.safetensors' if Path(path).is_dir() else path
-    d = distilled.load(path)
+    d = distilled.load(path := distilled.find_set(path))
     if out:
         core.writable(out)
     train, test = src.load()
@@ -715,6 +727,7 @@ def eval(
 def _testable(test, train, how, told=True):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    data.same_classes(train, test)
     if not told:
         return
     need(
@@ -1299,6 +1312,7 @@ def reproduce(
     names = [known(n, tables.TABLES, 'table') for n in names]
     if not names:
         return print(tables.listing())
+    need(network is None or '=' in network, 'network', network, 'NAME=FILE, with commas between')
     chosen = [o.strip() for o in only.split(',')] if only else None
     for n in names:
         t = tables.TABLES[n]
@@ -1346,7 +1360,7 @@ def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device
     if not show_only:
         core.writable(out)
         tables.run(t, scale, only, seeds, source, root, networks, out, core.get_device(device), precision=precision)
-    result = json.loads(path.read_text()) if path.exists() else None
+    result = core.read_json(path, 'a table of this library') if path.exists() else None
     print(tables.show(t, result))
     if result and t.columns and t.kind != 'pictures':
         tables.picture(t, result).savefig(out / f'{t.name}-{scale}.png')

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from . import comparison, costs, krrst, labelled, mkdt, posttrain, scdd, teachers
 from .comparison import Judging, PROTOCOLS, Target, aligned_text, in_table, markdown_table, once
-from .core import BadInput, describe, digest, known, need, write_json
+from .core import BadInput, describe, digest, known, need, read_json, write_json
 from .data import alike, load_images, stratified
 from .core import generator
 from .distilled import distil, load
@@ -2148,7 +2148,10 @@ def run(
         **describe(device),
     )
     path = Path(out) / f'{t.name}-{scale}.json'
-    write_json(path, merged(json.loads(path.read_text()), result) if path.exists() else json.loads(json.dumps(result)))
+    write_json(
+        path,
+        merged(read_json(path, 'a table of this library'), result) if path.exists() else json.loads(json.dumps(result)),
+    )
     return result
 
 # %% ../nbs/45_reproduce.ipynb #d457fea0
