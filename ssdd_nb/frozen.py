@@ -27,23 +27,33 @@ def frozen_probe(
     test: Images,  # other real images, with labels of the same classes
     encoder: Teacher,  # a frozen network: the one that made the set, or any other
 ) -> float:  # percent
-    "Accuracy on real images of a linear head that was fitted to a frozen encoder's features of a set; raises `BadInput`."
-    all_of_them, device = isinstance(d, Images), test.x.device
-    if not all_of_them:
-        need_set(d)
-    right = 'a set with labels, one class number for each image; lgm, sfm, clpdd and random-labels make such'
-    need(d.y is not None and d.y.ndim == 1, 'd', d, right)
+    "Accuracy on real images of a linear head, fitted to a frozen encoder's features of a set; raises `BadInput`."
     need(test.y is not None, 'test', test.name, 'has no labels')
-    classes = d.classes if all_of_them else d.manifest['classes']
-    need(list(classes) == list(test.classes), 'd', d, f'has other classes than {test.name}')
-    features = encoder.targets(d) if all_of_them else encoder(d.x.to(device))
-    head = linear_probe(features, d.y.to(device), len(classes))
+    features, y = _shown(d, test, encoder) if isinstance(d, Images) else _made(d, test, encoder)
+    head = linear_probe(features, y.to(test.x.device), len(test.classes))
     return accuracy(head, encoder.targets(test), test.y)
+
+
+def _shown(images, test, encoder):
+    "Features and labels of real images."
+    need(images.y is not None, 'd', images.name, 'has no labels')
+    need(list(images.classes) == list(test.classes), 'd', images.name, f'has other classes than {test.name}')
+    return encoder.targets(images), images.y
+
+
+def _made(d, test, encoder):
+    "Features and labels of a set; of scores for the classes the highest counts."
+    need_set(d)
+    scores = d.y.ndim == 2 and d.manifest['target_kind'] != 'teacher features' and d.y.shape[1] == len(test.classes)
+    right = 'a set with labels, one class number for each image; lgm, sfm, clpdd and random-labels make such'
+    need(d.y.ndim == 1 or scores, 'd', d, right)
+    need(scores or d.manifest['classes'] == list(test.classes), 'd', d, f'has other classes than {test.name}')
+    return encoder(d.x.to(test.x.device)), d.y.argmax(1) if scores else d.y
 
 # %% ../nbs/32b_frozen.ipynb #c1f9a3d5
 @dataclass(frozen=True)
 class Centroid(Coreset):
-    "The real images nearest to the mean of all in the teacher's features; [by class](33_registry.ipynb) it is `centroid-labels`."
+    "The real images nearest to the mean of all in the teacher's features; within each class it is `centroid-labels`."
 
     name = 'centroid'
 
@@ -118,7 +128,7 @@ def colour_root(
     images: Images,  # real ones
     most: int = 1000,  # how many are looked at
 ) -> Tensor:  # (C, C) float32
-    "A square root of the covariance of the images' colours, whose longest column has length 1: it turns independent numbers into colours that go together as theirs do."
+    "A square root of the covariance of the images' colours, times a number: its longest column has length 1."
     flat = images.pixels(slice(most)).double().transpose(0, 1).flatten(1)
     values, vectors = torch.linalg.eigh(torch.cov(flat).reshape(len(flat), len(flat)))
     up = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # a direction's sign is arbitrary
@@ -380,7 +390,7 @@ class SFM(Frozen):
 # %% ../nbs/32b_frozen.ipynb #443153b9
 @dataclass(frozen=True)
 class CLPDD(Frozen):
-    "A ridge head in closed form from the synthetic images, tested on the features of real ones. λ, τ, batch and views are ours."
+    "A ridge head in closed form from the synthetic images, tested on real ones. λ, τ, batch and views are ours."
 
     name = 'clpdd'
     augs: int = 1  # views of each synthetic image in a step; 0: the images themselves

@@ -448,11 +448,14 @@ def compare_frozen(
     steps: int | None = None,  # for methods that have them
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `settings`
-    "Methods × images per class × seeds, judged by linear probes on frozen encoders; resumes, and reuses what was measured before."
+    "Methods × images per class × seeds, judged by probes on frozen encoders; resumes, reuses what was measured."
     encoders = encoders if isinstance(encoders, dict) else {'encoder': encoders}
     methods, ipc = check_frozen(train, test, methods, as_list(ipc), seeds, preset, steps)
     plan = [(n, i, s) for s in range(seeds) for i in ipc for n in methods]
     plan = [(n, None if n == 'full' else i, s) for n, i, s in plan if n != 'full' or (i, s) == (ipc[0], 0)]
+    for k in methods.values():
+        if not isinstance(k, Distilled):
+            (METHODS[k] if isinstance(k, str) else k).suits(next(iter(encoders.values())))
     rows = []
     for n, i, s in progress_bar(plan, show=kwargs.get('show', True), desc='comparing'):
         rows += measure_frozen(n, methods[n], i, s, train, test, encoders, out, preset, steps, **kwargs)
