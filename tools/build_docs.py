@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Build the docs site from the notebooks: `python tools/build_docs.py [OUT]` (default _docs). No network, no execution.
 
-Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
-An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
+Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library
+is read. An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal
+link leads nowhere.
 """
 
 import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
@@ -74,6 +75,7 @@ PARTS = [
             '03_viz',
             '04_nets',
             '04b_backbones',
+            '04c_fit',
             '05_teachers',
             '15_hard_cases',
             '61_old_names',
@@ -85,14 +87,19 @@ ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'}  # pages 
 
 
 def directives(cell):
-    return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
+    "A code cell's `#|` lines; one that begins with two spaces more goes on with the line before."
+    source = re.sub(r'\s*\n#\|  +', ' ', cell.source)
+    return re.findall(r'^#\|\s*(.*?)\s*$', source, re.M) if cell.cell_type == 'code' else []
 
 
 IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begins that can be run there
 
 
 def names():
-    "Everything public: its module, and its anchor. Not those that are a parameter's name somewhere, for in prose they are the parameter."
+    """Everything public: its module, and its anchor.
+
+    Not those that are a parameter's name somewhere, for in prose they are the parameter.
+    """
     mods = {
         m: importlib.import_module(f'ssdd_nb.{m}') for m in sorted(p.stem for p in (ROOT / 'ssdd_nb').glob('[a-z]*.py'))
     }
@@ -187,6 +194,9 @@ def comments(fn):
         key=lambda p: (p.lineno, p.col_offset),
     )
     groups = {line: [p.arg for p in ps] for line, ps in itertools.groupby(params, lambda p: p.end_lineno)}
+    for line in groups:  # a long comment stands on the lines above its parameter
+        above = itertools.takewhile(lambda k: k in said and k not in groups, range(line - 1, 0, -1))
+        said.setdefault(line, ' '.join([said[k] for k in above][::-1]))
     last = f.returns.end_lineno if f.returns else 0
     result = said.get(last, '')
     if last in groups:
@@ -221,10 +231,10 @@ def rows(fn):
     default = lambda p: (
         '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
     )
-    lines = [
-        f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(default(known[names[0]]) if len(names) == 1 else '')} | {cell(said)} |"
-        for names, said in groups
-    ]
+    lines = []
+    for names, said in groups:
+        usual = default(known[names[0]]) if len(names) == 1 else ''
+        lines.append(f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(usual)} | {cell(said)} |")
     return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
 
 
@@ -312,7 +322,8 @@ def api(module, page):
     defined = lambda o: inspect.isclass(o) or inspect.isfunction(inspect.unwrap(o))  # a cached function is wrapped
     things = [entry(n, o) for n, o in what if defined(o)]
     values = [f'`{n}`' for n, o in what if not defined(o)]
-    head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
+    where = f'Defined, explained and tested in [its notebook](../{page}.ipynb).'
+    head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\n{where}\n'
     return head + ('\nValues: ' + ', '.join(values) + '\n' if values else '') + '\n' + '\n'.join(things)
 
 
@@ -363,7 +374,8 @@ def check_parts(pages):
     listed = {'index', *[p for _, ps in PARTS for p in ps]}
     if pages != listed:
         sys.exit(
-            f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, {sorted(listed - pages)} do not exist'
+            f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, '
+            f'{sorted(listed - pages)} do not exist'
         )
 
 
