@@ -899,11 +899,13 @@ def compare(
     src: Source = Source(),  # see there
     teaching: Teaching = Teaching(),  # see there
     # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain:
-    # train classifiers on sets with labels
+    # train classifiers on sets with labels; or frozen: linear probes on a frozen teacher's features of such sets
     protocol: str = 'probe',
-    # with commas between, or all (default: none,random,kmeans,krrst,views,full; for posttrain random,sre2l,scdd,full)
+    # with commas between, or all (default: none,random,kmeans,krrst,views,full; for posttrain random,sre2l,scdd,full;
+    # for frozen random-labels,kmeans-labels,centroid-labels,sfm,lgm,clpdd,full)
     methods: str = None,
-    m: str = None,  # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+    # synthetic images, one number or several with commas between (default: 20; posttrain and frozen go by ipc)
+    m: str = None,
     # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones,
     # unlimited, or several with commas between
     views: str = 'off',
@@ -912,7 +914,8 @@ def compare(
     targets: str = None,
     labels: str = '0.01,0.05,0.1',  # probe: fractions of the labels for the linear probe
     judging: JudgingFlags = JudgingFlags(),  # see there
-    ipc: str = '1,5,10',  # posttrain: images per class
+    ipc: str = '1,5,10',  # posttrain, frozen: images per class
+    encoders: str = None,  # frozen: other networks to test the sets on, as for teacher, with commas between
     label_kinds: str = 'hard,soft',  # posttrain: of labels
     seeds: int = 3,  # sets, students and draws of labelled images
     students: int = 3,  # posttrain: students for each set
@@ -957,13 +960,17 @@ def compare(
             who[0] if who else None,
             **both,
         )
+    if protocol.strip().lower() == 'frozen':
+        need(m is None, 'm', m, 'the protocol frozen goes by images per class; use --ipc')
+        need(not who and not targets and seen == ['off'], 'student, targets, views', protocol, 'frozen takes none')
+        return _compare_frozen(_names(methods or ','.join(lab.FROZEN), cmp.METHODS), _numbers(ipc), encoders, **both)
     need(
-        'posttrain' not in protocol.lower(),
+        not {'posttrain', 'frozen'} & {p.strip() for p in protocol.lower().split(',')},
         'protocol',
         protocol,
-        'posttrain stands alone: it makes other sets and trains other networks',
+        'posttrain and frozen stand alone: they make other sets and train other networks, or none',
     )
-    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
+    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'frozen', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
     _compare_students(
         _names(methods or 'none,random,kmeans,krrst,views,full', cmp.METHODS),
@@ -1131,6 +1138,24 @@ def _compare_labelled(
         precision=precision,
     )
     _report_labelled(result, Path(out))
+
+# %% ../nbs/50_cli.ipynb #279bfda2
+def _compare_frozen(names, ipc, encoders, src, teaching, seeds, preset, steps, precision, out):
+    "Linear probes on frozen networks' features of sets with labels."
+    train, test = _start(src, out)
+    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    lab.check_frozen(train, test, names, list(ipc), seeds, preset, steps)
+    t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    others = [n.strip() for n in (encoders or '').split(',') if n.strip()]
+    all_of_them = {'its encoder': t} | {n: Teaching(teacher=n).get(train, Path(out)) for n in others}
+    run = dict(out=Path(out), preset=preset, steps=steps, precision=precision)
+    result = lab.compare_frozen(train, test, all_of_them, names, ipc, seeds, **run)
+    over = f'mean ± std over {seeds} seeds' if seeds > 1 else 'one seed, so no spread'
+    print(f'\n{lab.frozen_table(result)}\n(accuracy in % on {len(test):,} real images; {over})')
+    print(f"\nthe numbers   {Path(out) / 'compare.json'}")
+    for r in result['rows']:
+        if r['set'] and r['seed'] == 0 and r['encoder'] == 'its encoder' and r['ipc'] == max(ipc):
+            print(f"the set       {Path(out) / r['set']} ({r['method']}, seed 0)")
 
 # %% ../nbs/50_cli.ipynb #59b8821e
 def _how(s):

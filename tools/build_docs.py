@@ -25,7 +25,17 @@ PARTS = [
     ('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
     (
         'The methods',
-        ['11_mkdt', '16_views', '12_scdd', '13_pruning', '30_matching', '31_trajectories', '32_kernels', '07_coresets'],
+        [
+            '11_mkdt',
+            '16_views',
+            '12_scdd',
+            '13_pruning',
+            '30_matching',
+            '31_trajectories',
+            '32_kernels',
+            '32b_frozen',
+            '07_coresets',
+        ],
     ),
     (
         'The theorems',
@@ -54,6 +64,7 @@ PARTS = [
             'results/mkdt',
             'results/scdd',
             'results/peers',
+            'results/frozen',
             'results/gpu',
         ],
     ),
