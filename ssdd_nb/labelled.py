@@ -122,8 +122,8 @@ def post_recipe(
 # %% ../nbs/43_labelled.ipynb #3fd4318b
 def post_scores(
     d: Distilled,  # a set with labels
-    train: Images,
-    test: Images,  # for the students' shape, and to test on
+    train: Images,  # for the students' shape
+    test: Images,  # what they are tested on
     net: Classifier,  # whose soft labels
     recipe: PostRecipe,  # how
     student: Student,  # what is trained
@@ -139,19 +139,19 @@ def post_scores(
 
 # %% ../nbs/43_labelled.ipynb #8ec81629
 def measure_labelled(
-    method: str,
-    ipc: int,
-    kind: str,
-    seed: int,  # one of `LABELLED`, images per class, kind of label, of everything random
-    train: Images,
-    test: Images,
-    nets: dict,  # images; `ssl` and `sl` classifiers
-    student: Student,
-    students: int,
-    out: Path | None,
-    preset: str,
-    steps: int | None,
-    post_steps: int | None,  # how
+    method: str,  # one of `LABELLED`
+    ipc: int,  # images per class
+    kind: str,  # of labels, `hard` or `soft`
+    seed: int,  # of everything random
+    train: Images,  # with labels
+    test: Images,  # held out
+    nets: dict,  # `ssl` and `sl`: classifiers
+    student: Student,  # what is trained
+    students: int,  # how many
+    out: Path | None,  # folder for sets and rows, or None
+    preset: str,  # of the recovery
+    steps: int | None,  # of the recovery; the preset's if None
+    post_steps: int | None,  # of the students' training; the preset's if None
     **kwargs,  # for `run`
 ) -> dict:  # a row of the table
     "Make a set and post-train students on it, once."
@@ -209,9 +209,9 @@ def compare_labelled(
     seeds: int = 3,  # seeds 0, 1, …: each a new set, new views, new students
     students: int = 3,  # students for each row
     out: Path | None = None,  # folder for sets, rows and compare.json
-    preset: str = 'tiny',
-    steps: int | None = None,
-    post_steps: int | None = None,  # of recovery; steps of recovery and of post-training, if not the preset's
+    preset: str = 'tiny',  # of the recovery
+    steps: int | None = None,  # of the recovery; the preset's if None
+    post_steps: int | None = None,  # of the students' training; the preset's if None
     student: Student | None = None,  # the architecture that is recovered from if None
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `settings`
@@ -259,11 +259,11 @@ def compare_labelled(
 
 # %% ../nbs/43_labelled.ipynb #a8f66363
 def check_labelled(
-    train: Images,
-    methods: list,
-    ipc: tuple,
-    preset: str = 'tiny',
-    steps: int | None = None,  # as for `compare_labelled`
+    train: Images,  # with labels
+    methods: list,  # of `LABELLED`
+    ipc: tuple,  # images per class
+    preset: str = 'tiny',  # of the recovery
+    steps: int | None = None,  # of the recovery; the preset's if None
 ) -> list:  # the methods' names
     "Raise `BadInput`, before anything is computed, for what cannot work."
     methods = [known(n, LABELLED, 'method') for n in methods]
@@ -275,7 +275,10 @@ def check_labelled(
     return methods
 
 # %% ../nbs/43_labelled.ipynb #b81d39a0
-def accuracy_of(net: Classifier, images: Images) -> float:  # whose, on which; percent
+def accuracy_of(
+    net: Classifier,  # a classifier
+    images: Images,  # with labels
+) -> float:  # percent
     "Share of images whose highest score is their class."
     return (net.targets(images).argmax(1) == images.y).double().mean().item() * 100
 
@@ -325,9 +328,9 @@ def labelled_table(
 # %% ../nbs/43_labelled.ipynb #1b4a6ef7
 def difference(
     result: dict,  # from `compare_labelled`
-    a: tuple,
-    b: tuple,  # (method, kind) each
-    ipc: int,  # at which
+    a: tuple,  # (method, kind of labels)
+    b: tuple,  # (method, kind of labels)
+    ipc: int,  # images per class
 ) -> list:  # a − b, by seed
     "Difference of two lines of the table in points, paired by seed."
     u, v = (picked(result, method=m, label_kind=k, ipc=ipc) for m, k in (a, b))
