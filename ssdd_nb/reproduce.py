@@ -8,14 +8,15 @@ __all__ = ['KINDS', 'TABLES', 'DATA', 'NUMBERS', 'FINE', 'KRRST_LINES', 'WITHOUT
            'MKDT_', 'CODE', 'PROBED', 'BOUND', 'RECIPES', 'MK', 'SIX', 'EIGHT', 'ALL_CIFAR', 'BIG', 'SOURCES_', 'SEVEN',
            'DM_LINES', 'EIGHTH', 'NETWORK', 'LINKED', 'TEMPERATURE', 'LITERATURE', 'EIGHT_SYSTEMS', 'RECOVERED',
            'ON_IMAGENET', 'THREE_STUDENTS', 'HOURS', 'RECOVER_FIELDS', 'SMALL', 'SMALL_WIDTHS', 'MOCO_SCRIPT', 'KEPT',
-           'FEWER', 'CARD', 'FREE', 'PROTOCOLS', 'RUNNERS', 'Axis', 'Table', 'table', 'Data', 'of', 'on', 'iclr',
-           'twice', 'with_code', 'three', 'net', 'soft', 'hard', 'ipcs', 'fields_of', 'Small', 'teacher_of',
-           'asdict_shallow', 'settings_of', 'preset_of', 'student_of', 'Cell', 'resolve', 'Shelf', 'few', 'cells',
-           'wanted', 'Counting', 'cached', 'count_cell', 'scaled', 'student_cost', 'counted', 'teacher_cost',
-           'method_cost', 'walks_cost', 'head_for', 'size_of', 'parameters', 'dry_run', 'possible', 'said_of', 'needs',
-           'listing', 'run', 'merged', 'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl',
-           'run_recover', 'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost',
-           'run_settings', 'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
+           'FEWER', 'PARTS', 'CARD', 'FREE', 'PROTOCOLS', 'RUNNERS', 'SCALES', 'Axis', 'Table', 'table', 'Data', 'of',
+           'on', 'iclr', 'twice', 'with_code', 'three', 'net', 'soft', 'hard', 'ipcs', 'fields_of', 'Small',
+           'teacher_of', 'asdict_shallow', 'settings_of', 'preset_of', 'student_of', 'Cell', 'changed_by', 'with_field',
+           'differing', 'asked', 'resolve', 'Shelf', 'few', 'cells', 'wanted', 'Counting', 'cached', 'count_cell',
+           'scaled', 'student_cost', 'counted', 'teacher_cost', 'method_cost', 'walks_cost', 'head_for', 'size_of',
+           'parameters', 'dry_run', 'possible', 'said_of', 'needs', 'listing', 'run', 'called', 'shortened', 'merged',
+           'Job', 'network_name', 'by', 'run_transfer', 'run_group', 'row_of', 'run_ssl', 'run_recover',
+           'classifier_of', 'recovered', 'made', 'run_network', 'run_pictures', 'run_fid', 'run_cost', 'run_settings',
+           'ours', 'in_digits', 'differs', 'show', 'notes', 'picture']
 
 # %% ../nbs/45_reproduce.ipynb #343d689e
 import functools, json, os, re, time
@@ -1573,6 +1574,53 @@ class Cell:
     tuning: FineTune | None = None  # of the fine-tuning
     kd_steps: int | None = None  # of distillation without data
 
+# %% ../nbs/45_reproduce.ipynb #38d6b59e
+PARTS = 'teacher', 'experts', 'student', 'recipe', 'tuning'
+
+
+def changed_by(
+    cell: Cell,  # as the paper has it
+    given: dict,  # PART.FIELD: value; a part is one of `PARTS` or the name of a method
+) -> Cell:
+    "A cell with other settings than the paper's, such as fewer steps; raises `BadInput`."
+    for key, value in given.items():
+        part, _, name = key.partition('.')
+        known(part, (*PARTS, *METHODS), 'set')
+        if part == 'experts':
+            if hasattr(cell.method, 'experts'):
+                cell = replace(cell, method=replace(cell.method, experts=with_field(cell.method.experts, name, value)))
+        elif part in PARTS:
+            if getattr(cell, part) is not None:
+                cell = replace(cell, **{part: with_field(getattr(cell, part), name, value)})
+        elif cell.method is not None and cell.method.name == part:
+            cell = replace(cell, method=with_field(cell.method, name, value))
+    return cell
+
+# %% ../nbs/45_reproduce.ipynb #b3a545bd
+def with_field(how, name: str, value):  # settings, one of their fields, what it shall be; the settings
+    "Settings with another value; raises `BadInput`."
+    return replace(how, **{known(name, [f.name for f in fields(how)], 'set'): value})
+
+
+def differing(a, b, name: str = '') -> dict:  # two settings, or values; what they are called
+    "Where two settings differ: {field: (a's, b's)}."
+    if type(a) is type(b) and hasattr(a, '__dataclass_fields__'):
+        each = [differing(getattr(a, f.name), getattr(b, f.name), f'{name}.{f.name}') for f in fields(a)]
+        return {k: v for d in each for k, v in d.items()}
+    return {} if a == b else {name: (a, b)}
+
+# %% ../nbs/45_reproduce.ipynb #12f9ccda
+def asked(
+    t: Table,  # which
+    columns=None,  # labels; all if None
+    change: dict | None = None,  # PART.FIELD: value, in place of the paper's; see `changed_by`
+) -> Table:
+    "A part of a table, or one at other settings; raises `BadInput`."
+    if columns:
+        names = [known(c, [a.label for a in t.columns], 'columns') for c in columns]
+        t = replace(t, columns=tuple(a for a in t.columns if a.label in names), numbers='')
+    return replace(t, base={**t.base, 'set': dict(change)}) if change else t
+
 # %% ../nbs/45_reproduce.ipynb #e887f7f7
 def resolve(
     t: Table,  # which
@@ -1612,7 +1660,8 @@ def resolve(
         elif 'post_batch' in what:
             given['batch'] = what['post_batch']
         recipe = replace(recipe, **given)
-    return Cell(line.label, column.label, what, method, teacher, student, recipe, tuning, kd)
+    cell = Cell(line.label, column.label, what, method, teacher, student, recipe, tuning, kd)
+    return changed_by(cell, what.get('set', {}))
 
 # %% ../nbs/45_reproduce.ipynb #45d9066b
 class Shelf:
@@ -1653,7 +1702,8 @@ class Shelf:
         need(got[1] is not None, 'source', given, 'there is nothing to test on')
         if self.scale == 'small':
             got = tuple(few(i, n) for i, n in zip(got, (SMALL.train, SMALL.test)))
-        return tuple(replace(i, name=name).to(self.device) for i in got)
+        called = name if given is None else f'{got[0].name} for {name}'
+        return tuple(replace(i, name=called).to(self.device) for i in got)
 
     def _stand_in(self, name, side):
         "Digits for whatever is distilled, letters of other typefaces and places for each target."
@@ -2090,6 +2140,7 @@ def run(
     "A table's cells; resumes."
     t = TABLES[known(t, TABLES, 'table')] if isinstance(t, str) else t
     known(scale, ('small', 'paper'), 'scale')
+    need('set' not in t.base or scale == 'paper', 'set', t.base.get('set'), 'changes the paper\'s settings: scale=paper')
     need(scale == 'small' or t.status == 'runs', 'scale', scale, f'{t.name} is {t.status}: {t.reason}')
     need(
         t.kind not in ('page', 'none'),
@@ -2106,27 +2157,55 @@ def run(
     rows = RUNNERS[t.kind](job, only)
     result = dict(
         table=t.name,
-        scale=scale,
+        scale=called(t, scale),
         rows=rows,
         settings=dict(
             seeds=seeds,
             only=list(only or []),
+            columns=[c.label for c in t.columns],
             data={n: i[0].describe() for (n, _), i in shelf.kept.items()},
             seconds=time.monotonic() - start,
+            **(dict(set=t.base['set'], shortened=shortened(t, shelf, only)) if 'set' in t.base else {}),
         ),
         **describe(device),
     )
-    path = Path(out) / f'{t.name}-{scale}.json'
-    write_json(path, merged(json.loads(path.read_text()), result) if path.exists() else json.loads(json.dumps(result)))
+    path = Path(out) / f'{t.name}-{called(t, scale)}.json'
+    result = json.loads(json.dumps(result))
+    write_json(path, merged(json.loads(path.read_text()), result) if path.exists() else result)
     return result
+
+# %% ../nbs/45_reproduce.ipynb #b0b6e7c5
+def called(t: Table, scale: str) -> str:  # which, `small` or `paper`
+    "What a record calls its scale: the paper's with other settings is not the paper's."
+    return 'shortened' if 'set' in t.base else scale
+
+
+def shortened(t: Table, shelf: Shelf, only=None) -> list:  # which, where images come from, lines; sentences
+    "What differs from the paper's settings in a table with settings of its own."
+    said, plain = {}, replace(t, base={k: v for k, v in t.base.items() if k != 'set'})
+    for paper, mine in zip(cells(plain, shelf, only), cells(t, shelf, only)):
+        for part in ('teacher', 'method', 'student', 'recipe', 'tuning'):
+            a, b = getattr(paper, part), getattr(mine, part)
+            for k, (was, now) in differing(a, b, b.name if part == 'method' and b else part).items():
+                was = f'{a.epochs:g} epochs' if was is None and k.endswith('.steps') else was
+                said[f'{k} {now} (paper: {was})'] = None
+    return list(said)
 
 # %% ../nbs/45_reproduce.ipynb #d457fea0
 def merged(old: dict, new: dict) -> dict:  # records of one table
-    "The new rows, and the old ones of other lines."
-    new = json.loads(json.dumps(new))
+    "The new rows, and the old ones of other lines and columns, if they were made at the same settings."
+    if old['settings'].get('set') != new['settings'].get('set'):
+        return new
     key = lambda r: (r['line'], r['column'], r['seed'])
-    mine = set(map(key, new['rows']))
-    return dict(new, rows=[r for r in old['rows'] if key(r) not in mine] + new['rows'])
+    mine, columns, said = set(map(key, new['rows'])), {}, {}
+    for s in (old['settings'], new['settings']):
+        columns |= dict.fromkeys(s['columns'])
+        said |= dict.fromkeys(s.get('shortened', []))
+    more = dict(shortened=list(said)) if said else {}
+    data = {**old['settings']['data'], **new['settings']['data']}
+    took = old['settings']['seconds'] + new['settings']['seconds']
+    settings = dict(new['settings'], columns=list(columns), data=data, seconds=took, **more)
+    return dict(new, settings=settings, rows=[r for r in old['rows'] if key(r) not in mine] + new['rows'])
 
 # %% ../nbs/45_reproduce.ipynb #243b5754
 @dataclass
@@ -2466,9 +2545,10 @@ def show(
     "The table as the paper arranges it, with the paper's numbers in a second line, and what differs."
     mine, theirs = ours(result) if result else {}, t.paper_numbers()
     marked = result and result['scale'] == 'paper' or t.kind == 'settings'
-    body = []
+    asked_for = result['settings'].get('columns') if result else None
+    columns, body = [c for c in t.columns if asked_for is None or c.label in asked_for], []
     for l in t.lines:
-        keys = [(l.label, c.label) for c in t.columns]
+        keys = [(l.label, c.label) for c in columns]
         if any(k in mine for k in keys):
             cells_ = [
                 in_digits(*mine[k][:2]) + ('*' if marked and k in theirs and differs(mine[k], theirs[k]) else '')
@@ -2484,11 +2564,18 @@ def show(
                     *(in_digits(*theirs[k]) if k in theirs else '–' for k in keys),
                 ]
             )
-    head = [f'{t.number}', *(c.label for c in t.columns)]
+    head = [f'{t.number}', *(c.label for c in columns)]
     grid = markdown_table(head, body) if markdown else aligned_text(head, body)
     return grid + ('\n\n' if markdown else '\n') + '\n'.join(notes(t, result, markdown))
 
 # %% ../nbs/45_reproduce.ipynb #02639547
+SCALES = dict(
+    small="Small scale: same grid, small sets, networks and data, so other numbers than the paper's",
+    paper="At the paper's scale; * differs by more than both spreads",
+    shortened="At the paper's settings but for what is named below, so other numbers than the paper's",
+)
+
+
 def notes(
     t: Table,
     result=None,
@@ -2499,9 +2586,8 @@ def notes(
     if result and t.kind not in ('settings', 'cost'):
         s = result['settings']
         data = '; '.join(f"{n}: {d['name']}, {d['n']:,} images" for n, d in s['data'].items())
-        said.append(
-            f"{'Small scale: same grid, small sets, networks and data, so other numbers than the paper' + chr(39) + 's' if result['scale'] == 'small' else 'At the paper' + chr(39) + 's scale; * differs by more than both spreads'}. {s['seeds']} seed{'s' if s['seeds'] > 1 else ''}. {data}."
-        )
+        said.append(f"{SCALES[result['scale']]}. {s['seeds']} seed{'s' if s['seeds'] > 1 else ''}. {data}.")
+        said += ['Shortened: ' + '; '.join(s['shortened']) + '.'] if s.get('shortened') else []
     said += [f'What differs: {d}' for d in t.departs]
     return [f'- {s}' for s in said] if markdown else said
 
