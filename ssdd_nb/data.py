@@ -589,7 +589,7 @@ def image_endings() -> frozenset:
 
 # %% ../nbs/01_data.ipynb #a5e7b95b
 class Files(dict):
-    "Image files: name within the folder or zip, and a function that returns its bytes; `left_out` says what was not taken."
+    "Image files: name in the folder or zip, and a function that returns its bytes; `left_out` says what was not taken."
 
     def __init__(
         self,
@@ -628,7 +628,7 @@ OURS = {
 
 
 def _results(names):
-    "Tells whether a file is a result of this library: all below a folder with one, and what lies beside one at the top."
+    "Tells whether a file is a result of this library: all below a folder with one, and what is beside one at the top."
     folders = {n.rpartition('/')[0] for n in names if n.rpartition('/')[2] in OURS}
     beside = (
         {n.removesuffix('.safetensors') + '.png' for n in names if n.endswith('.safetensors')}
@@ -723,7 +723,8 @@ def read_files(
         skip_unreadable or not bad,
         'source',
         what,
-        f'{len(bad)} of {len(files)} image files cannot be read: {listed}; mend or remove them, or leave them out with skip_unreadable (--skip-unreadable)',
+        f'{len(bad)} of {len(files)} image files cannot be read: {listed}; mend or remove them, '
+        'or leave them out with skip_unreadable (--skip-unreadable)',
     )
     good = {n: r for n, r in got.items() if n not in bad}
     need(good, 'source', what, f'none of its {len(files)} image files can be read: {listed}')
@@ -825,7 +826,8 @@ def _images(x, names, bad, what, to, size, lay):
     loose = [n for n in names if lay.label[n] is None]
     if labels is None and 0 < len(loose) < len(names):
         about['unlabelled'] = (
-            f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, so the folders are not taken for labels'
+            f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, '
+            'so the folders are not taken for labels'
         )
     if to and size is None:
         about['resized'] = f'images of various or large sizes were cropped to squares and resized to {to[0]}×{to[1]}'
@@ -915,7 +917,7 @@ def _without_common(paths, spared=frozenset()):
 
 # %% ../nbs/01_data.ipynb #9e817a4f
 def _kinds(paths, split):
-    "Which part of a split each folder at the top is; None if they are classes; `below` if the split lies within the classes."
+    "Which part of a split each folder at the top is; None if they are classes; `below` if the classes hold the split."
     top = {}  # a folder's name: how deep its images lie at least
     for p in paths:
         if len(p) > 1:
@@ -933,7 +935,10 @@ def _kinds(paths, split):
         return kinds
     lone = any(kinds[t] == 'train' and least > 2 for t, least in top.items())  # a class of trains is flat
     apart = all(any(re.search(w, t.lower()) for t in unknown) for w in ('train', 'test|val'))
-    right = f"do the folders {safe(', '.join(sorted(top)))} hold classes, or parts of a split? Say split='none' (--split none), or name those to test on"
+    right = (
+        f"do the folders {safe(', '.join(sorted(top)))} hold classes, or parts of a split? "
+        "Say split='none' (--split none), or name those to test on"
+    )
     need(not (held or lone or apart), 'source', safe(', '.join(sorted(top))), right)
     second = {p[1] for p in paths if len(p) > 2}
     below = {part_of(s) for s in second}
@@ -1030,7 +1035,7 @@ def pack(
 
 # %% ../nbs/01_data.ipynb #522b4399
 def _mark(name, read):
-    "What tells whether a file is still the same without reading it: of a file its size and time, of a zip's member its checksum."
+    "Tells without reading it whether a file is still the same: its size and time, or the checksum of a zip's member."
     path = getattr(read, '__self__', None)
     if isinstance(path, Path):
         return [path.stat().st_size, path.stat().st_mtime_ns]
@@ -1092,8 +1097,10 @@ def from_torchvision(
     try:
         parts = list(_official(cls, root, kwargs))
     except Exception as e:  # its classes raise whatever their files or arguments do
+        why = safe((str(e) or type(e).__name__).splitlines()[0], most=120)
         raise BadInput(
-            f'source={name}: torchvision cannot provide it from {root} ({safe((str(e) or type(e).__name__).splitlines()[0], most=120)}); put its files there, or use folder:PATH or zip:PATH'
+            f'source={name}: torchvision cannot provide it from {root} ({why}); '
+            'put its files there, or use folder:PATH or zip:PATH'
         ) from None
     pairs = [p for part in parts for p in part]
     need(
@@ -1274,9 +1281,8 @@ def digits() -> tuple:  # all the `Images`, and None: there is no official split
     from sklearn.datasets import load_digits
 
     d = load_digits()
-    about = dict(
-        licence='Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI), CC BY 4.0, as shipped with scikit-learn'
-    )
+    from_where = 'Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI)'
+    about = dict(licence=f'{from_where}, CC BY 4.0, as shipped with scikit-learn')
     return from_arrays((d.images / 16).astype('float32'), d.target, name='digits', about=about), None
 
 # %% ../nbs/01_data.ipynb #1fcd0f3c
@@ -1309,10 +1315,10 @@ def load_images(
     skip_unreadable: bool = False,  # go on without image files that cannot be read
     root: str | None = None,  # for torchvision sets: where their files are
     on_disk: Path | None = None,  # for folders and zips: decode into this folder, and read from there; see `pack`
-    split: str
-    | None = None,  # for folders and zips: the folders at the top to test on, with commas between; `none` if they are classes
-    classes: str
-    | None = None,  # for folders and zips: the folders that are classes, with commas between; `none` if none is
+    # for folders and zips: the folders at the top to test on, with commas between; `none` if they are classes
+    split: str | None = None,
+    # for folders and zips: the folders that are classes, with commas between; `none` if none is
+    classes: str | None = None,
 ) -> tuple:  # train and test `Images`; None for the second if none are held out
     "Training and test images from any source; raises `BadInput`."
     source = own_files(source)

@@ -117,7 +117,10 @@ class Distilled:
         what = f'{self.y.shape[1]}-dimensional targets' if self.y.ndim == 2 else 'labels'
         if self.views:
             what += f" for {self.views['count'] or 'unlimited'} views of each"
-        return f"Distilled by {m.get('method')} from {m.get('source', {}).get('name')}: {len(self)} images of {c}×{h}×{w} with {what}, seed {m.get('seed')}"
+        return (
+            f"Distilled by {m.get('method')} from {m.get('source', {}).get('name')}: "
+            f"{len(self)} images of {c}×{h}×{w} with {what}, seed {m.get('seed')}"
+        )
 
     @property
     def images(self) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
@@ -216,7 +219,7 @@ def tensors(self: Distilled) -> dict:  # name: tensor
 # %% ../nbs/02_distilled.ipynb #e512e29b
 @patch(as_prop=True)
 def bytes(self: Distilled) -> int:
-    "What a student's training has to be given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
+    "What a student's training is given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
     if self.answers:
         targets = sum(t.nbytes for t in self.answers.tensors().values())
     else:
@@ -263,7 +266,10 @@ def hash(self: Distilled) -> str:  # 16 hexadecimal digits
 # %% ../nbs/02_distilled.ipynb #e375461b
 @patch
 def save(self: Distilled, path: Path) -> Path:  # where to: NAME.safetensors; the path of the set
-    "Write the set, with NAME.png and NAME.md beside it. A picture or a card that fails is a note, and never the loss of a set."
+    """Write the set, with NAME.png and NAME.md beside it.
+
+    A picture or a card that fails is a note, and never the loss of a set.
+    """
     path = as_path(path)
     need(path.suffix == '.safetensors', 'path', path, 'the name must end in .safetensors')
     _beside(path.with_suffix('.png'), lambda p: self.preview().save(p, 'png'))
@@ -510,7 +516,8 @@ d = load({file})
 x, y = d.normalised(), d.y              # x {xs}, y {ys}{usage}
 ~~~
 
-Without this library: `safetensors.torch.load_file({file})` gives `x` in pixel units (0 black, 1 white, not clipped) and `y`. Networks were trained on `(x - mean)/std` with mean {mean} and std {std}.
+Without this library: `safetensors.torch.load_file({file})` gives `x` in pixel units (0 black, 1 white, not clipped)
+and `y`. Networks were trained on `(x - mean)/std` with mean {mean} and std {std}.
 
 ## How they were made
 
@@ -531,12 +538,15 @@ from ssdd_nb.evaluation import pretrain
 student = pretrain(d{teacher})          # or pretrain(net, d{teacher}), with any module from images to targets""",
 )
 FOR_LABELS = (
-    "They are for training classifiers. Sets by `scdd` and `sre2l` are meant to be trained on with soft labels, a network's scores for every crop: `classifier.safetensors` beside this file is that network, and `labels/`, if it is there, holds its scores. With the hard labels alone such images are worth little.",
+    'They are for training classifiers. Sets by `scdd` and `sre2l` are meant to be trained on with soft labels, '
+    "a network's scores for every crop: `classifier.safetensors` beside this file is that network, and `labels/`, "
+    'if it is there, holds its scores. With the hard labels alone such images are worth little.',
     """
 
 from ssdd_nb.posttrain import post_train, tiny_post
 from ssdd_nb.teachers import load_teacher
-post_train(student, d, tiny_post(x.shape[1]), load_teacher('classifier.safetensors'))     # any module from images to scores""",
+net = load_teacher('classifier.safetensors')
+post_train(student, d, tiny_post(x.shape[1]), net)      # the student: any module from images to scores""",
 )
 
 
@@ -586,7 +596,10 @@ def card(self: Distilled, name: str = 'distilled') -> str:  # the file's name wi
 # %% ../nbs/02_distilled.ipynb #a47ac7dd
 @patch
 def export(self: Distilled, folder: Path) -> Path:  # a new folder; the same
-    "PNGs in class folders (or in `images`), `targets.npy` (and `view_targets.npy`) or labels in the folder names, `metadata.jsonl` and the card."
+    """PNGs in class folders (or in `images`), `metadata.jsonl` and the card.
+
+    Targets are in `targets.npy` (and `view_targets.npy`), labels in the folder names.
+    """
     folder = as_path(folder, 'folder')
     need(not os.path.lexists(folder), 'folder', folder, 'exists already; choose a new one')
     c = self.x.shape[1]
@@ -612,7 +625,7 @@ def export(self: Distilled, folder: Path) -> Path:  # a new folder; the same
 # %% ../nbs/02_distilled.ipynb #71d6797f
 @patch
 def _class_folders(self: Distilled):
-    "A folder for each class, inside the chosen one whatever the class is called; {} if there are targets and no labels."
+    "A folder for each class, inside the chosen one whatever the class's name; {} if there are targets and no labels."
     if self.y.ndim > 1:
         return {}
     names, taken, of = self.manifest['classes'], {'readme.md', 'metadata.jsonl', 'distilled.png'}, {}

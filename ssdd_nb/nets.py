@@ -64,7 +64,8 @@ def halvings(
         h % unit == 0 and w % unit == 0,
         'size',
         f'{h}×{w}',
-        f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: use size {max(unit, round(min(h, w) / unit) * unit)} or fewer blocks (`widths`)',
+        f'a network of depth {depth} halves the sides {depth} times, so they must be multiples of {unit}: '
+        f'use size {max(unit, round(min(h, w) / unit) * unit)} or fewer blocks (`widths`)',
     )
     return h // unit, w // unit
 
@@ -322,7 +323,8 @@ def make_net(
         options.get('norm') != 'instance' or not _blind(net, in_channels, size),
         'norm',
         'instance',
-        f'at {size[0]}×{size[1]} the last maps of {name} are single pixels, which this norm makes 0 for every image; use batch or group',
+        f'at {size[0]}×{size[1]} the last maps of {name} are single pixels, '
+        'which this norm makes 0 for every image; use batch or group',
     )
     return net
 
@@ -407,7 +409,8 @@ class Functional:
             not list(net.buffers()),
             'norm',
             'batch',
-            'running statistics are no parameters, so the network cannot be a function of these alone; use instance, group or none',
+            'running statistics are no parameters, so the network cannot be a function of these alone; '
+            'use instance, group or none',
         )
         self.net = net.requires_grad_(False)
         self.shapes = {n: p.shape for n, p in net.named_parameters()}
@@ -471,7 +474,7 @@ def batch_norms(
 
 # %% ../nbs/04_nets.ipynb #5c8971d4
 class Taps:
-    "Listens at a network's batch norms while the `with` block lasts; `stats` holds what the last forward pass had there."
+    "Listens at a network's batch norms within a `with`; `stats` holds what the last forward pass had there."
 
     def __init__(
         self,

@@ -85,7 +85,9 @@ ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'}  # pages 
 
 
 def directives(cell):
-    return re.findall(r'^#\|\s*(.*?)\s*$', cell.source, re.M) if cell.cell_type == 'code' else []
+    "A code cell's `#|` lines; one that begins with two spaces more goes on with the line before."
+    source = re.sub(r'\s*\n#\|  +', ' ', cell.source)
+    return re.findall(r'^#\|\s*(.*?)\s*$', source, re.M) if cell.cell_type == 'code' else []
 
 
 IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begins that can be run there
@@ -187,6 +189,9 @@ def comments(fn):
         key=lambda p: (p.lineno, p.col_offset),
     )
     groups = {line: [p.arg for p in ps] for line, ps in itertools.groupby(params, lambda p: p.end_lineno)}
+    for line in groups:  # a long comment stands on the lines above its parameter
+        above = itertools.takewhile(lambda k: k in said and k not in groups, range(line - 1, 0, -1))
+        said.setdefault(line, ' '.join([said[k] for k in above][::-1]))
     last = f.returns.end_lineno if f.returns else 0
     result = said.get(last, '')
     if last in groups:

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""README.md is nbs/index.ipynb: `python tools/readme.py` writes it, `--check` fails if it is not current, `--block N` prints its N-th shell block."""
+"""README.md is nbs/index.ipynb.
+
+`python tools/readme.py` writes it, `--check` fails if it is not current, `--block N` prints its N-th shell block.
+"""
 
 import base64, re, sys
 from pathlib import Path
@@ -34,7 +37,8 @@ def render():
         if c.cell_type == 'markdown':
             parts.append(link(c.source))
         elif '#| hide' not in c.source:
-            alt = re.search(r'^#\| fig-alt: (.*)$', c.source, re.M)
+            source = re.sub(r'\n#\|  +', ' ', c.source)  # a directive of several lines
+            alt = re.search(r'^#\| fig-alt: (.*)$', source, re.M)
             parts += [output(o, f'readme-{len(pictures)}', alt[1] if alt else '', pictures) for o in c.outputs]
     return HEAD + '\n\n'.join(parts) + '\n', pictures
 
