@@ -341,6 +341,11 @@ def notes(
         data = '; '.join(f"{n}: {d['name']}, {d['n']:,} images" for n, d in s['data'].items())
         said.append(f"{SCALES[result['scale']]}. {s['seeds']} seed{'s' if s['seeds'] > 1 else ''}. {data}.")
         said += ['Shortened: ' + '; '.join(s['shortened']) + '.'] if s.get('shortened') else []
+    if result and t.kind == 'pictures':
+        said += [
+            f"{r['line']}, {r['column']}: {r['m']:,} images, {r['set'].removesuffix('.safetensors')}.png"
+            for r in result['rows']
+        ]
     said += [f'What differs: {d}' for d in t.departs]
     return [f'- {s}' for s in said] if markdown else said
 
