@@ -62,7 +62,7 @@ def run(
     given = source if isinstance(source, dict) or source is None else {next(iter(needs(t)), ''): str(source)}
     shelf = Shelf(scale, root, given, device=device)
     job = Job(t, shelf, seeds, Path(out), dict(networks or {}), kwargs)
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     rows = RUNNERS[t.kind](job, only)
     result = dict(
         table=t.name,
@@ -74,6 +74,7 @@ def run(
             columns=[c.label for c in t.columns],
             data={n: i[0].describe() for (n, _), i in shelf.kept.items()},
             seconds=time.monotonic() - start,
+            cpu_seconds=time.process_time() - cpu,
             **(dict(set=t.base['set'], shortened=shortened(t, shelf, only)) if 'set' in t.base else {}),
         ),
         **describe(device),
@@ -95,8 +96,8 @@ def merged(old: dict, new: dict) -> dict:  # records of one table
         said |= dict.fromkeys(s.get('shortened', []))
     more = dict(shortened=list(said)) if said else {}
     data = {**old['settings']['data'], **new['settings']['data']}
-    took = old['settings']['seconds'] + new['settings']['seconds']
-    settings = dict(new['settings'], columns=list(columns), data=data, seconds=took, **more)
+    took = {k: old['settings'].get(k, 0.0) + new['settings'].get(k, 0.0) for k in ('seconds', 'cpu_seconds')}
+    settings = dict(new['settings'], columns=list(columns), data=data, **took, **more)
     return dict(new, settings=settings, rows=[r for r in old['rows'] if key(r) not in mine] + new['rows'])
 
 # %% ../nbs/45_reproduce.ipynb #243b5754
