@@ -96,7 +96,10 @@ def measured(device='cpu'):  # yields a dict that will hold `seconds` and `peak_
 # %% ../nbs/41_bench.ipynb #68e84969
 @contextmanager
 def strict_memory():
-    "Inside, glibc takes and returns every large block at once, so that the resident size is what is held; slower, so not for timing."
+    """Inside, glibc takes and returns every large block at once, so that the resident size is what is held.
+
+    It is slower, so not for timing.
+    """
     threshold = -3  # M_MMAP_THRESHOLD; Linux with glibc only
     try:
         set_to = ctypes.CDLL('libc.so.6').mallopt
@@ -609,14 +612,10 @@ def bench_teacher(
     show: bool = True,  # as for `bench_krrst`
 ) -> list:  # rows, with `at`: the settings
     "A step of a teacher's training: small settings, and the paper's network in batches of 64."
-    images, rows = (
-        Images(
-            torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(
-                device
-            )
-        ),
-        [],
+    images = Images(
+        torch.randint(0, 256, (1024, 3, 32, 32), generator=generator(0, 'bench teacher'), dtype=torch.uint8).to(device)
     )
+    rows = []
     for name, cfg in dict(tiny=teachers.tiny(3, 32), resnet18=replace(teachers.paper(), batch=64)).items():
         made = dict(plain=PlainTeacher(images, cfg), ours=TeacherTask(images, cfg))
         rows += take_turns('teacher-step', {v: t.step for v, t in made.items()}, reps, device, show, at=name)
@@ -637,10 +636,8 @@ def bench_experts(
                 device
             )
         )
-        Y, cfg = (
-            torch.randn(1024, k, generator=gen).to(device),
-            ExpertConfig(experts=4, epochs=8, batch=64, widths=widths),
-        )
+        Y = torch.randn(1024, k, generator=gen).to(device)
+        cfg = ExpertConfig(experts=4, epochs=8, batch=64, widths=widths)
         with tempfile.TemporaryDirectory() as d:
             made = {
                 'plain': PlainExpert(images, Y, cfg).step,
@@ -715,7 +712,8 @@ def bench_table(
 
     wide, wider = (max(len(text(r)) for r in result['rows']) for text in (_title, lambda r: r['variant']))
     lines = [
-        f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s {memory(r)}{operations(r)} {first[_title(r)] / r['seconds']:5.2f}×"
+        f"{_title(r):{wide}s} {r['variant']:{wider}s} {r['seconds']:8.3f} s "
+        f"{memory(r)}{operations(r)} {first[_title(r)] / r['seconds']:5.2f}×"
         for r in result['rows']
     ]
     per = (

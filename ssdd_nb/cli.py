@@ -460,9 +460,9 @@ def _start(src, out, show=True):
 def distill(
     src: Source = Source(),  # see there
     teaching: Teaching = Teaching(),  # see there
-    # krrst, views, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip,
+    # views, krrst, mkdt, mkdt-fixed, scdd, a system that reads labels: dc, dsa, dm, cafe, cafe-dsa, mtt, tesla, kip,
     # rfad, frepo, sre2l, cda; or random, kmeans, herding, sas, forgetting, highloss, full, dm-ssl, mtt-ssl
-    method: str = 'krrst',
+    method: str = 'views',
     # synthetic images (default: the preset's; 20 for tiny; of what makes images of classes a multiple of these)
     m: int = None,
     # images per class, in place of m, for what makes images of classes: scdd, sre2l, cda, dc, …, frepo
@@ -482,12 +482,12 @@ def distill(
 ):
     """Distil images into a few synthetic ones.
 
-    They are unlabelled (krrst, views, mkdt), or of classes (scdd, and the systems that read labels).
+    They are unlabelled (views, krrst, mkdt), or of classes (scdd, and the systems that read labels).
     The same command again resumes, or says that it is finished.
     """
     known(precision, core.PRECISIONS, 'precision')
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
-    need(how.makes, 'method', method, 'makes no set; use krrst, mkdt, random, kmeans or full')
+    need(how.makes, 'method', method, 'makes no set; use views, krrst, mkdt, random, kmeans or full')
     need(
         core.world().size == 1 or how.divided,
         'method',
@@ -888,7 +888,7 @@ def compare(
     # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain:
     # train classifiers on sets with labels
     protocol: str = 'probe',
-    # with commas between, or all (default: none,random,kmeans,krrst,full; for posttrain random,sre2l,scdd,full)
+    # with commas between, or all (default: none,random,kmeans,krrst,views,full; for posttrain random,sre2l,scdd,full)
     methods: str = None,
     m: str = None,  # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
     # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones,
@@ -953,7 +953,7 @@ def compare(
     known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
     _compare_students(
-        _names(methods or 'none,random,kmeans,krrst,full', cmp.METHODS),
+        _names(methods or 'none,random,kmeans,krrst,views,full', cmp.METHODS),
         list(budgets),
         judging.get(protocol, labels),
         targets,
@@ -1191,7 +1191,7 @@ def _report(result, out):
         )
     )
     best, first = (
-        next((n for n in ('krrst', 'views', 'mkdt') if n in rows), next(iter(rows), None)),
+        next((n for n in ('views', 'krrst', 'mkdt') if n in rows), next(iter(rows), None)),
         cmp.axes(result)['budget'][0],
     )
     if best:

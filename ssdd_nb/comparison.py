@@ -258,7 +258,10 @@ def set_of(
 
 # %% ../nbs/40_compare.ipynb #42e179e3
 def _code(kind):
-    "What a method is made of: the library's version, or the source of one that is not its own. What was measured before it changed is of no use."
+    """What a method is made of: the library's version, or the source of one that is not its own.
+
+    What was measured before it changed is of no use.
+    """
     if kind.__module__.startswith('ssdd_nb.'):
         return dict(version=__version__)
     return dict(code=digest(sorted(_sources(kind, {}).values())))
@@ -436,7 +439,10 @@ def compare(
     views='off',  # of each set, one or more: `off` (the set as it is), a number of stored ones, `unlimited`
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `references`, `settings`; see `block`
-    "Methods × numbers of images × views × networks × targets × protocols × seeds; resumes, and reuses what was measured before."
+    """Methods × numbers of images × views × networks × targets × protocols × seeds.
+
+    Resumes, and reuses what was measured before.
+    """
     need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
     m, students, targets = as_list(m), as_list(student), targets or [Target(train, test)]
     views = [how_many(v) for v in as_list(views)]
@@ -592,13 +598,10 @@ def check_grid(
             norm=w.norm,
             stem_stride=w.stem_stride,
         )
+    size = lambda images: '×'.join(map(str, images.x.shape[1:]))
     for t in targets:
-        need(
-            t.train.x.shape[1:] == train.x.shape[1:],
-            'target',
-            t.train.name,
-            f"its images are {'×'.join(map(str, t.train.x.shape[1:]))}, the source's {'×'.join(map(str, train.x.shape[1:]))}; `alike` makes them so",
-        )
+        right = f"its images are {size(t.train)}, the source's {size(train)}; `alike` makes them so"
+        need(size(t.train) == size(train), 'target', t.train.name, right)
         need(
             t.train.y is not None or set(how.protocols) == {'probe'},
             'target',
@@ -613,12 +616,7 @@ def check_grid(
             t.test.name,
             'its test images must be of the same size and classes as its training images, and both labelled or neither',
         )
-    need(
-        test.x.shape[1:] == train.x.shape[1:],
-        'test',
-        '×'.join(map(str, test.x.shape[1:])),
-        f"images of {'×'.join(map(str, train.x.shape[1:]))}, as the training images are",
-    )
+    need(size(test) == size(train), 'test', size(test), f'images of {size(train)}, as the training images are')
     return in_table(methods)
 
 # %% ../nbs/40_compare.ipynb #493e3cd0
@@ -840,9 +838,13 @@ def gains(
             if one
         )
     names, cols = dict.fromkeys(r['method'] for r in result['rows']), columns(result)
-    said = lambda n, c: (
-        f"{mean_std(g := gain(result, n, c[1], protocol=c[0]))}{p_value(g)} {'at ' + c[2].removesuffix(' labels' if c[1] <= 1 else '') if c[0] == 'probe' else c[2]}"
-    )
+
+    def said(n, column):
+        protocol, labels, title = column
+        g = gain(result, n, labels, protocol=protocol)
+        where = 'at ' + title.removesuffix(' labels' if labels <= 1 else '') if protocol == 'probe' else title
+        return f'{mean_std(g)}{p_value(g)} {where}'
+
     return '\n'.join(
         f'{label(n)} − random subset: ' + ', '.join(said(n, c) for c in cols)
         for n in names
@@ -862,32 +864,37 @@ def how_text(
         else f"learning rate {r['lr']:.3g}"
     )
     length = f"{r['steps']} steps" if r['steps'] else f"{r['epochs']} epochs"
+    nets = [f"{w['net']} ({w['norm']} norm)" for w in students]
     lines = [
-        f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, weight decay {r['weight_decay']}, batches of at most {r['batch']}",
-        f"student{'s' if len(students) > 1 else ''}: {', '.join(str(w['net']) + ' (' + w['norm'] + ' norm)' for w in students)}; distilled from {s['n_train']:,} images, judged on held-out ones; seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}",
+        f"pre-training, the same for all: {length} of SGD, {own}, {r['schedule']}, momentum {r['momentum']}, "
+        f"weight decay {r['weight_decay']}, batches of at most {r['batch']}",
+        f"student{'s' if len(students) > 1 else ''}: {', '.join(nets)}; "
+        f"distilled from {s['n_train']:,} images, judged on held-out ones; "
+        f"seed{'s 0 to ' + str(s['seeds'] - 1) if s['seeds'] > 1 else ' 0'}",
     ]
     if 'views' in s:
         lines.append(
             f"views of each image that students see, with the teacher's answer for each: {', '.join(s['views'])} "
             '(a number: stored with the set; unlimited: new ones in each step; off: the set as it is)'
         )
+    draws = 'one draw of them' if s['draws'] == 1 else f"the mean of {s['draws']} draws of them"
     for p in s.get('protocols', ['probe']):
         lines.append(
             dict(
-                probe=f"probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; up to 20 labels a class {'one draw of them' if s['draws'] == 1 else 'the mean of ' + str(s['draws']) + ' draws of them'}",
+                probe='probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; '
+                + f'up to 20 labels a class {draws}',
                 knn=f'k-NN: features frozen, cosine, {Judging.neighbours} neighbours among all labelled images',
                 finetune='fine-tuned: all labels, '
                 + ', '.join(f'{k} {v}' for k, v in s.get('tuning', {}).items() if v is not None),
-                kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; without a set, on Gaussian noise",
+                kd=f"data-free KD: {s.get('kd_steps')} steps of AdamW on the scores of a classifier of the target; "
+                'without a set, on Gaussian noise',
             )[p]
         )
-    return '\n'.join(
-        textwrap.fill(l, 95, subsequent_indent='  ', break_on_hyphens=False)
-        for l in lines
-        + [
-            f"test MSE: of student and teacher on the held-out images of the source; seconds: to {'make the set and to ' if 'seconds_set' in result['rows'][0] else ''}pre-train on it"
-        ]
+    making = 'make the set and to ' if 'seconds_set' in result['rows'][0] else ''
+    lines.append(
+        f'test MSE: of student and teacher on the held-out images of the source; seconds: to {making}pre-train on it'
     )
+    return '\n'.join(textwrap.fill(l, 95, subsequent_indent='  ', break_on_hyphens=False) for l in lines)
 
 # %% ../nbs/40_compare.ipynb #9cedf135
 def break_even(
@@ -959,7 +966,7 @@ def picture(
 
 # %% ../nbs/40_compare.ipynb #946eb07f
 def _dots(ax, methods, scores, xlabel, digits):
-    "A line for each method: mean ± std over seeds, every seed as a small circle, and the mean in figures where there are few."
+    "A line for each method: mean ± std over seeds, each seed as a circle, and the mean in figures where there are few."
     for i, n in enumerate(methods):
         if not (v := scores.get(n)):
             continue
@@ -1018,10 +1025,8 @@ def curves(
     for n in names:
         if any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n):
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
-            took, got = (
-                [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()],
-                [of(b, n) for b in parts.values()],
-            )
+            took = [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()]
+            got = [of(b, n) for b in parts.values()]
             bars(axs[2], took, got, n, 'o')  # no lines: short times are noise, and lines would run back and forth
             axs[2].scatter(took, [np.mean(u) for u in got], s=[16 + 16 * i for i in range(len(took))], color=colour(n))
         else:

@@ -45,15 +45,8 @@ class CoresetTask:
         seed: int,  # which draw
     ):
         check_m(m, len(images), images.name)
-        self.name, self.choose, self.images, self.teacher, self.m, self.seed, self.index = (
-            name,
-            choose,
-            images,
-            teacher,
-            m,
-            seed,
-            None,
-        )
+        self.name, self.choose, self.images, self.teacher = name, choose, images, teacher
+        self.m, self.seed, self.index = m, seed, None
         self.steps, self.device = 1, images.x.device  # where `run` lets processes meet
 
     def step(self) -> dict:
@@ -210,12 +203,10 @@ def herding_index(
 ) -> Tensor:  # (m,) indices, all different, in the order of choice
     "Greedily, so that the mean of the chosen is nearest to that of all (Rebuffi et al., 2017, after Welling, 2009)."
     f = features.detach().double().cpu()
-    mean, total, index, free = (
-        f.mean(0),
-        torch.zeros(f.shape[1], dtype=f.dtype),
-        [],
-        torch.ones(len(f), dtype=torch.bool),
-    )
+    mean = f.mean(0)
+    total = torch.zeros(f.shape[1], dtype=f.dtype)
+    index = []
+    free = torch.ones(len(f), dtype=torch.bool)
     for t in range(m):
         off = ((total + f) / (t + 1) - mean).square().sum(1).masked_fill(~free, torch.inf)
         index.append(int(off.argmin()))

@@ -50,12 +50,13 @@ def rates(
     reps: int = 5,  # timed calls of each
     precision_name: str = 'float32',  # one of `core.PRECISIONS`
 ) -> dict:  # GFLOP/s: `product` and `convolution`
-    "What this machine reaches when nothing else is in the way: a product of large matrices, and a 3×3 convolution of 64 channels."
+    """What this machine reaches when nothing else is in the way.
+
+    Timed are a product of large matrices, and a 3×3 convolution of 64 channels.
+    """
     gen = generator(0, 'rates')
-    a, x = (
-        torch.randn(2048, 2048, generator=gen).to(device),
-        torch.randn(64, 64, 32, 32, generator=gen).to(device, memory_format=torch.channels_last),
-    )
+    a = torch.randn(2048, 2048, generator=gen).to(device)
+    x = torch.randn(64, 64, 32, 32, generator=gen).to(device, memory_format=torch.channels_last)
     conv = (
         nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last).requires_grad_(False)
     )
@@ -228,11 +229,9 @@ def of_krrst(
 ) -> Estimate:
     "KRR-ST's steps, and the steps that fill the pool: half of T for each model, in the mean."
     net = on_meta(cfg.net, images, k, widths=cfg.widths, norm=cfg.norm)
-    x, real, y = (
-        blank(cfg.m, images, requires_grad=True),
-        blank(min(cfg.batch, len(images)), images),
-        lambda n: torch.empty(n, k, device='meta'),
-    )
+    x = blank(cfg.m, images, requires_grad=True)
+    real = blank(min(cfg.batch, len(images)), images)
+    y = lambda n: torch.empty(n, k, device='meta')
     train, mib = traced(lambda: krrst.mse(net(x.detach()), y(cfg.m)).backward())
     net.eval().requires_grad_(False)
 
@@ -261,17 +260,13 @@ def of_mkdt(
     e, size = cfg.experts, min(cfg.batch, cfg.m)
     with torch.device('meta'):
         net = e.student(images, k)
-    P, per_epoch, f = (
-        sum(p.numel() for p in net.parameters()),
-        len(images) // min(e.batch, len(images)),
-        Functional(net),
-    )
-    theta, X, Y, lr = (
-        flat(net),
-        blank(size, images),
-        torch.empty(size, k, device='meta'),
-        torch.empty((), device='meta'),
-    )
+    P = sum(p.numel() for p in net.parameters())
+    per_epoch = len(images) // min(e.batch, len(images))
+    f = Functional(net)
+    theta = flat(net)
+    X = blank(size, images)
+    Y = torch.empty(size, k, device='meta')
+    lr = torch.empty((), device='meta')
     views = 2 if e.objective == 'ssl' else 1  # Barlow Twins' own operations do not count
     loss = lambda t, x, y, n=0: sum(torch.nn.functional.mse_loss(f(t, x), y) for _ in range(views))
     N = min(cfg.syn_steps, 4)
@@ -402,5 +397,6 @@ def need_room(
         disk_free_gib is None or e.disk_gib < disk_free_gib,
         'out',
         out,
-        f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; choose another folder, or fewer experts',
+        f'{e.disk_gib:.3g} GiB are needed there and {disk_free_gib or 0:.3g} are free; '
+        'choose another folder, or fewer experts',
     )

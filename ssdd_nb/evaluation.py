@@ -33,6 +33,7 @@ from ssdd_nb.core import (
 )
 from .data import Images, in_short, index_to, known_options, labelled, need_images, normalise, stratified
 from .distilled import Distilled, PROBABILITIES, distilled_from, need_set, read_tensors, write_tensors
+from .fit import Fit
 from .nets import Encoder, in_batches, make_net
 from .teachers import OF_RUN, Teacher, Views, view_of
 
@@ -127,8 +128,8 @@ def view_matrices(
     return torch.stack([how.matrices(len(d), size, g) for g in gens], 1)
 
 # %% ../nbs/06_evaluate.ipynb #4466df3d
-class Pretraining:
-    "SGD on a distilled set, a `Task` for `run`."
+class Pretraining(Fit):
+    "SGD on a distilled set."
 
     hint = 'The recipe\'s learning rate is too high for these targets; lower `lr`.'
 
@@ -140,16 +141,14 @@ class Pretraining:
         seed: int = 0,  # of the batches and the views
         teacher: Teacher | None = None,  # who answers, for a set whose views are unlimited
     ):
-        self.net, self.recipe, self.device, self.t = net.train(), recipe, next(net.parameters()).device, 0
-        self.seed, self.teacher = seed, teacher
-        self.hold(d)
-        self.classes = d.y.ndim == 1 or d.manifest.get('target_kind') == PROBABILITIES
         known(recipe.schedule, ('constant', 'cosine'), 'schedule')
         self.lr = (d.manifest.get('recipe') or {}).get('lr', 0.1) if recipe.lr is None else recipe.lr
-        self.steps, self.batches = recipe.total(len(d)), Batches(len(d), recipe.batch, seed, 'pretraining')
-        self.opt = torch.optim.SGD(
-            net.parameters(), lr=self.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        how = dict(momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        super().__init__(net, torch.optim.SGD(net.parameters(), self.lr, **how), recipe.total(len(d)))
+        self.recipe, self.seed, self.teacher = recipe, seed, teacher
+        self.hold(d)
+        self.classes = d.y.ndim == 1 or d.manifest.get('target_kind') == PROBABILITIES
+        self.batches = Batches(len(d), recipe.batch, seed, 'pretraining')
 
     def hold(self, d: Distilled):  # what it trains on
         "Keep the set where the network is."
@@ -163,29 +162,14 @@ class Pretraining:
         i = index_to(i, self.device)
         return self.x[i], self.y[i]
 
-    def step(self) -> dict:
-        "One step of SGD on the MSE to the targets, or on the cross-entropy to labels or class probabilities."
-        if self.recipe.schedule == 'cosine':
-            for group in self.opt.param_groups:
-                group['lr'] = self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.t / self.steps)).item())
+    def rate(self) -> float:
+        "The recipe's schedule."
+        return super().rate() if self.recipe.schedule == 'cosine' else 1.0
+
+    def loss(self) -> Tensor:
+        "The MSE to the targets, or the cross-entropy to labels or class probabilities."
         x, y = self.batch(self.batches.next())
-        out = self.net(x)
-        loss = (F.cross_entropy if self.classes else F.mse_loss)(out.float(), y)  # eq. 5
-        self.opt.zero_grad()
-        loss.backward()
-        self.opt.step()
-        self.t += 1
-        return dict(loss=loss.detach())
-
-    def state_dict(self) -> dict:
-        "All that `step` depends on."
-        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        for k in ('net', 'opt', 'batches'):
-            getattr(self, k).load_state_dict(s[k])
-        self.t = s['t']
+        return (F.cross_entropy if self.classes else F.mse_loss)(self.net(x).float(), y)  # eq. 5
 
 # %% ../nbs/06_evaluate.ipynb #f8ff7aef
 def pretrain(

@@ -94,10 +94,8 @@ def random_net(
     b_var: float = 0.01,  # σ_w² and σ_b²
 ) -> nn.Module:
     "A ConvNet without norms, weights of variance σ_w² over their number of inputs, biases of variance σ_b²."
-    net, gen = (
-        make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False),
-        generator(seed, 'random features'),
-    )
+    net = make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False)
+    gen = generator(seed, 'random features')
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
             m.weight.copy_(torch.randn(m.weight.shape, generator=gen) * (w_var / m.weight[0].numel()) ** 0.5)
@@ -235,14 +233,9 @@ class KIPTask:
         seed: int = 0,  # of everything random
     ):
         cfg.check(images)
-        self.images, self.cfg, self.seed, self.device, self.Y_t, self.t = (
-            images,
-            cfg,
-            seed,
-            images.x.device,
-            centred(images),
-            0,
-        )
+        self.images, self.cfg, self.seed, self.device = images, cfg, seed, images.x.device
+        self.Y_t = centred(images)
+        self.t = 0
         self.X_s, self.Y_s = (t.requires_grad_() for t in balanced(images, cfg.m, seed))
         self.opt = torch.optim.Adam([self.X_s, self.Y_s] if cfg.learn_y else [self.X_s], cfg.lr)
         self.batches = Batches(len(images), cfg.batch, seed, 'kip batches')
@@ -312,7 +305,7 @@ def kip(
 # %% ../nbs/32_kernels.ipynb #4a6c392f
 @dataclass(frozen=True)
 class FRePo(Method):
-    "Everything FRePo depends on but the seed and the images; fields that KRR-ST has, too, mean the same, but for `lam`."
+    "Everything FRePo depends on but the seed and the images; fields that KRR-ST has mean the same, but for `lam`."
 
     name, needs, of_classes, divided = 'frepo', frozenset({'labels'}), True, True
     papers = dict.fromkeys(('paper', 'cifar100'), {})
@@ -424,41 +417,31 @@ class FRePoTask(KRRSTTask):
         if cfg.optimiser == 'lamb':
             self.opt = Lamb(self.opt.param_groups[0]['params'], cfg.lr)
 
-# %% ../nbs/32_kernels.ipynb #8a2e5143
-@patch
-def fresh(self: FRePoTask) -> Slot:
-    "A model with new weights, and the optimiser it is to have."
-    slot = KRRSTTask.fresh(self)
-    if self.how.inner == 'adam':
-        slot.opt = torch.optim.Adam(
-            slot.net.parameters(),
-            self.cfg.inner_lr,
-            (self.cfg.inner_momentum, 0.999),
-            weight_decay=self.cfg.inner_weight_decay,
+    def fresh(self) -> Slot:
+        "A model with new weights, and the optimiser it is to have."
+        slot, cfg = super().fresh(), self.cfg
+        if self.how.inner == 'adam':
+            betas = cfg.inner_momentum, 0.999
+            slot.opt = torch.optim.Adam(slot.net.parameters(), cfg.inner_lr, betas, weight_decay=cfg.inner_weight_decay)
+        return slot
+
+    def rate(self) -> float:
+        "The learning rate of this step."
+        if self.how.schedule == 'linear':
+            return super().rate()
+        return self.cfg.lr * (self.cfg.lr_end + (1 - self.cfg.lr_end) * cosine(self.t, self.cfg.steps))
+
+    def distilled(self) -> Distilled:
+        "The set as it stands."
+        return distilled_from(
+            self.X_s,
+            self.Y_s.detach(),
+            self.images,
+            method='frepo',
+            config=asdict(self.how),
+            seed=self.seed,
+            target_kind='centred labels',
         )
-    return slot
-
-# %% ../nbs/32_kernels.ipynb #229f9e82
-@patch
-def rate(self: FRePoTask) -> float:
-    "The learning rate of this step."
-    if self.how.schedule == 'linear':
-        return KRRSTTask.rate(self)
-    return self.cfg.lr * (self.cfg.lr_end + (1 - self.cfg.lr_end) * cosine(self.t, self.cfg.steps))
-
-# %% ../nbs/32_kernels.ipynb #ecbadff0
-@patch
-def distilled(self: FRePoTask) -> Distilled:
-    "The set as it stands."
-    return distilled_from(
-        self.X_s,
-        self.Y_s.detach(),
-        self.images,
-        method='frepo',
-        config=asdict(self.how),
-        seed=self.seed,
-        target_kind='centred labels',
-    )
 
 # %% ../nbs/32_kernels.ipynb #edb0585b
 def frepo(

@@ -62,7 +62,10 @@ def solve(
     K: Tensor,  # positive definite (n, n)
     Y: Tensor,  # (n, k)
 ) -> Tensor:  # (n, k)
-    "K⁻¹Y by Cholesky. NaN where rounding made K indefinite: a card would have to be waited for to raise an error here, and `run` finds a NaN."
+    """K⁻¹Y by Cholesky; NaN where rounding made K indefinite.
+
+    To raise an error here, a card would have to be waited for; `run` finds the NaN.
+    """
     L, failed = torch.linalg.cholesky_ex(K)
     return torch.where(failed == 0, torch.cholesky_solve(Y, L), torch.nan)
 
@@ -266,14 +269,8 @@ class KRRSTTask:
     ):
         cfg.check(images)
         enough(min(cfg.m, cfg.batch), 'm, batch')
-        self.images, self.teacher, self.cfg, self.seed, self.show, self.device = (
-            images,
-            teacher,
-            cfg,
-            seed,
-            show,
-            images.x.device,
-        )
+        self.images, self.teacher, self.cfg, self.seed = images, teacher, cfg, seed
+        self.show, self.device = show, images.x.device
         self.Y_t = teacher.targets(images)
         self.batches, self.gen = Batches(len(images), cfg.batch, seed, 'krrst batches'), generator(seed, 'krrst')
         self.X_s, self.Y_s = (t.requires_grad_() for t in initial(images, self.Y_t, cfg, seed))
@@ -316,7 +313,8 @@ def fill(self: KRRSTTask):
             while self.pool[i].t < ages[i]:
                 if asked_to_stop():
                     raise KeyboardInterrupt(
-                        'stopped while the pool of models was being filled, of which nothing is kept; the same again begins anew'
+                        'stopped while the pool of models was being filled, of which nothing is kept; '
+                        'the same again begins anew'
                     )
                 self.pool[i].train(*self.inner_set(i))
                 bar.update()
@@ -330,7 +328,7 @@ def fill(self: KRRSTTask):
 def real_batch(
     self: KRRSTTask,
 ) -> tuple:  # normalised images (b, C, H, W), teacher targets (b, k), and what share of the loss they are
-    "Line 6: a mini-batch of real images and what the teacher says of them; of several processes, each gets its share of it."
+    "Line 6: a mini-batch of real images and what the teacher says of them; each process gets its share of it."
     every = self.batches.next()
     i = world().share(every)
     share = weight(i, every, self.cfg.reduction)

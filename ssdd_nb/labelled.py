@@ -35,7 +35,8 @@ class Labelled:
     net: str  # whose soft labels it gets, and which it is recovered from: `ssl` or `sl`
     method: type | None = None  # the class of its settings, if it is made from the network
     whole: bool = False  # whether it is all images, however many are asked for
-    again: bool = False  # whether the same images are in the table with the other network's labels: with hard ones it would be the same line
+    # whether the same images are in the table with the other network's labels: with hard ones it would be the same line
+    again: bool = False
 
     @property
     def recovered(self) -> bool:
@@ -202,10 +203,8 @@ def compare_labelled(
     "Methods × IPC × kinds of labels × seeds; resumes, and reuses what was measured before."
     for name, v in dict(seeds=seeds, students=students).items():
         need(isinstance(v, int) and v >= 1, name, v, 'at least 1')
-    methods, kinds = (
-        check_labelled(train, methods, ipc, preset, steps),
-        [known(k, ('hard', 'soft'), 'label-kind') for k in kinds],
-    )
+    methods = check_labelled(train, methods, ipc, preset, steps)
+    kinds = [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
     plan = [
         (n, i, k, s)
         for n in methods
@@ -282,7 +281,10 @@ def labelled_table(
     result: dict,  # from `compare_labelled`
     markdown: bool = False,  # for a README, or else for a terminal
 ) -> str:
-    "Mean ± std over seeds: a line for each method and kind of label (and, for soft ones, the network that they are from), a column for each IPC, and one for what is all images."
+    """Mean ± std over seeds: a column for each IPC, and one for what is all images.
+
+    There is a line for each method and kind of label (and, for soft ones, the network that they are from).
+    """
     s = result['settings']
     names = list(dict.fromkeys(r['method'] for r in result['rows']))
     kinds = {n: LABELLED.get(n, LABELLED['random']) for n in names}  # a set of one's own has no entry

@@ -259,7 +259,8 @@ class Matching(Method):
             images.y is not None or self.free,
             'images',
             images.name,
-            f'has no labels, and {self.name} compares images class by class; use class folders, or dm-ssl, krrst or mkdt',
+            f'has no labels, and {self.name} compares images class by class; '
+            'use class folders, or dm-ssl, krrst or mkdt',
         )
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         known(self.init, ('real', 'noise'), 'init')
@@ -494,10 +495,8 @@ class MatchingTask:
         self.X_s = (X_s if cfg.init == 'real' else torch.randn(X_s.shape, generator=gen).to(X_s)).requires_grad_()
         self.y = torch.arange(len(self.images.classes), device=self.device).repeat_interleave(cfg.ipc)
         self.opt = torch.optim.SGD([self.X_s], cfg.lr, momentum=cfg.momentum)
-        self.real, self.gen = (
-            Real(self.images, cfg.batch, seed, self.stream),
-            generator(seed, f'{self.stream} augmentation'),
-        )
+        self.real = Real(self.images, cfg.batch, seed, self.stream)
+        self.gen = generator(seed, f'{self.stream} augmentation')
         self.lessons = Batches(len(self.y), cfg.batch_net, seed, f'{self.stream} lessons')
         self.net, self.made, self.t, self.used, self.seen = None, 0, 0, 0, []
 

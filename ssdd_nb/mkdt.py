@@ -150,7 +150,10 @@ def sweep(
     keep: int = 0,  # graphs to keep rather than rebuild: time for memory
     every: int = 2,  # keep one place in so many, and walk to the others again: memory for time
 ) -> tuple:  # eq. 4, and its gradients with respect to X, Y and lr
-    "The same gradient from the places the walk went through: one step's graph at a time, and N/every + every parameter vectors."
+    """The same gradient from the places the walk went through.
+
+    It holds one step's graph at a time, and N/every + every parameter vectors.
+    """
     walk = Walk(X, Y, lr, batches, loss, momentum, weight_decay, every)
     end = walk.forward(theta, max(1, keep))
     value = outer(end.requires_grad_())
@@ -184,15 +187,10 @@ class Walk:
         weight_decay: float,
         every: int,  # see `sweep`
     ):
-        self.X, self.Y, self.lr, self.batches, self.loss, self.how, self.every = (
-            X,
-            Y,
-            lr,
-            batches,
-            loss,
-            (momentum, weight_decay),
-            every,
-        )
+        self.X, self.Y, self.lr, self.batches = X, Y, lr, batches
+        self.loss = loss
+        self.how = (momentum, weight_decay)
+        self.every = every
         self.places, self.kept = {}, {}
 
     def part(self, n: int) -> tuple:  # indices, and what their mean loss counts
@@ -262,7 +260,7 @@ def graph_mib(
 # %% ../nbs/11_mkdt.ipynb #33de3d90
 @dataclass(frozen=True)
 class ExpertConfig:
-    "How the expert students are trained (MKDT, A.1; batch, width and norm, which it does not state, are those usual in the field)."
+    "How the expert students are trained (MKDT, A.1; batch, width and norm, which it does not state, are usual ones)."
 
     experts: int = 100  # K
     epochs: int = 20  # T
@@ -310,7 +308,7 @@ class Trajectories:
 
 # %% ../nbs/11_mkdt.ipynb #98dcfcf0
 class ExpertTask:
-    "Training of all experts, one group after the other, a `Task` for `run`; a step is one mini-batch for each of the group."
+    "Training of all experts, a group at a time, a `Task` for `run`; a step is one mini-batch for each of the group."
 
     hint = 'Lower the experts\' `lr`.'
 
@@ -331,16 +329,8 @@ class ExpertTask:
             True,
             'random views are drawn for one expert at a time; leave it out for the objective ssl',
         )
-        self.images, self.Y, self.cfg, self.seed, self.to, self.device, self.t, self.stacked = (
-            images,
-            Y,
-            cfg,
-            seed,
-            to,
-            images.x.device,
-            0,
-            stacked,
-        )
+        self.images, self.Y, self.cfg, self.seed = images, Y, cfg, seed
+        self.to, self.device, self.t, self.stacked = to, images.x.device, 0, stacked
         self.per_epoch = len(images) // min(cfg.batch, len(images))  # the ragged end of an epoch is dropped
         self.at_once = min(at_once, cfg.experts)
         self.f = Functional(self.net(0).to(self.device))
@@ -384,58 +374,52 @@ class ExpertTask:
             for i, th in zip(self.members, self.theta):
                 self.to.put(i, epoch, th)
 
-# %% ../nbs/11_mkdt.ipynb #581b90f8
-@patch
-def step(self: ExpertTask) -> dict:
-    "One mini-batch for each expert of the group (eq. 7)."
-    at = self.t % self.group
-    if at == 0:
+    def step(self) -> dict:
+        "One mini-batch for each expert of the group (eq. 7)."
+        at = self.t % self.group
+        if at == 0:
+            self.begin()
+            self.snapshot(0)
+        rows = [list(self.mine)] if self.stacked else [[j] for j in self.mine]
+        loss = sum((self.advance(r, at) for r in rows if r), torch.zeros((), device=self.device))
+        all_sum(loss)
+        self.t += 1
+        if (at + 1) % self.per_epoch == 0:
+            self.snapshot((at + 1) // self.per_epoch)
+        return dict(loss=loss / len(self.members))
+
+    def advance(
+        self,
+        rows: list,  # which rows of θ
+        at: int,  # the step in their training, from 0
+    ) -> Tensor:  # the sum of their losses
+        "A mini-batch for some of the group: for one, or with `vmap` for all of these."
+        idx = to_device(torch.stack([self.batches[j].next() for j in rows]), self.device)  # (experts, batch)
+        x, y = (t.unflatten(0, idx.shape) for t in (self.images.normalised(idx.flatten()), self.Y[idx.flatten()]))
+        how = self.cfg.lr, self.cfg.momentum, self.cfg.weight_decay
+        if self.stacked:
+            g, loss = torch.func.vmap(torch.func.grad_and_value(self.loss))(self.theta[rows], x, y)
+            self.theta[rows], self.v[rows] = sgd(self.theta[rows], self.v[rows], g, *how)
+        else:
+            (row,) = rows
+            th = self.theta[row].detach().requires_grad_()
+            loss = self.loss(th, x[0], y[0], seed_of(self.seed, 'expert views', self.members[row], at))
+            sgd_(self.theta[row], self.v[row], torch.autograd.grad(loss, th)[0], *how)
+        return loss.detach().sum()
+
+    def state_dict(self) -> dict:
+        "Where the group under way stands; finished snapshots are files, and batches follow from the seed."
+        self.put_together()
+        return dict(t=self.t, theta=self.theta, v=self.v)
+
+    def load_state_dict(self, s: dict):  # from `state_dict`
+        "Go on from there."
+        self.t = max(0, s['t'] - 1)  # the group that made the last step
         self.begin()
-        self.snapshot(0)
-    rows = [list(self.mine)] if self.stacked else [[j] for j in self.mine]
-    loss = sum((self.advance(r, at) for r in rows if r), torch.zeros((), device=self.device))
-    all_sum(loss)
-    self.t += 1
-    if (at + 1) % self.per_epoch == 0:
-        self.snapshot((at + 1) // self.per_epoch)
-    return dict(loss=loss / len(self.members))
-
-# %% ../nbs/11_mkdt.ipynb #5c588138
-@patch
-def advance(
-    self: ExpertTask, rows: list, at: int
-) -> Tensor:  # which rows of θ, the step in their training; the sum of their losses
-    "A mini-batch for some of the group: for one, or with `vmap` for all of these."
-    idx = to_device(torch.stack([self.batches[j].next() for j in rows]), self.device)  # (experts, batch)
-    x, y = (t.unflatten(0, idx.shape) for t in (self.images.normalised(idx.flatten()), self.Y[idx.flatten()]))
-    how = self.cfg.lr, self.cfg.momentum, self.cfg.weight_decay
-    if self.stacked:
-        g, loss = torch.func.vmap(torch.func.grad_and_value(self.loss))(self.theta[rows], x, y)
-        self.theta[rows], self.v[rows] = sgd(self.theta[rows], self.v[rows], g, *how)
-    else:
-        (row,) = rows
-        th = self.theta[row].detach().requires_grad_()
-        loss = self.loss(th, x[0], y[0], seed_of(self.seed, 'expert views', self.members[row], at))
-        sgd_(self.theta[row], self.v[row], torch.autograd.grad(loss, th)[0], *how)
-    return loss.detach().sum()
-
-# %% ../nbs/11_mkdt.ipynb #961a7b65
-@patch
-def state_dict(self: ExpertTask) -> dict:
-    "Where the group under way stands; finished snapshots are files, and batches follow from the seed."
-    self.put_together()
-    return dict(t=self.t, theta=self.theta, v=self.v)
-
-# %% ../nbs/11_mkdt.ipynb #c81c4fbd
-@patch
-def load_state_dict(self: ExpertTask, s: dict):  # from `state_dict`
-    "Go on from there."
-    self.t = max(0, s['t'] - 1)  # the group that made the last step
-    self.begin()
-    self.t, self.theta, self.v = s['t'], s['theta'].to(self.device), s['v'].to(self.device)
-    for b in self.batches.values():
-        for _ in range(self.t - (self.t - 1) // self.group * self.group):
-            b.next()  # as far as they were
+        self.t, self.theta, self.v = s['t'], s['theta'].to(self.device), s['v'].to(self.device)
+        for b in self.batches.values():
+            for _ in range(self.t - (self.t - 1) // self.group * self.group):
+                b.next()  # as far as they were
 
 # %% ../nbs/11_mkdt.ipynb #0b281c09
 def experts(
@@ -603,10 +587,8 @@ class MKDT(Method):
         folder, more = out and Path(out) / 'experts', dict(at_once=at_once, checkpoint_steps=checkpoint_steps)
         if shared:
             about = learned_from(images, teacher, self.experts.objective)
-            folder, more = (
-                Path(shared) / f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}',
-                {},
-            )
+            folder = Path(shared) / f'experts-{digest(asdict(self.experts), images.hash, about, seed, precision)}'
+            more = {}
         to = to or experts(images, teacher, self.experts, seed, folder, show=show, precision=precision, **more)
         return self.task(images, teacher, to, self, seed, memory_budget)
 
@@ -682,10 +664,8 @@ class MTTSSL(MKDT):
         cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
     ):  # see `Method`
         "With views that suit the images."
-        cfg, views = (
-            super().settings(images, preset, m, steps),
-            tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views,
-        )
+        cfg = super().settings(images, preset, m, steps)
+        views = tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views
         return replace(cfg, experts=replace(cfg.experts, views=views))
 
     def of_views(self):  # the settings
@@ -735,18 +715,13 @@ class MKDTTask:
         to: Trajectories,  # the experts
         cfg: MKDT,  # how
         seed: int = 0,  # of everything random
-        memory_budget: float
-        | None = None,  # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU, half of what is free on a card
+        # MiB that may hold graphs of inner steps: faster, and the same result but for rounding; None: 256 on the CPU,
+        # half of what is free on a card
+        memory_budget: float | None = None,
     ):
         cfg.check(images)
-        self.images, self.teacher, self.to, self.cfg, self.seed, self.device = (
-            images,
-            teacher,
-            to,
-            cfg,
-            seed,
-            images.x.device,
-        )
+        self.images, self.teacher, self.to, self.cfg = images, teacher, to, cfg
+        self.seed, self.device = seed, images.x.device
         self.Y = wanted(images, teacher, cfg.experts.objective)
         f = Functional(cfg.experts.student(images, self.Y.shape[1]).to(self.device))
         self.loss = objective(cfg.experts.objective, f, images, cfg.experts.views)
@@ -761,15 +736,8 @@ class MKDTTask:
         )
         self.opt_lr = torch.optim.SGD([self.lr_syn], cfg.lr_lr, momentum=cfg.momentum)
         self.gen, self.batches = generator(seed, 'mkdt'), Batches(cfg.m, cfg.batch, seed, 'mkdt batches')
-        self.budget, self.keep, self.t, self.norms, self.events, self.last, self.bad = (
-            memory_budget,
-            None,
-            0,
-            [],
-            [],
-            None,
-            0,
-        )
+        self.budget, self.keep, self.t, self.norms = memory_budget, None, 0, []
+        self.events, self.last, self.bad = [], None, 0
 
     def start(self) -> Tensor:  # (m,) indices
         "Line 3: which real images the synthetic ones start as."
@@ -796,7 +764,10 @@ def between(self: MKDTTask, i: int, t: int) -> tuple:  # an expert, an epoch; θ
 # %% ../nbs/11_mkdt.ipynb #df10ec1c
 @patch
 def gradient(self: MKDTTask) -> tuple:  # eq. 4, and its gradients with respect to X_s, Y_s and α_syn
-    "Lines 6 to 17, for one walk or the mean of several; processes have walks of their own, or share each one's mini-batches."
+    """Lines 6 to 17, for one walk or the mean of several.
+
+    Processes have walks of their own, or share each one's mini-batches.
+    """
     walks = [(p, *self.draw()) for p in range(self.cfg.problems)]
     apart = len(walks) >= world().size
     total = [self.X_s.new_zeros(()), torch.zeros_like(self.X_s), torch.zeros_like(self.Y_s), self.X_s.new_zeros(())]
@@ -874,7 +845,8 @@ def skip(self: MKDTTask, value: float):  # what the loss was
     self.events.append(dict(step=self.t, what='gradient not finite'))
     if self.bad == 5 or self.last is None:
         raise Diverged(
-            f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} (matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}'
+            f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} '
+            f'(matching loss {value:.3g}, step size {self.lr_syn.item():.3g}). {self.hint}'
         )
 
 # %% ../nbs/11_mkdt.ipynb #9cf0c989

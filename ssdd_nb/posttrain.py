@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ssdd_nb.core import (
     BadInput,
     atomic,
-    cosine,
     digest,
     generator,
     known,
@@ -33,6 +32,7 @@ from ssdd_nb.core import (
 from .data import Images, normalise
 from .distilled import Distilled, distilled_from
 from .evaluation import Recipe, Student, embed, linear_probe, pretrain, train_student
+from .fit import Fit
 from .nets import Encoder
 from .teachers import Classifier, Teacher, Views, view_of
 
@@ -348,10 +348,10 @@ def hard_loss(
     return lam * F.cross_entropy(z_s, y) + (1 - lam) * F.cross_entropy(z_s, y2)
 
 # %% ../nbs/08_posttrain.ipynb #540818b3
-class PostTraining:
-    "Training of a student on a set with labels, a `Task` for `run`."
+class PostTraining(Fit):
+    "Training of a student on a set with labels."
 
-    hint = 'Lower `lr`.'
+    kept = 'net', 'opt'  # views are drawn from the seed and the step
 
     def __init__(
         self, net: nn.Module, d: Distilled, recipe: PostRecipe, labels=None, seed: int = 0
@@ -363,10 +363,14 @@ class PostTraining:
             None,
             'soft labels need a network, or stored scores',
         )
-        self.net, self.recipe, self.labels, self.seed, self.t = net.train(), recipe, labels, seed, 0
-        self.device = next(net.parameters()).device
+        how = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
+        if known(recipe.optimiser, ('adamw', 'sgd'), 'optimiser') == 'adamw':
+            opt = torch.optim.AdamW(net.parameters(), **how)
+        else:
+            opt = torch.optim.SGD(net.parameters(), momentum=0.9, **how)
+        super().__init__(net, opt, recipe.total(len(d)))
+        self.recipe, self.labels, self.seed = recipe, labels, seed
         self.x, self.y, self.stats = d.x.to(self.device), d.y.to(self.device), [t.to(self.device) for t in d.stats()]
-        self.steps = recipe.total(len(d))
         if isinstance(labels, SoftLabels):
             need(
                 labels.about['set'] == d.hash,
@@ -380,56 +384,24 @@ class PostTraining:
                 f"{labels.about['steps']} steps",
                 f'the training takes {self.steps}; relabel for as many',
             )
-        how = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.opt = (
-            torch.optim.AdamW(net.parameters(), **how)
-            if known(recipe.optimiser, ('adamw', 'sgd'), 'optimiser') == 'adamw'
-            else torch.optim.SGD(net.parameters(), momentum=0.9, **how)
-        )
 
     def batch(self) -> tuple:  # views (b, C, H, W) in pixel units, their parameters, the network's scores or None
         "What this step trains on."
         stored = self.labels.at(self.t) if isinstance(self.labels, SoftLabels) and self.recipe.kind == 'soft' else None
         p = stored or draw_views(self.recipe, len(self.x), self.seed, self.t, self.x.shape[2:])
         v = make_views(self.x, p)
-        return (
-            v,
-            p,
-            None
-            if self.recipe.kind == 'hard'
-            else to_device(stored['scores'], self.device).float()
-            if stored
-            else self.labels(v),
-        )
+        if self.recipe.kind == 'hard':
+            return v, p, None
+        return v, p, to_device(stored['scores'], self.device).float() if stored else self.labels(v)
 
-    def step(self) -> dict:
-        "One step of the optimiser."
-        for group in self.opt.param_groups:
-            group['lr'] = self.recipe.lr * cosine(self.t, self.steps)
+    def loss(self) -> Tensor:
+        "To the network's scores, or to the labels of what was mixed."
         v, p, scores = self.batch()
         z = self.net(normalise(v, *self.stats)).float()
-        y = self.y[to_device(p['index'].long(), self.device)]
-        loss = (
-            soft_loss(z, scores, self.recipe.temperature)
-            if scores is not None
-            else hard_loss(
-                z, y, y[to_device(p['partner'].long(), self.device)], to_device(p['lam'].float(), self.device)
-            )
-        )
-        self.opt.zero_grad()
-        loss.backward()
-        self.opt.step()
-        self.t += 1
-        return dict(loss=loss.detach())
-
-    def state_dict(self) -> dict:
-        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), t=self.t)
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        for k in ('net', 'opt'):
-            getattr(self, k).load_state_dict(s[k])
-        self.t = s['t']
+        if scores is not None:
+            return soft_loss(z, scores, self.recipe.temperature)
+        index, partner = (self.y[to_device(p[k].long(), self.device)] for k in ('index', 'partner'))
+        return hard_loss(z, index, partner, to_device(p['lam'].float(), self.device))
 
 # %% ../nbs/08_posttrain.ipynb #1d2b79bf
 def post_train(

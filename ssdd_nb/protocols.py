@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import Batches, cosine, digest, generator, known, meeting_place, need, place, seeded, to_device
+from .core import Batches, digest, generator, known, meeting_place, need, place, seeded, to_device
 from .data import Images, index_to, labelled, normalise
 from .distilled import Distilled
 from .evaluation import Student, accuracy, embed, linear_probe, train_student
+from .fit import Fit
 from .nets import Encoder, NETS, in_batches
 from .posttrain import copy_with_head
 from .teachers import Classifier
@@ -67,10 +68,8 @@ def student_named(
     return STUDENTS.get(name) or (Student() if name == 'convnet' else Student(name, norm='batch'))
 
 # %% ../nbs/09_protocols.ipynb #eee703c7
-class FineTuning:
-    "Training of a network and its head on labelled images, a `Task` for `run`."
-
-    hint = 'Lower `lr`.'
+class FineTuning(Fit):
+    "Training of a network and its head on labelled images."
 
     def __init__(
         self,
@@ -80,19 +79,15 @@ class FineTuning:
         recipe: FineTune,  # how
         seed: int = 0,  # of the batches
     ):
-        self.net, self.recipe, self.device, self.t, self.steps = net.train(), recipe, images.x.device, 0, recipe.steps
-        self.images, self.index = images, index.cpu()
+        net.requires_grad_()
         head = set(net.head.parameters())
         groups = [
-            dict(params=[p for p in net.parameters() if p not in head], base=recipe.lr),
-            dict(params=list(head), base=recipe.lr if recipe.head_lr is None else recipe.head_lr),
+            dict(params=[p for p in net.parameters() if p not in head], lr=recipe.lr),
+            dict(params=list(head), lr=recipe.lr if recipe.head_lr is None else recipe.head_lr),
         ]
-        self.opt = torch.optim.SGD(
-            [{**g, 'params': [p.requires_grad_() for p in g['params']]} for g in groups],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
+        opt = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        super().__init__(net, opt, recipe.steps)
+        self.recipe, self.images, self.index, self.device = recipe, images, index.cpu(), images.x.device
         self.batches = Batches(len(index), recipe.batch, seed, 'fine-tuning')
 
     def batch(self, i: Tensor) -> tuple:  # which of `index` (b,); images (b, C, H, W), normalised, and their labels
@@ -100,25 +95,10 @@ class FineTuning:
         i = self.index[i]
         return self.images.normalised(i), self.images.y[index_to(i, self.device)]
 
-    def step(self) -> dict:
-        "One step of SGD on the cross-entropy."
-        for g in self.opt.param_groups:
-            g['lr'] = g['base'] * cosine(self.t, self.steps)
+    def loss(self) -> Tensor:
+        "The cross-entropy."
         x, y = self.batch(self.batches.next())
-        loss = F.cross_entropy(self.net(x).float(), y)
-        self.opt.zero_grad()
-        loss.backward()
-        self.opt.step()
-        self.t += 1
-        return dict(loss=loss.detach())
-
-    def state_dict(self) -> dict:  # all that `step` depends on
-        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        for k in ('net', 'opt', 'batches'):
-            getattr(self, k).load_state_dict(s[k])
-        self.t = s['t']
+        return F.cross_entropy(self.net(x).float(), y)
 
 # %% ../nbs/09_protocols.ipynb #9822cabb
 def new_head(
@@ -209,10 +189,10 @@ def by_batch_accuracy(
     return right.double().mean().item() * 100
 
 # %% ../nbs/09_protocols.ipynb #a6b7b676
-class Distillation:
-    "A student that learns a classifier's scores on whatever images there are (KRR-ST, eq. 6), a `Task` for `run`."
+class Distillation(Fit):
+    "A student that learns a classifier's scores on whatever images there are (KRR-ST, eq. 6)."
 
-    hint = 'Lower `lr`.'
+    kept = *Fit.kept, 'noise'
 
     def __init__(
         self,
@@ -226,52 +206,31 @@ class Distillation:
         lr: float,
         seed: int,  # see `distil_without_data`
     ):
-        self.net, self.device, self.t, self.steps, self.batch, self.size = (
-            net.train(),
-            next(net.parameters()).device,
-            0,
-            steps,
-            batch,
-            size,
-        )
+        super().__init__(net, torch.optim.AdamW(net.parameters(), lr=lr), steps)
+        self.size, self.batch = size, batch
         self.teacher = by_batch(teacher.net).to(self.device).eval()
         self.x, self.x_t = (None if t is None else t.to(self.device) for t in (x, x_t))
-        self.opt = torch.optim.AdamW(net.parameters(), lr=lr)
         self.batches = Batches(batch if x is None else len(x), batch, seed, 'distillation')
         self.noise = generator(seed, 'gaussian images')
 
-    def step(self) -> dict:
-        "One step of AdamW on the cross-entropy to the teacher's probabilities."
+    def rate(self) -> float:
+        "The learning rate is constant."
+        return 1.0
+
+    def images(self) -> tuple:  # a batch, normalised for the student, and for the teacher
+        "What this step trains on."
         i = self.batches.next().to(self.device)
-        noise = (
-            to_device(torch.randn(self.batch, *self.size, generator=self.noise), self.device)
-            if self.x is None
-            else None
-        )
-        x, x_t = (noise, noise) if self.x is None else (self.x[i], self.x_t[i])
+        if self.x is not None:
+            return self.x[i], self.x_t[i]
+        noise = to_device(torch.randn(self.batch, *self.size, generator=self.noise), self.device)
+        return noise, noise
+
+    def loss(self) -> Tensor:
+        "The cross-entropy to the teacher's probabilities."
+        x, x_t = self.images()
         with torch.no_grad():
             p = self.teacher(x_t).float().softmax(1)
-        loss = F.cross_entropy(self.net(x).float(), p)
-        self.opt.zero_grad()
-        loss.backward()
-        self.opt.step()
-        self.t += 1
-        return dict(loss=loss.detach())
-
-    def state_dict(self) -> dict:  # all that `step` depends on
-        return dict(
-            net=self.net.state_dict(),
-            opt=self.opt.state_dict(),
-            batches=self.batches.state_dict(),
-            noise=self.noise.get_state(),
-            t=self.t,
-        )
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        for k in ('net', 'opt', 'batches'):
-            getattr(self, k).load_state_dict(s[k])
-        self.noise.set_state(s['noise'])
-        self.t = s['t']
+        return F.cross_entropy(self.net(x).float(), p)
 
 # %% ../nbs/09_protocols.ipynb #555032b2
 def distil_without_data(

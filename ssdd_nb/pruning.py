@@ -68,10 +68,8 @@ def prune(
         if isinstance(m, nn.Conv2d):
             n += 1
             w = m.weight[keep[n]] if here is None else m.weight[keep[n]][:, here]
-            here, new = (
-                keep[n],
-                nn.Conv2d(w.shape[1], w.shape[0], m.kernel_size, m.stride, m.padding, bias=m.bias is not None),
-            )
+            here = keep[n]
+            new = nn.Conv2d(w.shape[1], w.shape[0], m.kernel_size, m.stride, m.padding, bias=m.bias is not None)
             new.weight.copy_(w)
             if m.bias is not None:
                 new.bias.copy_(m.bias[here])

@@ -89,7 +89,9 @@ def coefficients(
 @torch.no_grad()
 def regauge(
     net: nn.Module,  # a network with batch norms; a rescaled copy is returned
-    c,  # by what each convolution before a batch norm is multiplied: a number, or a function of the batch norm to positive factors (C,)
+    # by what each convolution before a batch norm is multiplied: a number, or a function of the batch norm to positive
+    # factors (C,)
+    c,
 ) -> nn.Module:
     "The same function with other weights: convolutions times c, and what the batch norms remember to match."
     net = copy.deepcopy(net)
@@ -293,7 +295,7 @@ def least_area(
 def with_curriculum(
     cfg: SCDD,  # SRe²L's settings
 ) -> SCDD:
-    "CDA's: the same with a cosine, over random crops (from .3 of the area where the settings have none, for small images)."
+    "CDA's: the same with a cosine, over random crops (from .3 of the area, for small images, if there are none yet)."
     return replace(cfg, curriculum='cosine', crop=(0.3, 1.0) if cfg.crop == (1.0, 1.0) else cfg.crop)
 
 # %% ../nbs/12_scdd.ipynb #f9fa4940
@@ -524,7 +526,8 @@ def method_of(net: Classifier, cfg: SCDD) -> str:  # whose network, how
 # %% ../nbs/12_scdd.ipynb #0eb686d2
 def scdd(
     images: Images,  # with labels, which the probe is fitted to; otherwise only their classes and shape are used
-    teacher: Teacher,  # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
+    # a self-supervised network, which is aligned first; or a `Classifier` for these classes, as SRe²L has it
+    teacher: Teacher,
     cfg: SCDD | None = None,  # `SCDD.tiny()` if None
     seed: int = 0,  # of everything random
     out: Path | None = None,  # folder for checkpoint, log, record, distilled.safetensors and classifier.safetensors

@@ -145,17 +145,17 @@ def _vary(
 
 # %% ../nbs/44_scdd_studies.ipynb #2922b9e8
 def iterations(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(30, 100, 300, 1000),
-    ipc: int = 5,
-    students: int = 2,  # images, how often, iterations of recovery, images per class, students for each set
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,  # steps of post-training and of the networks' (None: the presets'), folder for iterations.json, progress bars
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(30, 100, 300, 1000),  # iterations of recovery
+    ipc: int = 5,  # images per class
+    students: int = 2,  # for each set
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for iterations.json
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "Accuracy against iterations of recovery, with loss curves (SC-DD, Table 4, Figure 5)."
     return _vary(
         'iterations',
@@ -215,28 +215,27 @@ def size(
     out: Path | None = None,
     show: bool = True,
 ) -> dict:
-    "Accuracy against the size of the network that images are recovered from; students stay the same (SC-DD, Figure 2, Table 3)."
+    """Accuracy against the size of the network that images are recovered from (SC-DD, Figure 2, Table 3).
+
+    Students stay the same.
+    """
     base = teachers.tiny(train.x.shape[1], min(train.x.shape[2:]), 'moco').widths
-    jobs, settings = (
-        [],
-        dict(
-            ipc=ipc,
-            students=students,
-            post_steps=post_steps,
-            teacher_steps=teacher_steps,
-            source=train.describe(),
-            test=[test.hash, test.label_hash],
-            recovery=asdict(scdd.tiny()),
-            widths=base,
-        ),
+    jobs = []
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        post_steps=post_steps,
+        teacher_steps=teacher_steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
+        widths=base,
     )
     for v in values:
         for m in KINDS:
             net = squeezed(train, m, teacher_steps, show, out, widths=tuple(round(v * w) for w in base))
-            cfg, about = (
-                scdd.tiny(ipc, channels=train.x.shape[1]),
-                dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test)),
-            )
+            cfg = scdd.tiny(ipc, channels=train.x.shape[1])
+            about = dict(parameters=sum(p.numel() for p in net.net.parameters()), network=accuracy_of(net, test))
             jobs += [
                 (
                     dict(method=m, value=v, seed=s, **about),
@@ -270,16 +269,14 @@ def compression(
     show: bool = True,
 ) -> dict:
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
-    jobs, settings = (
-        [],
-        dict(
-            ipc=ipc,
-            students=students,
-            post_steps=post_steps,
-            source=train.describe(),
-            test=[test.hash, test.label_hash],
-            recovery=asdict(scdd.tiny()),
-        ),
+    jobs = []
+    settings = dict(
+        ipc=ipc,
+        students=students,
+        post_steps=post_steps,
+        source=train.describe(),
+        test=[test.hash, test.label_hash],
+        recovery=asdict(scdd.tiny()),
     )
     for loss in losses:
         for v in values:

@@ -64,7 +64,10 @@ def figure1(
     out: Path | None = None,  # folder for figure1.json
     show: bool = True,  # progress bars
 ) -> dict:  # `rows`: for each objective and seed, what `scatter` and `match_one` found
-    "MKDT's Figure 1: scatter of trajectories, matching loss and pixel change for KD, supervised and self-supervised training."
+    """MKDT's Figure 1, for KD, supervised and self-supervised training.
+
+    Scatter of trajectories, matching loss and pixel change.
+    """
     views = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])).views
     base, rows = mkdt.tiny(m), []
     for seed in range(seeds):

@@ -50,6 +50,7 @@ from ssdd_nb.core import (
 )
 from .data import Images, in_short, index_to, known_options, need_images, normalise
 from .distilled import assets, read_tensors, write_tensors
+from .fit import Fit
 from .nets import Encoder, batch_norms, headless, in_batches, joint_norms, make_net
 
 # %% ../nbs/05_teachers.ipynb #3a79e0fb
@@ -631,21 +632,19 @@ def paper(
     name: str = 'barlow_twins',  # `barlow_twins` or `simclr` (MKDT), `moco` or `supervised` (SC-DD)
 ) -> TeacherConfig:
     "The papers' teachers: MKDT's (A.1 and Table 6), SC-DD's on CIFAR-100 and Tiny-ImageNet (Tables 14, 15)."
-    mkdt, moco = (
-        TeacherConfig(),
-        TeacherConfig(
-            loss='moco',
-            projector=(512, 128),
-            norms=False,
-            epochs=200,
-            batch=512,
-            optimiser='sgd',
-            lr=0.06,
-            weight_decay=5e-4,
-            temperature=0.1,
-            queue=4096,
-            views=MOCO_VIEWS,
-        ),
+    mkdt = TeacherConfig()
+    moco = TeacherConfig(
+        loss='moco',
+        projector=(512, 128),
+        norms=False,
+        epochs=200,
+        batch=512,
+        optimiser='sgd',
+        lr=0.06,
+        weight_decay=5e-4,
+        temperature=0.1,
+        queue=4096,
+        views=MOCO_VIEWS,
     )
     presets = dict(
         barlow_twins=mkdt,
@@ -706,8 +705,10 @@ TINY = dict(
 )
 
 # %% ../nbs/05_teachers.ipynb #6ff7ad36
-class TeacherTask:
-    "Training of one encoder, a `Task` for `run`."
+class TeacherTask(Fit):
+    "Training of one encoder; several processes share each batch."
+
+    kept = 'net', 'objective', 'opt', 'batches', 'gen'
 
     def __init__(
         self,
@@ -743,60 +744,38 @@ class TeacherTask:
             cfg.loss,
             f'{images.name} has no labels; choose a self-supervised one',
         )
-        self.images, self.cfg, self.device, self.t = images, cfg, images.x.device, 0
-        self.net = make_net(
+        self.images, self.cfg = images, cfg
+        net = make_net(
             cfg.net, c, (h, w), len(images.classes) if cfg.loss == 'supervised' else 1, seed=seed, **cfg.of_net()
         )
         if cfg.loss != 'supervised':
-            self.net.head = projector(self.net.dim, cfg.projector, seed, cfg.last_norm, cfg.norms, cfg.prototypes)
-        self.objective = LOSSES[cfg.loss](self.net, cfg, seed)
-        for part in (self.net, self.objective):
-            joint_norms(place(part, self.device)).train()
-        compiled(self.net)
-        learnt = [p for p in (*self.net.parameters(), *self.objective.parameters()) if p.requires_grad]
-        self.opt = (
-            torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay)
-            if cfg.optimiser == 'adam'
-            else torch.optim.SGD(learnt, cfg.lr, 0.9, weight_decay=cfg.weight_decay)
-        )
+            net.head = projector(net.dim, cfg.projector, seed, cfg.last_norm, cfg.norms, cfg.prototypes)
+        self.objective = LOSSES[cfg.loss](net, cfg, seed)
+        for part in (net, self.objective):
+            joint_norms(place(part, images.x.device)).train()
+        compiled(net)
+        learnt = [p for p in (*net.parameters(), *self.objective.parameters()) if p.requires_grad]
+        if cfg.optimiser == 'adam':
+            opt = torch.optim.Adam(learnt, cfg.lr, weight_decay=cfg.weight_decay)
+        else:
+            opt = torch.optim.SGD(learnt, cfg.lr, 0.9, weight_decay=cfg.weight_decay)
+        super().__init__(net, opt, cfg.total(len(images)))
         self.batches = Batches(len(images), cfg.batch, seed, 'teacher batches')
-        self.gen, self.steps = generator(seed, 'teacher views'), cfg.total(len(images))
+        self.gen = generator(seed, 'teacher views')
 
-    def step(self) -> dict:
-        "Views of a batch, the loss, one step of the optimiser."
-        for group in self.opt.param_groups:
-            group['lr'] = self.cfg.lr * cosine(self.t, self.steps)
+    def loss(self) -> Tensor:  # scalar, of this process's part of the batch
+        "Views of a batch, and what the objective says of them."
         i = self.batches.next()
         x, y = self.images.pixels(i), self.images.y[index_to(i, self.device)] if self.cfg.loss == 'supervised' else None
         self.images.prefetch(self.batches.peek)
         kinds = [self.cfg.views] * self.objective.views + [self.cfg.local] * self.cfg.n_local
         views = [normalise(v(x, self.gen, world()), self.images.mean, self.images.std) for v in kinds]
-        loss = self.objective(self.net, views, y, len(i), self.t / self.steps)
-        self.opt.zero_grad()
-        (loss / world().size).backward()
+        return self.objective(self.net, views, y, len(i), self.t / self.steps)
+
+    def backward(self, loss: Tensor) -> None:  # of this process
+        "Gradients of all processes together."
+        super().backward(loss / world().size)
         all_sum(*[p.grad for group in self.opt.param_groups for p in group['params'] if p.grad is not None])
-        self.opt.step()
-        self.t += 1
-        return dict(loss=loss.detach())
-
-# %% ../nbs/05_teachers.ipynb #51fe6a68
-@patch
-def state_dict(self: TeacherTask) -> dict:
-    "All that `step` depends on."
-    return dict(
-        gen=self.gen.get_state(),
-        t=self.t,
-        **{k: getattr(self, k).state_dict() for k in ('net', 'objective', 'opt', 'batches')},
-    )
-
-# %% ../nbs/05_teachers.ipynb #05578113
-@patch
-def load_state_dict(self: TeacherTask, s: dict):  # from `state_dict`
-    "Go on from there."
-    for k in ('net', 'objective', 'opt', 'batches'):
-        getattr(self, k).load_state_dict(s[k])
-    self.gen.set_state(s['gen'])
-    self.t = s['t']
 
 # %% ../nbs/05_teachers.ipynb #0faa16ef
 def projector(

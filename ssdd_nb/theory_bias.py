@@ -76,7 +76,7 @@ class Bias:
         return self.naive - self.true  # of an estimate, with what chance adds; its size is better asked of `squared`
 
     def squared(self) -> tuple:  # ‖bias‖² and its standard error
-        "The squared size without the part that chance adds to it, and its jackknife error; (exact, 0) for an enumeration."
+        "The squared size without what chance adds to it, and its jackknife error; (exact, 0) for an enumeration."
         if self.exact:
             return self.bias.square().sum().item(), 0.0
         h, n = (self.each - self.true).reshape(len(self.each), -1).double(), len(self.each)

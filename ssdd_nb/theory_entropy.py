@@ -64,7 +64,10 @@ def before_and_after(
 def layer_entropy(
     net: nn.Module,  # a network with batch norms
 ) -> Tensor:  # (K,) nats: a layer each; −∞ where a channel is constant
-    "Equation 7 of what batch norms remember, mean over the channels of each layer (SC-DD, Theorem 1); it changes with the gauge."
+    """Equation 7 of what batch norms remember, mean over the channels of each layer (SC-DD, Theorem 1).
+
+    It changes with the gauge.
+    """
     return torch.stack([gaussian_entropy(m.running_var).mean().cpu() for m in batch_norms(net)])
 
 # %% ../nbs/23_theory_entropy.ipynb #61281884

@@ -54,7 +54,10 @@ def partition_variance(
     batch,  # |B|, a divisor of N; or a list of sizes that sum to N
     weigh=lambda b: 1.0,  # weight of a batch's gradient, from its size
 ) -> float:  # E‖G − E G‖², with G = Σ_B weight·∇L(B)
-    "Variance over all partitions of the summed gradient: Var_P(θ')/α² after an epoch of synchronous SGD (MKDT, Prop. D.1)."
+    """Variance over all partitions of the summed gradient (MKDT, Prop. D.1).
+
+    It is Var_P(θ')/α² after an epoch of synchronous SGD.
+    """
     if np.ndim(batch) == 0:
         need(batch >= 1 and N % batch == 0, 'batch', batch, f'a divisor of {N}, or a list of sizes that sum to it')
         batch = [int(batch)] * (N // int(batch))
@@ -76,7 +79,8 @@ def partition_variance(
 
 # %% ../nbs/22_theory_partitions.ipynb #8da447ad
 def pairwise_variance(
-    h: Tensor,  # gradients of pair terms (N, N, P), symmetric in the first two; a loss that is a mean over |B|² pairs has h/|B|²
+    # gradients of pair terms (N, N, P), symmetric in the first two; a loss that is a mean over |B|² pairs has h/|B|²
+    h: Tensor,
     b: int,  # |B|, a divisor of N
 ) -> float:  # E‖G − E G‖², with G the sum of h_ij over ordered pairs i ≠ j in one batch, in float64
     "Variance over all partitions of a sum over pairs within batches, without counting them out."

@@ -23,10 +23,8 @@ from .posttrain import ipc_of, per_class
 LABELS = 'hard', 'soft', 'moving'
 CLASSES = dict(cifar10=10, cifar100=100, tinyimagenet=200, imagenet=1000)
 EXPERTS = ExpertConfig(epochs=50, lr=0.01, momentum=0.0, weight_decay=0.0, objective='sl')
-_C100, _TINY = (
-    dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5),
-    dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths)),
-)
+_C100 = dict(max_start_epoch=20, lr_x=1e3, lr_lr=1e-5)
+_TINY = dict(lr_x=1e4, lr_lr=1e-4, experts=replace(EXPERTS, widths=CONV4.widths))
 PAPER = dict(
     cifar10={
         1: dict(),
@@ -49,7 +47,10 @@ PAPER = dict(
 
 @dataclass(frozen=True)
 class MTT(MKDT):
-    "Everything MTT or TESLA depends on but the seed and the images: MKDT's settings with MTT's defaults (CIFAR-10, one image a class), and what TESLA changes."
+    """Everything MTT or TESLA depends on but the seed and the images.
+
+    They are MKDT's settings with MTT's defaults (CIFAR-10, one image a class), and what TESLA changes.
+    """
 
     name, papers, needs, of_classes = 'mtt', PAPER, frozenset({'labels'}), True
     m: int = 10  # synthetic images, as many of each class
@@ -61,7 +62,9 @@ class MTT(MKDT):
     lr_lr: float = 1e-7  # of α
     init: str = 'random'  # real images of each class
     experts: ExpertConfig = EXPERTS
-    labels: str = 'hard'  # MTT's; or TESLA's: `soft`, an expert's for the initial images, or `moving`, those of each walk's goal (the authors' code)
+    # MTT's `hard`; or TESLA's: `soft`, an expert's for the initial images, or `moving`, those of each walk's goal
+    # (the authors' code)
+    labels: str = 'hard'
     cut: bool = False  # TESLA's gradient, not the exact one
 
     @property
@@ -97,8 +100,8 @@ class MTT(MKDT):
     def paper(
         cls,
         data: str | None = None,  # one of `papers`; CIFAR-10 if None
-        m: int
-        | None = None,  # synthetic images; one of each class if None. The row with the nearest number of images per class is taken
+        # synthetic images; one of each class if None. The row with the nearest number of images per class is taken
+        m: int | None = None,
     ):  # the settings
         "The papers' settings for a data set."
         name = known(data or 'cifar10', PAPER, 'preset')
@@ -253,7 +256,10 @@ def truncated(
     loss,
     outer,  # as for `mkdt.unrolled`; a walk without momentum
 ) -> tuple:  # eq. 4, and TESLA's gradients with respect to X, Y and lr
-    "Each step's images get the gradient they would have if no later step depended on where theirs led: one step's graph, and no places."
+    """Each step's images get the gradient they would have if no later step depended on where theirs led.
+
+    That takes one step's graph, and no places.
+    """
     walk = Walk(X, Y, lr, batches, loss, 0.0, 0.0, len(batches))
     end = walk.forward(theta, 0)
     value = outer(end.requires_grad_())

@@ -101,12 +101,11 @@ def _like(d, about, answers=None):
 # %% ../nbs/16_views.ipynb #05465b4e
 @dataclass(frozen=True)
 class ViewTargets(KRRST):
-    "KRR-ST's settings, and the views that images are distilled under. No paper has these: presets are KRR-ST's."
+    "KRR-ST's settings, and the views that its images get answers for. No paper has these: presets are KRR-ST's."
 
     name = 'views'
     x_init: str = 'kmeans'  # where X_s starts: `kmeans` (real images, spread out), `real` ones, or `noise`
-    learn_y: bool = False  # the teacher's answers are the targets
-    n_views: int = 4  # V: views of each image that the head is fitted to in a step
+    n_views: int = 0  # V: views of each image that the head is fitted to in a step; 0: the image itself, as in KRR-ST
     stored: int = 20  # views of each image whose answers are stored; 0: unlimited, the teacher is asked at pre-training
     kind: str = 'auto'  # of data: `letters`, `photographs`; `auto`: letters for one channel
 
@@ -116,7 +115,7 @@ class ViewTargets(KRRST):
         m: int = 20,  # synthetic images
         steps: int = 400,  # outer iterations
     ):  # the settings
-        "For a laptop: KRR-ST's, at half of its steps."
+        "For a laptop: KRR-ST's, at half of its steps, for k-means is a good start."
         return super().tiny(m, steps)
 
     def check(
@@ -125,15 +124,12 @@ class ViewTargets(KRRST):
     ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
         super().check(images)
-        need(isinstance(self.n_views, int) and self.n_views >= 1, 'n_views', self.n_views, 'at least 1')
-        need(
-            isinstance(self.stored, int) and self.stored >= 0,
-            'stored',
-            self.stored,
-            'at least 1, or 0 for unlimited views',
-        )
-        for key, value in dict(learn_y=False, y_init='teacher', raw_pixels=False).items():
-            right = f'must be {value}: the targets are what the teacher says'
+        for key in ('n_views', 'stored'):
+            value = getattr(self, key)
+            need(isinstance(value, int) and value >= 0, key, value, 'a number of views, 0 or more')
+        fixed = dict(y_init='teacher', raw_pixels=False, **(dict(learn_y=False) if self.n_views else {}))
+        for key, value in fixed.items():
+            right = f'must be {value}: the targets are what the teacher says of views'
             need(getattr(self, key) == value, key, getattr(self, key), right)
         views_for(images.x.shape[1], self.kind)
 
@@ -153,21 +149,26 @@ class ViewTargets(KRRST):
         images: Images,  # X_t
         net=None,  # the teacher's network, perhaps without weights
     ):  # `costs.Estimate`
-        "KRR-ST's steps with V times the synthetic images before the head, and the teacher's answers."
+        "KRR-ST's, with V times the synthetic images before the head, and the teacher's answers."
         costs = importlib.import_module('ssdd_nb.costs')
-        k, T, V = getattr(net, 'dim', 512), self.max_steps, self.n_views
-        (steps, fill), (_, one) = (costs.of_krrst(images, replace(self, m=m), k).parts for m in (V * self.m, self.m))
-        gflop = steps.gflop - (fill.gflop - one.gflop) * T / (T + 1)  # models learn one view of each
-        asked = (V + 1) * self.m * self.steps + self.m * (one.steps + self.stored)
-        parts = replace(steps, gflop=gflop), replace(one, mib=steps.mib)
+        k, V = getattr(net, 'dim', 512), self.n_views
+        one = costs.of_krrst(images, self, k).parts
+        parts = self._under_views(one, costs.of_krrst(images, replace(self, m=V * self.m), k).parts) if V else one
         if net is None:
             return costs.Estimate(parts)
+        asked = self.m * (1 + self.stored) + (self.m * ((V + 1) * self.steps + one[1].steps) if V else 0)
         answer, _ = costs.traced(lambda: costs._no_grad(costs._without_content(net).eval(), costs.blank(1, images)))
         return costs.Estimate((*parts, costs.Part('answers of the teacher', asked, answer)))
 
+    def _under_views(self, one, all_views):
+        "The parts of a run whose head is fitted to V views of each image, and whose models learn one of each."
+        (_, fill), (steps, fill_all) = one, all_views
+        gflop = steps.gflop - (fill_all.gflop - fill.gflop) * self.max_steps / (self.max_steps + 1)
+        return replace(steps, gflop=gflop), replace(fill, mib=steps.mib)
+
 # %% ../nbs/16_views.ipynb #bb10ee51
 class ViewTask(KRRSTTask):
-    "KRR-ST's Algorithm 1 on views of the synthetic images, a `Distiller` for `run`."
+    "KRR-ST's Algorithm 1, perhaps on views of the synthetic images, and the teacher's answers at the end; for `run`."
 
     def __init__(
         self,
@@ -200,14 +201,18 @@ class ViewTask(KRRSTTask):
         seen = view_of(x, M.flatten(0, 1), self.how.padding)
         return normalise(seen, mean, std), self.teacher(seen.detach())
 
-    def inner_set(self, at: int) -> tuple:  # which model will learn it; views (m, C, H, W) and answers (m, k)
-        "A view of each image, for a model of the pool."
+    def inner_set(self, at: int) -> tuple:  # which model will learn it; images (m, C, H, W) and answers (m, k)
+        "What a model of the pool learns: KRR-ST's, or a view of each image."
+        if not self.cfg.n_views:
+            return super().inner_set(at)
         with torch.no_grad():
             return self.look(self.X_s, self.matrices(1, 'inner', at, self.t, self.pool[at].t))
 
-    def head_set(self, net: Encoder) -> tuple:  # f_ω; features (m·V, d) and answers (m·V, k)
-        "What the head is fitted to; several processes share the images."
+    def head_set(self, net: Encoder) -> tuple:  # f_ω; features (m·max(V, 1), d) and targets
+        "What the head is fitted to: KRR-ST's, or views; several processes share the images."
         m, V = self.cfg.m, self.cfg.n_views
+        if not V:
+            return super().head_set(net)
         seen, y = self.look(world().share(self.X_s), world().share(self.matrices(V, 'outer', self.t)))
         each = lambda t: gathered(t.float().unflatten(0, (-1, V)), m).flatten(0, 1)
         return each(self.features(net, seen)), each(y)

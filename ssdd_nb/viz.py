@@ -35,7 +35,7 @@ STYLES = {  # key: its name in prose, its colour
     'highloss': ('high-loss', '#e69f00'),
     'forgetting': ('forgetting (labels)', '#b8860b'),
     'krrst': ('KRR-ST', '#d55e00'),
-    'views': ('distilled under views', '#117733'),
+    'views': ('view targets', '#117733'),
     'mkdt': ('MKDT', '#0072b2'),
     'mkdt-fixed': ('MKDT, fixed targets', '#7fb2d9'),
     'scdd': ('SC-DD', '#009e73'),

@@ -129,7 +129,7 @@ def worth(
     most: int = 3000,  # images to look at
     draws: int = 3,  # of labelled images
 ) -> Worth | None:
-    "What a teacher knows of such images, beside pixels and untrained networks; None for fewer than 50, which tell nothing."
+    "What a teacher knows of such images, beside pixels and untrained networks; None for fewer than 50."
     need_images(train, 'train')
     need(
         isinstance(teacher, Teacher),

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """What a reader sees, in a real browser with the network off.
 
-`python tools/browser.py site [PAGE …]`: the built site in _docs, each page at the width of a desktop and of a phone, light and dark;
-    with no page named, a search is typed and its result opened, a formula read, and code copied too. `--pictures DIR` keeps screenshots.
-`python tools/browser.py lab [NOTEBOOK …]`: JupyterLab opens each notebook, runs all its cells and shows no error; widgets answer a click.
+`python tools/browser.py site [PAGE …]`: the built site in _docs, each page at the width of a desktop and of a phone,
+    light and dark; with no page named, a search is typed and its result opened, a formula read, and code copied too.
+    `--pictures DIR` keeps screenshots.
+`python tools/browser.py lab [NOTEBOOK …]`: JupyterLab opens each notebook, runs all its cells and shows no error;
+    widgets answer a click.
 Needs playwright and a Chromium (CHROMIUM=path, or the one on the PATH); without them it says so and ends with 77.
 """
 
-import argparse, contextlib, functools, http.server, os, re, secrets, shutil, subprocess, sys, tempfile, threading, time, urllib.request
+import argparse, contextlib, functools, http.server, os, re, secrets, shutil, subprocess, sys
+import tempfile, threading, time, urllib.request
 from pathlib import Path
 import nbformat
 
@@ -67,15 +70,30 @@ def served(folder):
 # what can be wrong with a page, in the page's own words
 LOOK = r"""() => {
   const bad = [], article = document.querySelector('article') || document.body
-  if (document.scrollingElement.scrollWidth > window.innerWidth + 1) bad.push('wider than the window: ' + document.scrollingElement.scrollWidth + ' px')
-  const words = article.cloneNode(true); words.querySelectorAll('pre, code, mjx-container, script, style').forEach(e => e.remove())
-  const raw = words.textContent.match(/\$\$|\\(frac|mathbb|text|mathcal|left|sum|begin)\b|\\\(|\\\[/); if (raw) bad.push('raw LaTeX: ' + raw[0])
+  const wide = document.scrollingElement.scrollWidth
+  if (wide > window.innerWidth + 1) bad.push('wider than the window: ' + wide + ' px')
+  const words = article.cloneNode(true)
+  words.querySelectorAll('pre, code, mjx-container, script, style').forEach(e => e.remove())
+  const raw = words.textContent.match(/\$\$|\\(frac|mathbb|text|mathcal|left|sum|begin)\b|\\\(|\\\[/)
+  if (raw) bad.push('raw LaTeX: ' + raw[0])
   if (article.querySelector('mjx-merror, [data-mml-node="merror"]')) bad.push('a formula that MathJax cannot read')
-  if (window.innerWidth > 1000 && window.MathJax && MathJax.startup.document) for (const m of MathJax.startup.document.math) if (m.display && m.typesetRoot.scrollWidth > article.clientWidth + 1) bad.push('a formula wider than the text: ' + m.math.trim().slice(0, 50))
-  if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container')) bad.push('formulas that are not drawn')
-  article.querySelectorAll('.cell_output').forEach(o => { if (!o.textContent.trim() && !o.querySelector('img, svg, canvas')) bad.push('an empty output') })
-  article.querySelectorAll('.cell_output pre').forEach(o => { if (/Traceback \(most recent|Error displaying widget/.test(o.textContent)) bad.push('a traceback: ' + o.textContent.trim().slice(-80)) })
-  article.querySelectorAll('img').forEach(i => { if (!i.naturalWidth) bad.push('an image that does not load: ' + i.src.slice(-60)); if (!i.alt || /^(_images|\.\.)/.test(i.alt)) bad.push('an image without an alt text: ' + i.src.slice(-60)) })
+  if (window.innerWidth > 1000 && window.MathJax && MathJax.startup.document)
+    for (const m of MathJax.startup.document.math)
+      if (m.display && m.typesetRoot.scrollWidth > article.clientWidth + 1)
+        bad.push('a formula wider than the text: ' + m.math.trim().slice(0, 50))
+  if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container'))
+    bad.push('formulas that are not drawn')
+  article.querySelectorAll('.cell_output').forEach(o => {
+    if (!o.textContent.trim() && !o.querySelector('img, svg, canvas')) bad.push('an empty output')
+  })
+  article.querySelectorAll('.cell_output pre').forEach(o => {
+    if (/Traceback \(most recent|Error displaying widget/.test(o.textContent))
+      bad.push('a traceback: ' + o.textContent.trim().slice(-80))
+  })
+  article.querySelectorAll('img').forEach(i => {
+    if (!i.naturalWidth) bad.push('an image that does not load: ' + i.src.slice(-60))
+    if (!i.alt || /^(_images|\.\.)/.test(i.alt)) bad.push('an image without an alt text: ' + i.src.slice(-60))
+  })
   return [...new Set(bad)]
 }"""
 
@@ -83,11 +101,14 @@ LOOK = r"""() => {
 def typeset(page):
     "Wait until the formulas are drawn."
     page.wait_for_function(
-        '() => !document.querySelector(".math") || (window.MathJax && MathJax.startup && MathJax.startup.promise && document.querySelector("mjx-container"))',
+        '() => !document.querySelector(".math") || (window.MathJax && MathJax.startup'
+        ' && MathJax.startup.promise && document.querySelector("mjx-container"))',
         timeout=60_000,
     )
     page.evaluate(
-        'async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise; document.querySelectorAll("img").forEach(i => i.loading = "eager"); await Promise.all([...document.images].map(i => i.decode().catch(() => {}))) }'
+        'async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise;'
+        ' document.querySelectorAll("img").forEach(i => i.loading = "eager");'
+        ' await Promise.all([...document.images].map(i => i.decode().catch(() => {}))) }'
     )
 
 
@@ -238,8 +259,10 @@ STATE = (
     '() => { const w = '
     + NOTEBOOK
     + r""", cells = [...w.content.model.cells].filter(c => c.type === 'code' && c.sharedModel.source.trim())
-  const errors = cells.flatMap(c => c.sharedModel.outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue + ' in ' + c.sharedModel.source.slice(0, 60)))
-  return {all: cells.length, done: cells.filter(c => c.executionCount).length, errors: errors, status: w.sessionContext.kernelDisplayStatus} }"""
+  const said = c => c.sharedModel.outputs.filter(o => o.output_type === 'error')
+    .map(o => o.ename + ': ' + o.evalue + ' in ' + c.sharedModel.source.slice(0, 60))
+  return {all: cells.length, done: cells.filter(c => c.executionCount).length, errors: cells.flatMap(said),
+          status: w.sessionContext.kernelDisplayStatus} }"""
 )
 
 
@@ -251,7 +274,8 @@ def run_in_lab(context, address, token, folder, name, minutes=20):
     page.goto(f'{address}/lab/tree/nbs/{name}.ipynb?token={token}&reset')
     page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=120_000)
     page.wait_for_function(
-        '() => window.jupyterapp && [...jupyterapp.shell.widgets("main")].some(w => w.sessionContext && w.sessionContext.kernelDisplayStatus === "idle")',
+        '() => window.jupyterapp && [...jupyterapp.shell.widgets("main")].some('
+        'w => w.sessionContext && w.sessionContext.kernelDisplayStatus === "idle")',
         timeout=120_000,
     )
     page.evaluate('() => { jupyterapp.commands.execute("notebook:run-all-cells") }')
@@ -273,7 +297,8 @@ def run_in_lab(context, address, token, folder, name, minutes=20):
             ),
         )
     page.evaluate(
-        'async () => { for (const w of jupyterapp.shell.widgets("main")) if (w.sessionContext) await w.sessionContext.shutdown() }'
+        'async () => { for (const w of jupyterapp.shell.widgets("main"))'
+        ' if (w.sessionContext) await w.sessionContext.shutdown() }'
     )
     page.close()
     return [f'{name}: {b}' for b in bad]

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Build the docs site from the notebooks: `python tools/build_docs.py [OUT]` (default _docs). No network, no execution.
 
-Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library is read.
-An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal link leads nowhere.
+Cells marked `#| hide` are left out, `#| echo: false` shows the output only; exported code stays, because this library
+is read. An API reference is made from the docments of each module. Ends with an error if Sphinx warns or an internal
+link leads nowhere.
 """
 
 import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
@@ -77,6 +78,7 @@ PARTS = [
             '03_viz',
             '04_nets',
             '04b_backbones',
+            '04c_fit',
             '05_teachers',
             '15_hard_cases',
             '61_old_names',
@@ -97,7 +99,10 @@ IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begi
 
 
 def names():
-    "Everything public: its module, and its anchor. Not those that are a parameter's name somewhere, for in prose they are the parameter."
+    """Everything public: its module, and its anchor.
+
+    Not those that are a parameter's name somewhere, for in prose they are the parameter.
+    """
     mods = {
         m: importlib.import_module(f'ssdd_nb.{m}') for m in sorted(p.stem for p in (ROOT / 'ssdd_nb').glob('[a-z]*.py'))
     }
@@ -229,10 +234,10 @@ def rows(fn):
     default = lambda p: (
         '' if p.default is inspect.Parameter.empty or p.default is dataclasses.MISSING else f'`{short(p.default)}`'
     )
-    lines = [
-        f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(default(known[names[0]]) if len(names) == 1 else '')} | {cell(said)} |"
-        for names, said in groups
-    ]
+    lines = []
+    for names, said in groups:
+        usual = default(known[names[0]]) if len(names) == 1 else ''
+        lines.append(f"| {', '.join(f'`{n}`' for n in names)} | {cell(types(names))} | {cell(usual)} | {cell(said)} |")
     return '\n'.join(['| parameter | type | default | |', '|---|---|---|---|', *lines]) if lines else ''
 
 
@@ -320,7 +325,8 @@ def api(module, page):
     defined = lambda o: inspect.isclass(o) or inspect.isfunction(inspect.unwrap(o))  # a cached function is wrapped
     things = [entry(n, o) for n, o in what if defined(o)]
     values = [f'`{n}`' for n, o in what if not defined(o)]
-    head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\nDefined, explained and tested in [its notebook](../{page}.ipynb).\n'
+    where = f'Defined, explained and tested in [its notebook](../{page}.ipynb).'
+    head = f'# {module}\n\n> {inspect.getdoc(mod) or ""}\n\n{where}\n'
     return head + ('\nValues: ' + ', '.join(values) + '\n' if values else '') + '\n' + '\n'.join(things)
 
 
@@ -371,7 +377,8 @@ def check_parts(pages):
     listed = {'index', *[p for _, ps in PARTS for p in ps]}
     if pages != listed:
         sys.exit(
-            f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, {sorted(listed - pages)} do not exist'
+            f'PARTS in tools/build_docs.py: {sorted(pages - listed)} have no place, '
+            f'{sorted(listed - pages)} do not exist'
         )
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Would the tests notice? `python tools/mutate.py NOTEBOOK … [--limit SECONDS]`.
 
-Changes one operator of a notebook's exported code at a time (a sign flipped, a term or a factor dropped), and runs the notebook with
-it: the first cell that fails has caught the change. Prints which check caught which change, and ends with an error if one survived.
+Changes one operator of a notebook's exported code at a time (a sign flipped, a term or a factor dropped), and runs the
+notebook with it: the first cell that fails has caught the change. Prints which check caught which change, and ends with
+an error if one survived.
 """
 
 import argparse, ast, copy, multiprocessing, os, re, signal, sys, time, types
@@ -132,10 +133,8 @@ def main():
                     f"{'SURVIVED' if caught is None else 'caught  '}  {what}" + (f'   [{caught}]' if caught else ''),
                     flush=True,
                 )
-        print(
-            f'{name}: {len(todo)} changes, {sum(a.startswith(name) for a in alive)} survived, {time.time() - t:.0f} s\n',
-            flush=True,
-        )
+        survived = sum(a.startswith(name) for a in alive)
+        print(f'{name}: {len(todo)} changes, {survived} survived, {time.time() - t:.0f} s\n', flush=True)
     print('\n'.join(['Survivors:', *alive]) if alive else 'None survived')
     return bool(alive)
 
