@@ -21,7 +21,8 @@ def _quit(sig, frame):
 if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
-import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, re, shutil, threading, time, traceback
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, re
+import shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
@@ -1279,7 +1280,9 @@ def reproduce(
     show_only: bool = False,  # show the table as it stands, and run nothing
     only: str = None,  # lines or methods of the table, with commas between
     columns: str = None,  # columns of the table, with commas between (default: all)
-    set: str = None,  # other settings than the paper's, with commas between, which the record then names: krrst.steps=100,krrst.widths=32x64x128,teacher.net=resnet_tiny,experts.epochs=2,recipe.epochs=20,tuning.steps=200
+    # other settings than the paper's, with commas between, which the record then names:
+    # krrst.steps=100,krrst.widths=32x64x128,teacher.net=resnet_tiny,experts.epochs=2,recipe.epochs=20,tuning.steps=200
+    set: str = None,
     seeds: int = None,  # how often (default: 1 if small, 3 otherwise)
     # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for
     # several
