@@ -21,7 +21,8 @@ def _quit(sig, frame):
 if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
-import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, logging, shutil, threading, time, traceback
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, logging, re
+import shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
@@ -1316,6 +1317,10 @@ def reproduce(
     dry_run: bool = False,  # resolve everything without data, and say what it takes
     show_only: bool = False,  # show the table as it stands, and run nothing
     only: str = None,  # lines or methods of the table, with commas between
+    columns: str = None,  # columns of the table, with commas between (default: all)
+    # other settings than the paper's, with commas between, which the record then names:
+    # krrst.steps=100,krrst.widths=32x64x128,teacher.net=resnet_tiny,experts.epochs=2,recipe.epochs=20,tuning.steps=200
+    set: str = None,
     seeds: int = None,  # how often (default: 1 if small, 3 otherwise)
     # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for
     # several
@@ -1339,8 +1344,9 @@ def reproduce(
         return print(tables.listing())
     need(network is None or '=' in network, 'network', network, 'NAME=FILE, with commas between')
     chosen = [o.strip() for o in only.split(',')] if only else None
+    given = {k: _value(v) for k, v in _settings(set).items()}
     for n in names:
-        t = tables.TABLES[n]
+        t = tables.asked(tables.TABLES[n], [c.strip() for c in columns.split(',')] if columns else None, given)
         if dry_run:
             print(f'{t.number}: {t.title}\n{_dry(t, scale, chosen, seeds or 3)}')
         else:
@@ -1375,18 +1381,37 @@ def _pairs(text):
     "NAME=VALUE,… as a dict; a value alone as it is."
     if text is None or '=' not in text:
         return text
-    return dict(p.strip().split('=', 1) for p in text.split(','))
+    parts = [p.strip() for p in text.split(',')]
+    need(all('=' in p for p in parts), 'value', text, 'NAME=VALUE, with commas between')
+    return dict(p.split('=', 1) for p in parts)
+
+
+def _settings(text):
+    "PART.FIELD=VALUE,… as a dict; nothing as none."
+    got = _pairs(text or {})
+    need(isinstance(got, dict), 'set', text, 'PART.FIELD=VALUE, such as krrst.steps=100')
+    return got
+
+
+def _value(text):
+    "A number, a list of them with x between, or a word."
+    if re.fullmatch(r'\d+(x\d+)+', text):
+        return tuple(map(int, text.split('x')))
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 # %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
     "Run a table, print it, draw it."
     need(seeds is None or seeds >= 1, 'seeds', seeds, 'at least 1')
-    path = out / f'{t.name}-{scale}.json'
+    path = out / f'{t.name}-{tables.called(t, scale)}.json'
     if not show_only:
         core.writable(out)
         tables.run(t, scale, only, seeds, source, root, networks, out, core.get_device(device), precision=precision)
     result = core.read_json(path, 'a table of this library') if path.exists() else None
     print(tables.show(t, result))
     if result and t.columns and t.kind != 'pictures':
-        tables.picture(t, result).savefig(out / f'{t.name}-{scale}.png')
+        tables.picture(t, result).savefig(path.with_suffix('.png'))
         print(f'the numbers  {path}\nthe picture  {path.with_suffix(".png")}')
