@@ -186,8 +186,10 @@ def need_features(
             f"teacher={type(out).__name__} of {', '.join(map(in_short, out[:4]))}: {wrap}, and returns one of these"
         )
     need(isinstance(out, Tensor), 'teacher', in_short(out), wrap)
+    plain = out.layout == torch.strided and not out.is_complex() and out.device.type != 'meta'
+    need(plain, 'teacher', f'a tensor that is {out.layout}, {out.dtype}, on {out.device}', f'{wrap}, as real numbers')
     shape = f'output of shape {tuple(out.shape)}'
-    one = out.ndim == 1 or out.ndim == 2 and out.shape[1] == 1
+    one = out.ndim == 1 or out.ndim == 2 and out.shape[1] < 2
     need(
         not one,
         'teacher',

@@ -33,7 +33,7 @@ from ssdd_nb.core import (
     write_json,
     write_sealed,
 )
-from .data import Images, denormalise
+from .data import Images, denormalise, same_classes
 from .distilled import Distilled, Method, distil, method_named
 from .evaluation import Recipe, Student, embed, knn, pretrained, probe, probe_scores
 from .nets import make_net
@@ -585,6 +585,7 @@ def check_grid(
         )
     size = lambda images: '×'.join(map(str, images.x.shape[1:]))
     for t in targets:
+        same_classes(t.train, t.test)
         right = f"its images are {size(t.train)}, the source's {size(train)}; `alike` makes them so"
         need(size(t.train) == size(train), 'target', t.train.name, right)
         need(

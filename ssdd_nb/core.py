@@ -8,8 +8,8 @@ __all__ = ['PRECISIONS', 'REMARKS', 'SEAL', 'LOOK', 'cosine', 'seed_of', 'genera
            'constant', 'fetch', 'World', 'world', 'alone', 'join', 'enough', 'all_sum', 'summed', 'gathered',
            'exchanged', 'anywhere', 'barrier', 'forked', 'as_path', 'need_file', 'read_json', 'atomic', 'as_json',
            'write_json', 'write_sealed', 'writable', 'locked', 'remark', 'digest', 'Run', 'describe', 'peak_mib',
-           'reset_peak', 'Task', 'Distiller', 'progress_bar', 'Keeper', 'write_checkpoint', 'read_checkpoint',
-           'polite_stop', 'asked_to_stop', 'finite', 'solvable', 'run']
+           'free_gib', 'reset_peak', 'Task', 'Distiller', 'progress_bar', 'Keeper', 'write_checkpoint',
+           'read_checkpoint', 'polite_stop', 'asked_to_stop', 'finite', 'solvable', 'run']
 
 # %% ../nbs/00_core.ipynb #dec01b26
 import builtins, dataclasses, datetime, functools, hashlib, importlib, io, json, math, multiprocessing, os, platform
@@ -113,7 +113,9 @@ def get_device(
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise BadInput(f"device={name}: not available here ({str(e).splitlines()[0]}); use auto or cpu") from None
+        raise BadInput(
+            f"device={name}: not available here ({safe(str(e).splitlines()[0], most=80)}); use auto or cpu"
+        ) from None
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #9c7bc36e
@@ -530,6 +532,9 @@ def as_path(
     need(isinstance(path, (str, os.PathLike)), arg, type(path).__name__, right)
     text = os.fsdecode(path)
     need(text.strip() and '\0' not in text, arg, repr(text), f'is empty or holds a zero byte; {right}')
+    parts = [len(os.fsencode(p)) for p in Path(text).parts]
+    long = max(parts, default=0) > 255 or len(os.fsencode(text)) >= 4096
+    need(not long, arg, safe(text, most=60), f'is too long for a file system; {right}')
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -555,7 +560,7 @@ def need_file(
 def read_json(
     path,  # a file
     what: str,  # what it should be, for messages: `a record of a run`
-    most: int = 2**27,  # bytes; a larger file is refused unread
+    most: int = 2**24,  # bytes; a larger file is refused unread
 ) -> dict:
     "A JSON object from a file; raises `BadInput` that names it. What `write_sealed` wrote is checked against its seal."
     path = need_file(path)
@@ -604,10 +609,10 @@ def _umask():
 
 
 def _remove(path):
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
+    else:
+        path.unlink(missing_ok=True)  # a link, not what it leads to
 
 # %% ../nbs/00_core.ipynb #9529ffae
 def as_json(
@@ -849,6 +854,18 @@ def peak_mib(
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
 # %% ../nbs/00_core.ipynb #b2772702
+def free_gib(
+    device='cpu',  # whose memory
+) -> float | None:  # None where the system does not say
+    "Memory that is free now."
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    try:
+        return int(Path('/proc/meminfo').read_text().split('MemAvailable:')[1].split()[0]) / 2**20
+    except (OSError, IndexError):
+        return None
+
+
 def reset_peak(device='cpu') -> None:  # whose memory
     "Let the peak be measured anew from here."
     if torch.device(device).type == 'cuda':
@@ -1038,7 +1055,8 @@ def write_checkpoint(
         try:
             torch.save(state, p)
         except RuntimeError as e:
-            raise OSError(str(e).splitlines()[0]) from e  # such as a full disk
+            full = shutil.disk_usage(p.parent).free < 2**20
+            raise OSError('no space is left' if full else str(e).splitlines()[0]) from e
         with open(p, 'rb+') as f:
             f.write(_sha256(f, p.stat().st_size))
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Flops', 'traced', 'rates', 'timed', 'Part', 'Estimate', 'operations', 'stand_in', 'on_meta', 'blank', 'params_mib',
-           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'of_training', 'estimate', 'free_gib',
-           'need_room']
+           'encoder_of', 'of_teacher', 'of_krrst', 'of_mkdt', 'of_scdd', 'of_training', 'estimate', 'need_room']
 
 # %% ../nbs/14_costs.ipynb #cdaf4370
 import copy, math, os, statistics, time
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from . import krrst, mkdt, scdd
-from .core import generator, need, precision
+from .core import free_gib, generator, need, precision
 from .data import Images
 from .nets import Encoder, Functional, Taps, flat, make_net
 from .teachers import LOSSES, TeacherConfig, projector
@@ -362,18 +361,6 @@ def _(how: mkdt.MKDT, images, net=None):
 @estimate.register
 def _(how: scdd.SCDD, images, net=None):
     return of_scdd(images, how, net)
-
-# %% ../nbs/14_costs.ipynb #1b6379cc
-def free_gib(
-    device='cpu',  # whose memory
-) -> float | None:  # None where the system does not say
-    "Memory that is free now."
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0] / 2**30
-    try:
-        return int(open('/proc/meminfo').read().split('MemAvailable:')[1].split()[0]) / 2**20
-    except (OSError, IndexError):
-        return None
 
 # %% ../nbs/14_costs.ipynb #d66e03e1
 def need_room(

@@ -31,7 +31,17 @@ from ssdd_nb.core import (
     run,
     safe,
 )
-from .data import Images, in_short, index_to, known_options, labelled, need_images, normalise, stratified
+from ssdd_nb.data import (
+    Images,
+    in_short,
+    index_to,
+    known_options,
+    labelled,
+    need_images,
+    normalise,
+    same_classes,
+    stratified,
+)
 from .distilled import Distilled, PROBABILITIES, distilled_from, need_set, read_tensors, write_tensors
 from .fit import Fit
 from .nets import Encoder, in_batches, make_net
@@ -584,6 +594,7 @@ def _check_evaluate(d, train, test, teacher, recipe, student, seeds, options):
     need(not isinstance(test, Teacher), 'test', 'a teacher', 'pass it by name: evaluate(d, test, teacher=teacher)')
     if test is not None:
         need_images(test, 'test')
+        same_classes(train, test)
     named = isinstance(teacher, (str, Path))
     right = 'must be a Teacher, as train_teacher and load_teacher give it'
     if named:

@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from ssdd_nb.core import (
     BadInput,
@@ -25,7 +23,6 @@ from ssdd_nb.core import (
     Diverged,
     all_sum,
     alone,
-    atomic,
     compiled,
     digest,
     enough,
@@ -42,7 +39,7 @@ from ssdd_nb.core import (
 )
 from .coresets import Coreset, check_m, kmeans_index
 from .data import Images, denormalise, normalise
-from .distilled import Distilled, Method, distil, distilled_from
+from .distilled import Distilled, Method, distil, distilled_from, read_parts, write_parts
 from .nets import Functional, flat, make_net
 from .teachers import PHOTO_VIEWS, Teacher, Views, barlow_twins, exactly, tiny as tiny_teacher
 
@@ -326,8 +323,7 @@ class Trajectories:
     ):
         "Write one snapshot, whole or not at all."
         kept = theta.detach().cpu().to(torch.float16 if self.cfg.half else torch.float32)
-        with atomic(self.file(i, t)) as p:
-            save_file({'theta': kept.clone()}, p)  # cloned: training goes on in place
+        write_parts(self.file(i, t), {'theta': kept.clone()})  # cloned: training goes on in place
 
     def get(
         self,
@@ -336,8 +332,8 @@ class Trajectories:
         device='cpu',  # where to
     ) -> Tensor:  # float32 (P,)
         "One snapshot."
-        with safe_open(str(self.file(i, t)), 'pt') as f:
-            return to_device(f.get_tensor('theta').float(), device)
+        mend = f'remove {self.folder}, and the experts will be trained anew'
+        return to_device(read_parts(self.file(i, t), {'theta'}, mend)['theta'].float(), device)
 
 # %% ../nbs/11_mkdt.ipynb #98dcfcf0
 class ExpertTask:

@@ -299,6 +299,7 @@ NETS |= {
         'shufflenet_v2_x0_5',
     )
 }
+NETS['resnet18_imagenet'] = from_torchvision, dict(name='resnet18')  # stem of 7×7 and pooling: for large images
 
 
 def make_net(

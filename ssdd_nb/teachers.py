@@ -898,7 +898,11 @@ class Teacher:
 
     def check(self, images: Images):  # what it shall look at
         "Raise `BadInput`, which names what came, unless it turns one of these images into features."
-        return self(images.pixels(slice(0, 1)))
+        once, again = (self(images.pixels(slice(0, 1))) for _ in range(2))
+        apart = float((once - again).abs().max() / once.abs().max().clamp_min(1e-12))
+        right = 'it must give one image the same features each time: no dropout, no random views'
+        need(apart < 0.05, 'teacher', f'other features when asked again, by {apart:.0%}', right)
+        return once
 
     def __repr__(self):
         m, on = self.manifest, self.manifest.get('trained_on') or {}
