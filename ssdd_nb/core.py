@@ -1055,8 +1055,8 @@ def write_checkpoint(
         try:
             torch.save(state, p)
         except RuntimeError as e:
-            full = shutil.disk_usage(p.parent).free < 2**20
-            raise OSError('no space is left' if full else str(e).splitlines()[0]) from e
+            full = 'inline_container' in str(e)  # how PyTorch's writer says it
+            raise OSError('no space is left, or files may not grow' if full else str(e).splitlines()[0]) from e
         with open(p, 'rb+') as f:
             f.write(_sha256(f, p.stat().st_size))
 
