@@ -412,8 +412,9 @@ class PostTraining(Fit):
         z = self.net(normalise(v, *self.stats)).float()
         if scores is not None:
             return soft_loss(z, scores, self.recipe.temperature)
-        index, partner = (self.y[to_device(p[k].long(), self.device)] for k in ('index', 'partner'))
-        return hard_loss(z, index, partner, to_device(p['lam'].float(), self.device))
+        y = self.y[to_device(p['index'].long(), self.device)]
+        other = y[to_device(p['partner'].long(), self.device)]
+        return hard_loss(z, y, other, to_device(p['lam'].float(), self.device))
 
 # %% ../nbs/08_posttrain.ipynb #1d2b79bf
 def post_train(
