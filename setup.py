@@ -23,7 +23,7 @@ setup(
     license_files=['LICENSE'],
     packages=find_packages(include=['ssdd_nb*']),
     include_package_data=True,
-    package_data={'ssdd_nb': ['assets/*', 'assets/teachers/*']},
+    package_data={'ssdd_nb': ['assets/*', 'assets/tables/*', 'assets/teachers/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'lab': lab, 'dev': lab + dev},

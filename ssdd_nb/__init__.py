@@ -20,6 +20,7 @@ ROOMS = dict(
     krrst=('KRRST',),
     mkdt=('MKDT',),
     scdd=('SCDD',),
+    views=('ViewTargets', 'with_views'),
 )  # where each name lives
 DOOR = {name: room for room, names in ROOMS.items() for name in names}
 __all__ = [*DOOR]

@@ -66,11 +66,11 @@ class PlainKRRST(KRRSTTask):
 
 # %% ../nbs/41_bench.ipynb #f860df9a
 def krrst_problem(
-    m: int = 100,
-    batch: int = 102,
-    side: int = 32,
-    device='cpu',
-    **cfg,  # synthetic images, real batch, image side; more for `KRRST`
+    m: int = 100,  # synthetic images
+    batch: int = 102,  # real images in a step
+    side: int = 32,  # of the images, in pixels
+    device='cpu',  # where
+    **cfg,  # more for `KRRST`
 ) -> tuple:  # images, teacher, config
     "Random images, an untrained ResNet-18, and the paper's network: speed does not depend on their content."
     gen = generator(0, 'bench')
@@ -160,10 +160,10 @@ def take_turns(
 # %% ../nbs/41_bench.ipynb #15707822
 def mkdt_problem(
     N: int,  # inner steps
-    batch: int = 64,
-    width: int = 64,
-    side: int = 32,
-    k: int = 128,  # mini-batch, ConvNet-3's width, image side, target dimension
+    batch: int = 64,  # images in an inner step
+    width: int = 64,  # of ConvNet-3's blocks
+    side: int = 32,  # of the images, in pixels
+    k: int = 128,  # target dimension
     device='cpu',  # where
 ) -> list:  # what `unrolled` and `sweep` are called with
     "A walk on random images towards random weights."
@@ -201,7 +201,10 @@ class PlainTaps(Taps):
 class PlainSCDD(SCDDTask):
     "An iteration with plain taps: the yardstick for `SCDDTask`, and equal to it."
 
-    def losses(self, x):
+    def losses(
+        self,
+        x,  # what the network is shown (b, C, H, W)
+    ):  # CE (scalar) and the batch-norm terms (2, K)
         "Both terms of equation 9."
         with PlainTaps(self.net) as taps:
             scores = self.net(x)
@@ -209,14 +212,14 @@ class PlainSCDD(SCDDTask):
 
 # %% ../nbs/41_bench.ipynb #93a9752f
 def scdd_problem(
-    cls=SCDDTask,
-    layout=torch.channels_last,
-    net: str = 'resnet18',
-    side: int = 32,
-    classes: int = 100,
-    batch: int = 100,
-    device='cpu',
-    **options,  # which class, the network's memory layout, and sizes
+    cls=SCDDTask,  # `SCDDTask`, or a plain version of it
+    layout=torch.channels_last,  # the network's memory layout
+    net: str = 'resnet18',  # one of `nets.NETS`
+    side: int = 32,  # of the images, in pixels
+    classes: int = 100,  # how many
+    batch: int = 100,  # images in an iteration
+    device='cpu',  # where
+    **options,  # more for `SCDD`
 ) -> SCDDTask:  # ready to step
     "Images to be recovered from an untrained network: speed does not depend on what it knows."
     gen = generator(0, 'bench scdd')
@@ -238,8 +241,8 @@ def scdd_problem(
 
 # %% ../nbs/41_bench.ipynb #e1fcedd8
 def listen(
-    x: torch.Tensor,
-    tap,  # an activation (N, C, H, W) that needs a gradient; a function of it that returns it with mean and variance
+    x: torch.Tensor,  # an activation (N, C, H, W) that needs a gradient
+    tap,  # a function of it that returns it with its mean and variance
 ) -> None:
     "One batch norm's share of the work, forward and backward."
     y, mean, var = tap(x)
@@ -395,9 +398,9 @@ GROWTH = {  # what is measured: how to make it, and what is doubled
 
 
 def bench_growth(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows, with `axis` and `value`
     "Time and operations while one quantity is doubled."
     rows = []
@@ -413,13 +416,12 @@ def exponents(
     rows: list,  # of `bench_growth`
 ) -> dict:  # (name, axis): exponents of seconds and of operations
     "Slopes on doubly logarithmic axes, by least squares."
-    slope = lambda x, y: (
-        torch.linalg.lstsq(
-            torch.tensor([[math.log(a), 1.0] for a in x]), torch.tensor([[math.log(max(b, 1e-9))] for b in y])
-        )
-        .solution[0, 0]
-        .item()
-    )
+
+    def slope(x, y):
+        a = torch.tensor([[math.log(v), 1.0] for v in x])
+        b = torch.tensor([[math.log(max(v, 1e-9))] for v in y])
+        return torch.linalg.lstsq(a, b).solution[0, 0].item()
+
     groups = {}
     for r in rows:
         groups.setdefault((r['name'], r['axis']), []).append((r['value'], r['seconds'], r['gflop']))
@@ -506,9 +508,9 @@ RANKS = {
 
 
 def bench_ranks(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`; the CPU only
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # the CPU only
+    show: bool = True,  # a progress bar
 ) -> list:  # rows
     "A step in one process, and shared by two."
     need(
@@ -535,9 +537,9 @@ def bench_ranks(
 
 # %% ../nbs/41_bench.ipynb #8281a59f
 def bench_krrst(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # timed steps of each variant, where, and whether to show a bar
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows
     "KRR-ST's step: plain, and ours."
     images, teacher, cfg = krrst_problem(device=device)
@@ -551,9 +553,9 @@ def bench_krrst(
 
 # %% ../nbs/41_bench.ipynb #efdfd9b8
 def bench_mkdt(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`; a walk takes long, so at most 2
+    reps: int = 5,  # timed walks of each variant; a walk takes long, so at most 2
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows, with `N`
     "The gradient of MKDT's walk: unrolled, and by the reverse sweep."
     rows = []
@@ -574,9 +576,9 @@ TAPPED = (64, 32), (128, 16), (256, 8), (512, 4)  # channels and side of ResNet-
 
 
 def bench_scdd(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows, with `at`: the layer and its layout
     "Batch norms listened to, layer by layer; and a whole iteration of recovery."
     rows, layouts = [], dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
@@ -607,9 +609,9 @@ def bench_scdd(
 
 # %% ../nbs/41_bench.ipynb #3a8ad853
 def bench_teacher(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows, with `at`: the settings
     "A step of a teacher's training: small settings, and the paper's network in batches of 64."
     images = Images(
@@ -623,9 +625,9 @@ def bench_teacher(
 
 # %% ../nbs/41_bench.ipynb #b07b5e8c
 def bench_experts(
-    reps: int = 5,
-    device='cpu',
-    show: bool = True,  # as for `bench_krrst`
+    reps: int = 5,  # timed steps of each variant
+    device='cpu',  # where
+    show: bool = True,  # a progress bar
 ) -> list:  # rows, with `at`: image side and widths; seconds are of one expert's step
     "A step of an expert's training: plain, ours, and four at once with `vmap`."
     rows = []

@@ -21,7 +21,8 @@ def _quit(sig, frame):
 if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
-import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, logging, shutil, threading, time, traceback
+import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, json, logging, re
+import shutil, threading, time, traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.docments import docments
@@ -899,11 +900,13 @@ def compare(
     src: Source = Source(),  # see there
     teaching: Teaching = Teaching(),  # see there
     # after pre-training on each set: probe, knn, finetune, kd, one or several with commas between; or posttrain:
-    # train classifiers on sets with labels
+    # train classifiers on sets with labels; or frozen: linear probes on a frozen teacher's features of such sets
     protocol: str = 'probe',
-    # with commas between, or all (default: none,random,kmeans,krrst,views,full; for posttrain random,sre2l,scdd,full)
+    # with commas between, or all (default: none,random,kmeans,krrst,views,full; for posttrain random,sre2l,scdd,full;
+    # for frozen random-labels,kmeans-labels,centroid-labels,sfm,lgm,clpdd,full)
     methods: str = None,
-    m: str = None,  # synthetic images, one number or several with commas between (default: 20; posttrain goes by ipc)
+    # synthetic images, one number or several with commas between (default: 20; posttrain and frozen go by ipc)
+    m: str = None,
     # let students see views of each set's images, with the teacher's answer for each: off, a number of stored ones,
     # unlimited, or several with commas between
     views: str = 'off',
@@ -912,7 +915,8 @@ def compare(
     targets: str = None,
     labels: str = '0.01,0.05,0.1',  # probe: fractions of the labels for the linear probe
     judging: JudgingFlags = JudgingFlags(),  # see there
-    ipc: str = '1,5,10',  # posttrain: images per class
+    ipc: str = '1,5,10',  # posttrain, frozen: images per class
+    encoders: str = None,  # frozen: other networks to test the sets on, as for teacher, with commas between
     label_kinds: str = 'hard,soft',  # posttrain: of labels
     seeds: int = 3,  # sets, students and draws of labelled images
     students: int = 3,  # posttrain: students for each set
@@ -957,13 +961,17 @@ def compare(
             who[0] if who else None,
             **both,
         )
+    if protocol.strip().lower() == 'frozen':
+        need(m is None, 'm', m, 'the protocol frozen goes by images per class; use --ipc')
+        need(not who and not targets and seen == ['off'], 'student, targets, views', protocol, 'frozen takes none')
+        return _compare_frozen(_names(methods or ','.join(lab.FROZEN), cmp.METHODS), _numbers(ipc), encoders, **both)
     need(
-        'posttrain' not in protocol.lower(),
+        not {'posttrain', 'frozen'} & {p.strip() for p in protocol.lower().split(',')},
         'protocol',
         protocol,
-        'posttrain stands alone: it makes other sets and trains other networks',
+        'posttrain and frozen stand alone: they make other sets and train other networks, or none',
     )
-    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'all'), 'protocol')
+    known(protocol.split(',')[0].strip(), (*cmp.PROTOCOLS, 'posttrain', 'frozen', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
     _compare_students(
         _names(methods or 'none,random,kmeans,krrst,views,full', cmp.METHODS),
@@ -1132,6 +1140,24 @@ def _compare_labelled(
     )
     _report_labelled(result, Path(out))
 
+# %% ../nbs/50_cli.ipynb #279bfda2
+def _compare_frozen(names, ipc, encoders, src, teaching, seeds, preset, steps, precision, out):
+    "Linear probes on frozen networks' features of sets with labels."
+    train, test = _start(src, out)
+    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    lab.check_frozen(train, test, names, list(ipc), seeds, preset, steps)
+    t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    others = [n.strip() for n in (encoders or '').split(',') if n.strip()]
+    all_of_them = {'its encoder': t} | {n: Teaching(teacher=n).get(train, Path(out)) for n in others}
+    run = dict(out=Path(out), preset=preset, steps=steps, precision=precision)
+    result = lab.compare_frozen(train, test, all_of_them, names, ipc, seeds, **run)
+    over = f'mean ± std over {seeds} seeds' if seeds > 1 else 'one seed, so no spread'
+    print(f'\n{lab.frozen_table(result)}\n(accuracy in % on {len(test):,} real images; {over})')
+    print(f"\nthe numbers   {Path(out) / 'compare.json'}")
+    for r in result['rows']:
+        if r['set'] and r['seed'] == 0 and r['encoder'] == 'its encoder' and r['ipc'] == max(ipc):
+            print(f"the set       {Path(out) / r['set']} ({r['method']}, seed 0)")
+
 # %% ../nbs/50_cli.ipynb #59b8821e
 def _how(s):
     "What the numbers of a table of labelled sets are."
@@ -1291,6 +1317,10 @@ def reproduce(
     dry_run: bool = False,  # resolve everything without data, and say what it takes
     show_only: bool = False,  # show the table as it stands, and run nothing
     only: str = None,  # lines or methods of the table, with commas between
+    columns: str = None,  # columns of the table, with commas between (default: all)
+    # other settings than the paper's, with commas between, which the record then names:
+    # krrst.steps=100,krrst.widths=32x64x128,teacher.net=resnet_tiny,experts.epochs=2,recipe.epochs=20,tuning.steps=200
+    set: str = None,
     seeds: int = None,  # how often (default: 1 if small, 3 otherwise)
     # what stands in for the table's first data set: whatever --source of other commands takes; or NAME=SOURCE,… for
     # several
@@ -1314,8 +1344,9 @@ def reproduce(
         return print(tables.listing())
     need(network is None or '=' in network, 'network', network, 'NAME=FILE, with commas between')
     chosen = [o.strip() for o in only.split(',')] if only else None
+    given = {k: _value(v) for k, v in _settings(set).items()}
     for n in names:
-        t = tables.TABLES[n]
+        t = tables.asked(tables.TABLES[n], [c.strip() for c in columns.split(',')] if columns else None, given)
         if dry_run:
             print(f'{t.number}: {t.title}\n{_dry(t, scale, chosen, seeds or 3)}')
         else:
@@ -1350,18 +1381,37 @@ def _pairs(text):
     "NAME=VALUE,… as a dict; a value alone as it is."
     if text is None or '=' not in text:
         return text
-    return dict(p.strip().split('=', 1) for p in text.split(','))
+    parts = [p.strip() for p in text.split(',')]
+    need(all('=' in p for p in parts), 'value', text, 'NAME=VALUE, with commas between')
+    return dict(p.split('=', 1) for p in parts)
+
+
+def _settings(text):
+    "PART.FIELD=VALUE,… as a dict; nothing as none."
+    got = _pairs(text or {})
+    need(isinstance(got, dict), 'set', text, 'PART.FIELD=VALUE, such as krrst.steps=100')
+    return got
+
+
+def _value(text):
+    "A number, a list of them with x between, or a word."
+    if re.fullmatch(r'\d+(x\d+)+', text):
+        return tuple(map(int, text.split('x')))
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 # %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
     "Run a table, print it, draw it."
     need(seeds is None or seeds >= 1, 'seeds', seeds, 'at least 1')
-    path = out / f'{t.name}-{scale}.json'
+    path = out / f'{t.name}-{tables.called(t, scale)}.json'
     if not show_only:
         core.writable(out)
         tables.run(t, scale, only, seeds, source, root, networks, out, core.get_device(device), precision=precision)
     result = core.read_json(path, 'a table of this library') if path.exists() else None
     print(tables.show(t, result))
     if result and t.columns and t.kind != 'pictures':
-        tables.picture(t, result).savefig(out / f'{t.name}-{scale}.png')
+        tables.picture(t, result).savefig(path.with_suffix('.png'))
         print(f'the numbers  {path}\nthe picture  {path.with_suffix(".png")}')

@@ -81,11 +81,11 @@ def _teacher_targets(method):
 
 # %% ../nbs/40_compare.ipynb #74a8ba7b
 def settings_of(
-    method: str | Method,
-    images: Images,
-    m: int | None = None,
-    preset: str = 'tiny',
-    steps: int | None = None,  # as for `make_set`
+    method: str | Method,  # a name of `METHODS`, or settings
+    images: Images,  # what is distilled
+    m: int | None = None,  # synthetic images; the preset's if None
+    preset: str = 'tiny',  # `tiny`, or one of the method's papers'
+    steps: int | None = None,  # the preset's if None
 ) -> Method:
     "The settings that a name means for given images; settings are what they are."
     return method_named(method).settings(images, preset, m, steps) if isinstance(method, str) else method
@@ -234,14 +234,14 @@ def once(
 
 # %% ../nbs/40_compare.ipynb #5550627e
 def set_of(
-    method: str | Method | Distilled,
-    train: Images,
-    teacher: Teacher,
-    m: int | None,
-    seed: int,
-    preset: str = 'tiny',
-    steps: int | None = None,
-    precision: str = 'float32',  # as for `make_set`
+    method: str | Method | Distilled,  # a name of `METHODS`, settings, or a set
+    train: Images,  # what is distilled
+    teacher: Teacher,  # g_φ
+    m: int | None,  # synthetic images; the preset's if None
+    seed: int,  # of everything random
+    preset: str = 'tiny',  # `tiny`, or one of the method's papers'
+    steps: int | None = None,  # of the method; the preset's if None
+    precision: str = 'float32',  # one of `core.PRECISIONS`
 ) -> dict:  # JSON
     "Everything a set depends on."
     about = dict(method=own_name(method), m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=precision)
@@ -293,20 +293,20 @@ def _sources(thing, found):
 
 # %% ../nbs/40_compare.ipynb #01549ae1
 def measure(
-    name: str,
-    method,
-    train: Images,
-    test: Images,
-    teacher: Teacher,
-    m: int | None,
-    seed: int,  # what is measured, and its name in the table
-    targets: list,
-    how: Judging,
-    out: Path | None,  # where, by which protocols, folder for sets and results
-    preset: str,
-    steps: int | None,
-    recipe: Recipe,
-    student: Student,  # of the set, of the pre-training
+    name: str,  # in the table
+    method,  # a name of `METHODS`, settings, or a set
+    train: Images,  # what is distilled
+    test: Images,  # held out
+    teacher: Teacher,  # g_φ
+    m: int | None,  # synthetic images
+    seed: int,  # of the set, the student and the labelled images
+    targets: list,  # of `Target`
+    how: Judging,  # by which protocols
+    out: Path | None,  # folder for sets and results, or None
+    preset: str,  # of the method
+    steps: int | None,  # of the method; the preset's if None
+    recipe: Recipe,  # of the pre-training
+    student: Student,  # what is pre-trained
     views: int | str = 'off',  # see `with_views`; `off`: the set as it is
     **kwargs,  # for `run`
 ) -> list:  # a row for each target, protocol and fraction of labels
@@ -398,13 +398,9 @@ def time_left(
 # %% ../nbs/40_compare.ipynb #9a61e30d
 def in_words(seconds: float) -> str:  # any number
     "A duration for people."
-    return (
-        f'{seconds:.0f} s'
-        if seconds < 90
-        else f'{seconds / 60:.0f} min'
-        if seconds < 5400
-        else f'{seconds / 3600:.1f} h'
-    )
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
 
 # %% ../nbs/40_compare.ipynb #de388602
 def as_list(v) -> list:  # a list or tuple, or one thing
@@ -416,26 +412,21 @@ def compare(
     train: Images,  # what is distilled; its labels are used for judging only
     test: Images,  # held out
     teacher: Teacher,  # g_φ, the same for all
-    methods=(
-        'none',
-        'random',
-        'kmeans',
-        'krrst',
-        'full',
-    ),  # names of `METHODS`, settings (`KRRST(m=20, lr=.02)`), or sets
+    # names of `METHODS`, settings (`KRRST(m=20, lr=.02)`), or sets
+    methods=('none', 'random', 'kmeans', 'krrst', 'full'),
     m=20,  # numbers of synthetic images, one or more, the same for all but `none` and `full`
     labels=(0.01, 0.05, 0.1),  # fractions of the labels for the probe
     seeds: int = 3,  # seeds 0, 1, …: each a new set, a new student, new labelled images
     out: Path | None = None,  # folder for sets, rows and compare.json
-    preset: str = 'tiny',
-    steps: int | None = None,  # for methods that have them
+    preset: str = 'tiny',  # of methods that have presets
+    steps: int | None = None,  # of methods that have steps; the preset's if None
     recipe: Recipe = Recipe(),  # of the pre-training, the same for all
-    student: Student | list = Student(),
-    draws: int = 5,  # one or more networks; see `probe_scores`
+    student: Student | list = Student(),  # one or more networks
+    draws: int = 5,  # of labelled images for the probe, see `probe_scores`
     targets: list | None = None,  # of `Target`; the source itself if None
     protocols=('probe',),  # of `PROTOCOLS`
-    tuning: FineTune = FineTune(),
-    kd_steps: int = 200,  # of these
+    tuning: FineTune = FineTune(),  # of the protocol `finetune`
+    kd_steps: int = 200,  # of the protocol `kd`
     views='off',  # of each set, one or more: `off` (the set as it is), a number of stored ones, `unlimited`
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `references`, `settings`; see `block`
@@ -540,19 +531,13 @@ def compare(
     )
     if in_view:
         settings['views'] = [str(v) for v in views]
-    kept = lambda t: once(
-        out and Path(out) / 'rows',
-        'references',
-        dict(
-            teacher=teacher.hash(),
-            on=t.about(),
-            own=t.train.hash != train.hash,
-            labels=list(labels),
-            seeds=seeds,
-            draws=draws,
-        ),
-        lambda: references(t.train, t.test, teacher, labels, seeds, draws, t.train.hash != train.hash),
-    )
+
+    def kept(t):
+        own = t.train.hash != train.hash
+        about = dict(teacher=teacher.hash(), on=t.about(), own=own, labels=list(labels), seeds=seeds, draws=draws)
+        make = lambda: references(t.train, t.test, teacher, labels, seeds, draws, own)
+        return once(out and Path(out) / 'rows', 'references', about, make)
+
     refs = [dict(r, target=t.train.name) for t in targets for r in (kept(t) if 'probe' in how.protocols else [])]
     result = dict(rows=rows, references=refs, settings=settings, **describe(train.x.device))
     if out:
@@ -561,16 +546,16 @@ def compare(
 
 # %% ../nbs/40_compare.ipynb #cd5c5ca9
 def check_grid(
-    train: Images,
-    test: Images,
-    methods,
-    m: list,
-    students: list,
-    targets: list,
-    how: Judging,
-    preset: str = 'tiny',
-    steps: int | None = None,
-    views: list = ('off',),  # as for `compare`
+    train: Images,  # what is distilled
+    test: Images,  # held out
+    methods,  # names, settings or sets
+    m: list,  # numbers of synthetic images
+    students: list,  # of `Student`
+    targets: list,  # of `Target`
+    how: Judging,  # by which protocols
+    preset: str = 'tiny',  # of the methods
+    steps: int | None = None,  # of the methods; the preset's if None
+    views: list = ('off',),  # each `off`, a number, or `unlimited`
 ) -> dict:  # name in the table: name of the method, settings, or set
     "Raise `BadInput`, before anything is computed, for what cannot work."
     for n in methods:
@@ -636,12 +621,12 @@ def in_table(
 
 # %% ../nbs/40_compare.ipynb #09d3255b
 def references(
-    train: Images,
-    test: Images,
-    teacher: Teacher,
-    labels=(0.01, 0.05, 0.1),
-    seeds: int = 3,
-    draws: int = 5,  # as in `compare`
+    train: Images,  # whose labels are used
+    test: Images,  # held out
+    teacher: Teacher,  # g_φ
+    labels=(0.01, 0.05, 0.1),  # fractions of the labels
+    seeds: int = 3,  # how often
+    draws: int = 5,  # of labelled images for each seed
     own: bool = False,  # let the teacher see images through their own statistics, as students do, not through its
 ) -> list:  # of rows
     "Probe accuracy on raw pixels and on the teacher's features."
@@ -745,10 +730,10 @@ def pick(
 # %% ../nbs/40_compare.ipynb #13021508
 def gain(
     result: dict,  # from `compare`: a block, or the first one
-    method: str,
-    labels: float,  # which
+    method: str,  # its name in the table
+    labels: float,  # which fraction
     over: str = 'random',  # the baseline
-    protocol: str = 'probe',  # which
+    protocol: str = 'probe',  # which protocol
 ) -> list:  # differences, by seed; empty if either is missing
     "Accuracy minus the baseline's, seed by seed; of a grid, in its first block."
     result = block(result)
@@ -814,12 +799,18 @@ def table(
     return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 # %% ../nbs/40_compare.ipynb #7b539124
-def markdown_table(head: list, body: list) -> str:  # names of the columns, rows of strings
+def markdown_table(
+    head: list,  # names of the columns
+    body: list,  # rows of strings
+) -> str:
     "A table in Markdown; all columns but the first to the right."
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---'] + ['---:'] * (len(head) - 1), *body])
 
 
-def aligned_text(head: list, body: list) -> str:  # likewise
+def aligned_text(
+    head: list,  # names of the columns
+    body: list,  # rows of strings
+) -> str:
     "A table for a terminal."
     w = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
     return '\n'.join(
@@ -1000,8 +991,8 @@ def _dots(ax, methods, scores, xlabel, digits):
 # %% ../nbs/40_compare.ipynb #67dced95
 def curves(
     result: dict,  # from `compare`
-    student: str | None = None,
-    target: str | None = None,  # which; the first if None
+    student: str | None = None,  # which network; the first if None
+    target: str | None = None,  # which target; the first if None
 ):  # the figure
     "Accuracy against the number of images, against labels (at the most images), and against the time to make the set."
     a = axes(result)
@@ -1012,17 +1003,12 @@ def curves(
     of = lambda b, n, c=cols[0], key='accuracy': pick(b['rows'], key, method=n, protocol=c[0], labels=c[1])
     names = [n for n in dict.fromkeys(r['method'] for r in last['rows']) if None not in of(last, n)]
     fig, axs = plt.subplots(1, 3, figsize=(8.6, 3.3), layout='constrained', dpi=80)
-    bars = lambda ax, x, v, n, fmt='o-': ax.errorbar(
-        x,
-        [np.mean(u) for u in v],
-        [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v],
-        fmt=fmt,
-        ms=4,
-        lw=1.3,
-        capsize=2,
-        color=colour(n),
-        label=label(n),
-    )
+
+    def bars(ax, x, v, n, fmt='o-'):
+        std = [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v]
+        look = dict(fmt=fmt, ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n))
+        ax.errorbar(x, [np.mean(u) for u in v], std, **look)
+
     for n in names:
         if any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n):
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)

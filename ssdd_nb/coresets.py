@@ -57,7 +57,10 @@ class CoresetTask:
     def state_dict(self) -> dict:
         return dict(index=self.index)
 
-    def load_state_dict(self, s: dict):
+    def load_state_dict(
+        self,
+        s: dict,  # from `state_dict`
+    ):
         self.index = s['index']
 
     def distilled(self) -> Distilled:
@@ -123,9 +126,9 @@ class Coreset(Method):
 
     def config(
         self,
-        images: Images,
-        teacher: Teacher | None,
-        task: CoresetTask,  # see `Method`
+        images: Images,  # what was chosen from
+        teacher: Teacher | None,  # see `start`
+        task: CoresetTask,  # what ran
     ) -> dict:  # JSON
         "What the choice depends on."
         return dict(**asdict(self), source=images.describe(), teacher=teacher and teacher.hash())
@@ -362,8 +365,8 @@ def forgetting_events(
     epochs: int = 20,  # of training
     seed: int = 0,  # of weights and batches
     student: Student = Student(),  # the classifier
-    show: bool = True,
-    precision: str = 'float32',  # for `run`
+    show: bool = True,  # a progress bar
+    precision: str = 'float32',  # one of `core.PRECISIONS`
 ) -> Tensor:  # float (n,), on the CPU
     "How often a classifier in training forgets each image; raises `BadInput` without labels."
     need(

@@ -133,10 +133,10 @@ def operations(
 
 # %% ../nbs/14_costs.ipynb #5f4e328a
 def stand_in(
-    n: int,
-    channels: int,
-    side: int,
-    classes: int = 0,  # how many images, of what kind
+    n: int,  # how many images
+    channels: int,  # C
+    side: int,  # H and W in pixels
+    classes: int = 0,  # how many; without labels if 0
 ) -> Images:
     "Images that need no memory, for estimates of data one does not have at hand."
     x = torch.zeros(1, channels, side, side, dtype=torch.uint8).expand(n, -1, -1, -1)
@@ -150,10 +150,10 @@ def stand_in(
 
 # %% ../nbs/14_costs.ipynb #e7da9f25
 def on_meta(
-    net: str,
-    images: Images,
-    out_dim: int = 1,
-    **options,  # one of `nets.NETS`, for such images; its options
+    net: str,  # one of `nets.NETS`
+    images: Images,  # for size and channels
+    out_dim: int = 1,  # k
+    **options,  # of the network, see `nets.make_net`
 ) -> Encoder:
     "A network without weights."
     how = (net, images.x.shape[1], images.x.shape[2:], out_dim)
@@ -165,33 +165,33 @@ def on_meta(
 
 # %% ../nbs/14_costs.ipynb #5acadaab
 def blank(
-    n: int,
-    images: Images,
-    **kw,  # how many, of what size; for `torch.empty`
+    n: int,  # how many images
+    images: Images,  # of what size
+    **kw,  # for `torch.empty`
 ) -> Tensor:  # (n, C, H, W) on the meta device
     "Images without content."
     return torch.empty(n, *images.x.shape[1:], device='meta', **kw)
 
 
 def params_mib(
-    net: nn.Module,
-    copies: int = 1,  # any module; how many copies of its parameters
+    net: nn.Module,  # any module
+    copies: int = 1,  # how many copies of its parameters
 ) -> float:
     "What parameters take in float32."
     return copies * sum(p.numel() for p in net.parameters()) * 4 / 2**20
 
 # %% ../nbs/14_costs.ipynb #798a8b8f
 def encoder_of(
-    images: Images,
-    cfg: TeacherConfig,  # what a teacher is trained on, and how
+    images: Images,  # what a teacher is trained on
+    cfg: TeacherConfig,  # how
 ) -> Encoder:
     "A teacher's network without weights and projector."
     return on_meta(cfg.net, images, max(1, len(images.classes)), **cfg.of_net())
 
 # %% ../nbs/14_costs.ipynb #9167d633
 def of_teacher(
-    images: Images,
-    cfg: TeacherConfig,  # what it is trained on, and how
+    images: Images,  # what it is trained on
+    cfg: TeacherConfig,  # how
 ) -> Estimate:
     "A teacher's training: each view through the network and back, and through the slow network if there is one."
     net = encoder_of(images, cfg)
@@ -222,9 +222,9 @@ def _no_grad(net, x):
 
 # %% ../nbs/14_costs.ipynb #bd5f1916
 def of_krrst(
-    images: Images,
-    cfg,
-    k: int,  # X_t, `KRRST`, target dimension
+    images: Images,  # X_t
+    cfg,  # `KRRST` settings
+    k: int,  # target dimension
 ) -> Estimate:
     "KRR-ST's steps, and the steps that fill the pool: half of T for each model, in the mean."
     net = on_meta(cfg.net, images, k, widths=cfg.widths, norm=cfg.norm)
@@ -250,10 +250,10 @@ def of_krrst(
 
 # %% ../nbs/14_costs.ipynb #c8eb2909
 def of_mkdt(
-    images: Images,
-    cfg,
-    k: int,
-    at_once: int = 8,  # X_t, `MKDT`, target dimension, see `mkdt.ExpertTask`
+    images: Images,  # X_t
+    cfg,  # `MKDT` settings
+    k: int,  # target dimension
+    at_once: int = 8,  # experts side by side, see `mkdt.ExpertTask`
 ) -> Estimate:
     "MKDT's walks, and the training of its experts, whose snapshots go to disk."
     e, size = cfg.experts, min(cfg.batch, cfg.m)
@@ -302,9 +302,9 @@ def of_mkdt(
 
 # %% ../nbs/14_costs.ipynb #f4c05380
 def of_scdd(
-    images: Images,
-    cfg,
-    net: nn.Module,  # for the classes, `SCDD`, the network to recover from
+    images: Images,  # for size and classes
+    cfg,  # `SCDD` settings
+    net: nn.Module,  # the network to recover from
 ) -> Estimate:
     "SC-DD's iterations: forward through the network, and back to the images."
     net = _without_content(net).eval().requires_grad_(False)
@@ -327,8 +327,8 @@ def _without_content(net):
 
 # %% ../nbs/14_costs.ipynb #14a00001
 def of_training(
-    images: Images,
-    net: nn.Module,  # what is trained on, what (on the meta device)
+    images: Images,  # what is trained on
+    net: nn.Module,  # what is trained, on the meta device
     steps: int,  # how long
     batch: int,  # images at a time
     what: str = 'steps of a student',  # a name for the steps
@@ -364,16 +364,15 @@ def _(how: scdd.SCDD, images, net=None):
 
 # %% ../nbs/14_costs.ipynb #d66e03e1
 def need_room(
-    e: Estimate,
-    device='cpu',
-    disk_free_gib: float | None = None,
-    out='out',  # what is wanted, where it would run, what is free in the folder `out`
+    e: Estimate,  # what is wanted
+    device='cpu',  # where it would run
+    disk_free_gib: float | None = None,  # what is free in the folder; not looked at if None
+    out='out',  # the folder, for the message
 ) -> None:
     "Raise `BadInput` if a run needs more memory or disk than there is."
-    free, wanted = (
-        free_gib(device),
-        e.mib() / 1024 * (int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if torch.device(device).type == 'cpu' else 1),
-    )  # processes share this machine's memory
+    free, wanted = free_gib(device), e.mib() / 1024
+    if torch.device(device).type == 'cpu':
+        wanted *= int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # processes share this machine's memory
     need(
         free is None or wanted < free,
         'memory',

@@ -1017,7 +1017,8 @@ def _sorted_out(names, parts, classes):
     }
     for part, (ps, cut) in of.items():
         strange = sorted({p[cut] for p in ps if len(p) - cut > 1} - known_) if part not in fits else ()
-        said = f'folders {safe(", ".join(strange[:5]))}; those of the training images are {safe(", ".join(sorted(known_)[:5]))}'
+        theirs, ours = (safe(', '.join(names[:5])) for names in (strange, sorted(known_)))
+        said = f'folders {theirs}; those of the training images are {ours}'
         need(not strange, 'source', f'the {part} images', f'lie in {said}; rename them, or say --split')
     held = next((part for part in ('test', 'val') if part in fits), None)
     wanted = None if classes in (None, 'none') else {c.strip() for c in classes.split(',') if c.strip()}

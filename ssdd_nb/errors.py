@@ -27,7 +27,11 @@ SIGNALS = tuple(getattr(signal, s) for s in ('SIGINT', 'SIGTERM', 'SIGHUP') if h
 class Stopped(KeyboardInterrupt):
     "A signal stopped the run; the message says where."
 
-    def __init__(self, message: str = 'stopped', sig: int = signal.SIGINT):
+    def __init__(
+        self,
+        message: str = 'stopped',  # one line
+        sig: int = signal.SIGINT,  # the signal that asked for it
+    ):
         super().__init__(message)
         self.code = 128 + sig  # what a shell expects as exit code
 

@@ -102,8 +102,10 @@ class Viewing:
         self.M = view_matrices(d) if self.count else None
 
     def draw(
-        self, i: Tensor, step: int
-    ) -> tuple:  # which images (b,); matrices (b, 2, 3), which view of each (b,) or None
+        self,
+        i: Tensor,  # which images (b,)
+        step: int,  # number of the training step, from 0
+    ) -> tuple:  # matrices (b, 2, 3), and which view of each (b,), or None
         "The views of a step, from the seed and the step alone."
         gen = generator(self.seed, 'pretraining views', step)
         if self.M is None:
@@ -113,8 +115,10 @@ class Viewing:
 
     @torch.no_grad()
     def batch(
-        self, i: Tensor, step: int
-    ) -> tuple:  # which images (b,); views (b, C, H, W), normalised, and targets (b, k)
+        self,
+        i: Tensor,  # which images (b,)
+        step: int,  # number of the training step, from 0
+    ) -> tuple:  # views (b, C, H, W), normalised, and targets (b, k)
         "A view of each image, and what the teacher says of it."
         (M, v), at = self.draw(i, step), index_to(i, self.x.device)
         seen = view_of(self.x[at], M, self.how.padding)
@@ -429,7 +433,12 @@ class Student:
     norm: str = 'instance'  # see `nets.norm_layer`
     stem_stride: int | None = None  # of a ResNet's first convolution; 1 if None
 
-    def make(self, images: Images, out_dim: int, seed: int) -> Encoder:  # for such images, with k outputs, from a seed
+    def make(
+        self,
+        images: Images,  # for size, channels and device
+        out_dim: int,  # k, outputs
+        seed: int,  # of the weights
+    ) -> Encoder:
         "A fresh one, where the images are."
         _, c, h, w = images.x.shape
         return place(
@@ -449,12 +458,12 @@ class Student:
 # %% ../nbs/06_evaluate.ipynb #24b2f8b2
 def pretrained(
     d: Distilled | None,  # a set; None: nothing to train on
-    train: Images,
-    test: Images,  # for the network's shape; for the distance
+    train: Images,  # for the network's shape
+    test: Images,  # for the distance to the teacher
     teacher: Teacher | None,  # g_φ; without it there is no distance
-    recipe: Recipe = Recipe(),
-    student: Student = Student(),
-    seed: int = 0,  # how, which network, of student and batches
+    recipe: Recipe = Recipe(),  # how
+    student: Student = Student(),  # which network
+    seed: int = 0,  # of the student and of the batches
     **kwargs,  # for `run`
 ) -> tuple:  # the student in eval mode, its test MSE to the teacher or None, seconds of pre-training
     "A fresh student, pre-trained on a set."

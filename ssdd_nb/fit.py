@@ -64,10 +64,10 @@ class Fit:
         "Go on from there."
         for k in self.kept:
             part = getattr(self, k)
-            (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(s[k])
+            (part.set_state if hasattr(part, 'set_state') else part.load_state_dict)(s[k])
         self.t = s['t']
 
 
 def _state(part):
     "The state of a network, an optimiser, batches, or a random generator."
-    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+    return part.get_state() if hasattr(part, 'get_state') else part.state_dict()

@@ -30,8 +30,8 @@ def centred(
 
 # %% ../nbs/32_kernels.ipynb #d9c71cd4
 def check_labels(
-    images: Images,
-    m: int,  # with labels; synthetic images
+    images: Images,  # with labels
+    m: int,  # synthetic images
 ) -> None:
     "Raise `BadInput` unless there are labels, and m is so many of each class."
     need(
@@ -46,9 +46,9 @@ def check_labels(
 
 # %% ../nbs/32_kernels.ipynb #b9ea9b2f
 def balanced(
-    images: Images,
-    m: int,
-    seed: int,  # with labels; synthetic images; the draw
+    images: Images,  # with labels
+    m: int,  # synthetic images, a multiple of the classes
+    seed: int,  # of the draw
 ) -> tuple:  # X_s (m, C, H, W), normalised, and Y_s (m, C)
     "Where X_s and Y_s start: random real images, as many of each class, and their labels."
     i = per_class(images, m // len(images.classes), generator(seed, 'kernels init')).to(images.x.device)
@@ -67,11 +67,11 @@ def arc_cosine(
 
 # %% ../nbs/32_kernels.ipynb #0db2e9c3
 def infinite(
-    X: Tensor,
-    Z: Tensor,  # inputs (n, …) and (m, …), flattened
+    X: Tensor,  # inputs (n, …), flattened
+    Z: Tensor,  # inputs (m, …), flattened
     depth: int = 1,  # L: hidden layers
-    w_var: float = 2.0,
-    b_var: float = 0.01,  # σ_w² and σ_b²
+    w_var: float = 2.0,  # σ_w², of the weights
+    b_var: float = 0.01,  # σ_b², of the biases
     kind: str = 'ntk',  # `ntk` or `nngp`
 ) -> Tensor:  # (n, m)
     "The kernel of an infinitely wide fully-connected ReLU network."
@@ -90,8 +90,8 @@ def random_net(
     x: Tensor,  # images (n, C, H, W), for size and device
     seed: int,  # of the weights
     widths: tuple | None = None,  # of its blocks; `auto_widths` if None
-    w_var: float = 2.0,
-    b_var: float = 0.01,  # σ_w² and σ_b²
+    w_var: float = 2.0,  # σ_w², of the weights
+    b_var: float = 0.01,  # σ_b², of the biases
 ) -> nn.Module:
     "A ConvNet without norms, weights of variance σ_w² over their number of inputs, biases of variance σ_b²."
     net = make_net('convnet', x.shape[1], x.shape[2:], 1, widths=widths, norm='none').requires_grad_(False)
@@ -106,8 +106,8 @@ def random_net(
 def random_features(
     X: Tensor,  # images (n, C, H, W)
     nets: list,  # from `random_net`
-    w_var: float = 2.0,
-    b_var: float = 0.01,  # of the last layer
+    w_var: float = 2.0,  # σ_w² of the last layer
+    b_var: float = 0.01,  # σ_b² of the last layer
 ) -> Tensor:  # (n, r·d + 1)
     "Features whose inner products estimate the NNGP kernel of a ConvNet (RFAD)."
     f = torch.cat([net.features(X).float() for net in nets], 1)
@@ -115,8 +115,8 @@ def random_features(
 
 # %% ../nbs/32_kernels.ipynb #ae8928be
 def kernel_ridge(
-    K_ss: Tensor,
-    K_ts: Tensor,  # kernels (m, m) and (b, m)
+    K_ss: Tensor,  # kernel of the synthetic images (m, m)
+    K_ts: Tensor,  # of real and synthetic images (b, m)
     Y_s: Tensor,  # targets (m, k)
     lam: float = 1e-6,  # λ₀, as a fraction of the mean diagonal of K_ss
 ) -> Tensor:  # predictions (b, k)
@@ -205,8 +205,8 @@ class RFAD(KIP):
 
 # %% ../nbs/32_kernels.ipynb #8056b9e1
 def regress(
-    X_s: Tensor,
-    Y_s: Tensor,  # synthetic images (m, C, H, W) and targets (m, k)
+    X_s: Tensor,  # synthetic images (m, C, H, W)
+    Y_s: Tensor,  # their targets (m, k)
     X_t: Tensor,  # real images (b, C, H, W)
     cfg: KIP,  # the kernel
     seed: int = 0,  # of the random networks, if the kernel has any
@@ -371,7 +371,11 @@ def as_krrst(cfg: FRePo) -> KRRST:
 class Lamb(torch.optim.AdamW):
     "LAMB without weight decay: Adam's direction, a step as long as `lr` times the tensor."
 
-    def __init__(self, params, lr: float):  # tensors, η
+    def __init__(
+        self,
+        params,  # tensors, or groups of them
+        lr: float,  # η
+    ):
         super().__init__(params, lr, eps=1e-6, weight_decay=0)
 
     @torch.no_grad()

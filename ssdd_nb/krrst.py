@@ -90,8 +90,8 @@ def krr(
 
 # %% ../nbs/10_krrst.ipynb #982c58db
 def mse(
-    a: Tensor,
-    b: Tensor,  # of one shape (n, k)
+    a: Tensor,  # predictions (n, k)
+    b: Tensor,  # targets (n, k)
     reduction: str = 'mean',  # `mean` over all entries (the code), or `sum`: half the sum of squares (the paper)
 ) -> Tensor:  # scalar
     "The squared error between predictions and targets."
@@ -101,8 +101,8 @@ def mse(
 
 # %% ../nbs/10_krrst.ipynb #5ddaaf2a
 def weight(
-    part,
-    whole,  # this process's rows, and all of them
+    part,  # this process's rows
+    whole,  # the rows of all processes
     reduction: str = 'mean',  # as for `mse`
 ) -> float:
     "What a loss over a part counts in the loss over the whole."
@@ -114,9 +114,9 @@ def outer_loss(
     Y_s: Tensor,  # their targets (m, k)
     F_t: Tensor,  # features of real images (b, d)
     Y_t: Tensor,  # g_φ of the same real images (b, k)
-    lam: float = 1e-6,
-    bias: bool = True,
-    reduction: str = 'mean',  # see `krr`, `mse`
+    lam: float = 1e-6,  # λ, a fraction of the features' trace, see `krr`
+    bias: bool = True,  # whether a column of ones is appended to the features
+    reduction: str = 'mean',  # `mean` or `sum`, see `mse`
 ) -> Tensor:  # scalar
     "How far the refitted head's predictions on real images are from the teacher (KRR-ST, eq. 4)."
     predicted = krr(F_s, Y_s, F_t, lam, bias)
@@ -135,11 +135,9 @@ PAPER = dict(
 class KRRST(Method):
     "Everything KRR-ST depends on but the seed, the images and the teacher."
 
-    name, papers, divided = (
-        'krrst',
-        PAPER,
-        True,
-    )  # `papers`: 4.1 and Appendix D; sizes and widths from the authors' code
+    name = 'krrst'
+    papers = PAPER  # 4.1 and Appendix D; sizes and widths from the authors' code
+    divided = True
     m: int = 1000  # synthetic images
     steps: int = 160_000  # outer iterations
     batch: int = 1024  # real images in one (the code's)
@@ -231,7 +229,11 @@ class Slot:
         )
         self.reduction, self.t = cfg.reduction, 0
 
-    def train(self, x: Tensor, y: Tensor) -> Tensor:  # X_s, Y_s; the loss before the step
+    def train(
+        self,
+        x: Tensor,  # X_s (m, C, H, W)
+        y: Tensor,  # Y_s (m, k)
+    ) -> Tensor:  # the loss before the step
         "One full-batch step on the inner MSE (eq. 2); several processes share the images."
         part, wanted = world().share(x), world().share(y)
         loss = weight(part, x, self.reduction) * mse(self.net(part).float(), wanted, self.reduction)
@@ -282,21 +284,29 @@ class KRRSTTask:
         self.made += 1
         return Slot(self.cfg, self.images, self.Y_t.shape[1], seed_of(self.seed, 'krrst model', self.made))
 
-    def draw(self, lo: int, hi: int) -> int:  # a uniform integer in [lo, hi)
+    def draw(
+        self,
+        lo: int,  # the smallest
+        hi: int,  # one more than the largest
+    ) -> int:  # uniform in [lo, hi)
         "A random integer from the run's own stream."
         return int(torch.randint(lo, hi, (1,), generator=self.gen))
 
 # %% ../nbs/10_krrst.ipynb #5adabba4
 @patch
 def inner_set(
-    self: KRRSTTask, at: int
-) -> tuple:  # which model will learn it; images (m, C, H, W), normalised, and targets (m, k)
+    self: KRRSTTask,
+    at: int,  # which model of the pool will learn it
+) -> tuple:  # images (m, C, H, W), normalised, and targets (m, k)
     "What a model of the pool is trained on."
     return self.X_s.detach(), self.Y_s.detach()
 
 
 @patch
-def head_set(self: KRRSTTask, net: Encoder) -> tuple:  # f_ω; features (m, d) and targets (m, k)
+def head_set(
+    self: KRRSTTask,
+    net: Encoder,  # f_ω
+) -> tuple:  # features (m, d) and targets (m, k)
     "What the head is fitted to; several processes share the images."
     return gathered(self.features(net, world().share(self.X_s)).float(), len(self.X_s)), self.Y_s
 
@@ -342,7 +352,11 @@ def real_batch(
 
 # %% ../nbs/10_krrst.ipynb #46e58f08
 @patch
-def features(self: KRRSTTask, net: Encoder, x: Tensor) -> Tensor:  # (n, C, H, W) to (n, d)
+def features(
+    self: KRRSTTask,
+    net: Encoder,  # f_ω
+    x: Tensor,  # images (n, C, H, W), normalised
+) -> Tensor:  # (n, d)
     "f_ω(x), with batch norm as configured, and without changing its running statistics."
     net.train(self.cfg.features_in == 'train')
     kept = [(m, dict(m._buffers)) for m in net.modules()] if net.training else []
@@ -389,7 +403,10 @@ def step(self: KRRSTTask) -> dict:  # `outer`, and `inner` when a model was trai
 
 # %% ../nbs/10_krrst.ipynb #10336aa3
 @patch
-def advance(self: KRRSTTask, at: int) -> dict:  # which model; `inner` if it was trained
+def advance(
+    self: KRRSTTask,
+    at: int,  # which model of the pool
+) -> dict:  # `inner`, its loss, if it was trained
     "Lines 10 to 15: train the model one step further, or draw it anew."
     slot = self.pool[at]
     if slot.t < self.cfg.max_steps:

@@ -37,8 +37,8 @@ def gradient(
 
 # %% ../nbs/30_matching.ipynb #54eddc4a
 def gradient_distance(
-    g_s,
-    g_t,  # gradients (units, …), layer by layer
+    g_s,  # gradients (units, …), layer by layer
+    g_t,  # gradients of the same shapes
     eps: float = 1e-6,  # keeps units without gradient from dividing by 0
 ) -> Tensor:  # scalar: 0 if all directions agree, up to 2 for each unit
     "One minus the cosine, summed over layers and output units (DC, gradient matching loss)."
@@ -50,7 +50,10 @@ def gradient_distance(
     return sum(layer(a, b) for a, b in zip(g_s, g_t))
 
 # %% ../nbs/30_matching.ipynb #fe20c5fe
-def colour(x: Tensor, u: Tensor) -> Tensor:  # (n, C, H, W); three numbers each (n, 3)
+def colour(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+) -> Tensor:  # (n, C, H, W)
     "Brightness, saturation and contrast of normalised images; grey ones have no saturation."
     b, s, c = u.view(-1, 3, 1, 1, 1).unbind(1)
     x = x + b - 0.5
@@ -58,14 +61,22 @@ def colour(x: Tensor, u: Tensor) -> Tensor:  # (n, C, H, W); three numbers each 
     return torch.lerp(x.mean((1, 2, 3), keepdim=True).expand_as(x), x, c + 0.5)
 
 # %% ../nbs/30_matching.ipynb #d41e6100
-def crop(x: Tensor, u: Tensor, share: float = 0.125) -> Tensor:  # likewise; of the side
+def crop(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+    share: float = 0.125,  # of the side, that it is shifted by at most
+) -> Tensor:  # (n, C, H, W)
     "Shift by whole pixels; what comes in is zero, the mean of normalised images."
     h, w = x.shape[2:]
     shift = lambda u, side: ((u * (2 * int(side * share + 0.5) + 1)).floor() - int(side * share + 0.5)) * 2 / side
     return warp(x, matrix(len(u), x.device, {(0, 2): shift(u[:, 0], w), (1, 2): shift(u[:, 1], h)}))
 
 # %% ../nbs/30_matching.ipynb #5666f273
-def cutout(x: Tensor, u: Tensor, share: float = 0.5) -> Tensor:  # likewise
+def cutout(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+    share: float = 0.5,  # side of the hole, as a share of the image's
+) -> Tensor:  # (n, C, H, W)
     "A rectangle somewhere, perhaps partly outside, set to zero: the mean of normalised images."
 
     def inside(u, side):
@@ -77,18 +88,29 @@ def cutout(x: Tensor, u: Tensor, share: float = 0.5) -> Tensor:  # likewise
     return x.masked_fill(hole, 0.0)
 
 # %% ../nbs/30_matching.ipynb #2a30a217
-def flip(x: Tensor, u: Tensor) -> Tensor:  # (n, C, H, W); three numbers each (n, 3)
+def flip(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+) -> Tensor:  # (n, C, H, W)
     "Mirrored, or not."
     return warp(x, flip_matrix(u[:, 0] < 0.5))
 
 
-def scale(x: Tensor, u: Tensor, ratio: float = 1.2) -> Tensor:  # likewise
+def scale(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+    ratio: float = 1.2,  # the largest factor; the smallest is 1/ratio
+) -> Tensor:  # (n, C, H, W)
     "Height and width stretched or shrunk, each for itself."
     by = 1 / ratio + u * (ratio - 1 / ratio)
     return warp(x, matrix(len(u), x.device, {(0, 0): by[:, 0], (1, 1): by[:, 1]}))
 
 # %% ../nbs/30_matching.ipynb #da9af4f0
-def rotate(x: Tensor, u: Tensor, degrees: float = 15.0) -> Tensor:  # likewise
+def rotate(
+    x: Tensor,  # (n, C, H, W)
+    u: Tensor,  # three numbers in [0, 1) each (n, 3)
+    degrees: float = 15.0,  # by so many at most, either way
+) -> Tensor:  # (n, C, H, W)
     "Turned about the centre."
     one = torch.ones_like(u[:, 0])
     return warp(
@@ -126,8 +148,8 @@ def augment(
 
 # %% ../nbs/30_matching.ipynb #2f45b93d
 def mean_distance(
-    F_t: Tensor,
-    F_s: Tensor,  # features of real and of synthetic images (n, …), (m, …)
+    F_t: Tensor,  # features of real images (n, …)
+    F_s: Tensor,  # features of synthetic images (m, …)
 ) -> Tensor:  # scalar
     "The squared distance of the means (DM)."
     return (F_t.mean(0) - F_s.mean(0)).square().sum()
@@ -147,8 +169,8 @@ def stages(
 
 # %% ../nbs/30_matching.ipynb #87212144
 def alignment(
-    real: list,
-    synthetic: list,  # for each class, what `stages` returns
+    real: list,  # for each class, what `stages` returns for real images
+    synthetic: list,  # for each class, what it returns for synthetic ones
     weights=None,  # w_l of each layer; 1 if None
 ) -> Tensor:  # scalar
     "The distances of the mean features, over classes and layers (CAFE, layer-wise feature alignment)."
@@ -157,8 +179,8 @@ def alignment(
 
 # %% ../nbs/30_matching.ipynb #69777eae
 def discrimination(
-    F_t: list,
-    F_s: list,  # for each class, the features of real (n_c, d) and of synthetic images (m_c, d)
+    F_t: list,  # for each class, the features of real images (n_c, d)
+    F_s: list,  # for each class, the features of synthetic images (m_c, d)
 ) -> Tensor:  # scalar, the sum over all real images
     "The cross-entropy of real images that are classified by the synthetic centres (CAFE, discrimination loss)."
     centres = torch.stack([f.mean(0) for f in F_s])  # (C, d)
@@ -208,8 +230,8 @@ class Matching(Method):
     @classmethod
     def published(
         cls,
-        data: str,
-        ipc: int,  # one of `papers`, images per class
+        data: str,  # one of `papers`
+        ipc: int,  # images per class
     ) -> dict:  # fields
         "What the paper sets."
         return {}
@@ -470,7 +492,10 @@ class Real:
     def state_dict(self) -> dict:
         return dict(streams=[s.state_dict() for s in self.streams])
 
-    def load_state_dict(self, s: dict):
+    def load_state_dict(
+        self,
+        s: dict,  # from `state_dict`
+    ):
         for mine, theirs in zip(self.streams, s['streams']):
             mine.load_state_dict(theirs)
 
@@ -650,8 +675,8 @@ def spread(
 def until(
     once,  # a function that trains once and returns an accuracy
     moved: float,  # λ₂
-    queue: int,
-    most: int,  # how many accuracies to look at; how often at most
+    queue: int,  # how many accuracies to look at
+    most: int,  # how often at most
 ) -> int:  # how often it was called
     "Train until the last few accuracies are further apart than λ₂ (CAFE, dynamic bi-level optimisation)."
     seen = []
@@ -667,7 +692,13 @@ class CAFETask(MatchingTask):
 
     stream = 'cafe'
 
-    def __init__(self, images: Images, cfg: CAFE, seed: int = 0, teacher=None):  # as for `MatchingTask`
+    def __init__(
+        self,
+        images: Images,  # X_t, with labels
+        cfg: CAFE,  # how
+        seed: int = 0,  # of everything random
+        teacher=None,  # not used
+    ):
         super().__init__(images, cfg, seed)
         self.query = Real(images, cfg.query, seed, 'cafe query')
 
@@ -703,7 +734,10 @@ class CAFETask(MatchingTask):
     def state_dict(self) -> dict:
         return dict(**super().state_dict(), query=self.query.state_dict())
 
-    def load_state_dict(self, s: dict):
+    def load_state_dict(
+        self,
+        s: dict,  # from `state_dict`
+    ):
         super().load_state_dict(s)
         self.query.load_state_dict(s['query'])
 

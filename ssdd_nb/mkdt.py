@@ -85,12 +85,12 @@ def sgd(
 # %% ../nbs/11_mkdt.ipynb #0aaee82b
 @torch.no_grad()
 def sgd_(
-    theta: Tensor,
-    v: Tensor,
-    g: Tensor,
-    lr,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,  # as for `sgd`; θ and v are changed
+    theta: Tensor,  # θ (P,), changed in place
+    v: Tensor,  # velocity (P,), changed in place
+    g: Tensor,  # gradient (P,)
+    lr,  # α
+    momentum: float = 0.0,  # μ
+    weight_decay: float = 0.0,  # w
 ) -> None:
     "The same step in place."
     v.mul_(momentum).add_(g).add_(theta, alpha=weight_decay)
@@ -101,9 +101,9 @@ def inner_step(
     loss,  # a function of θ
     theta: Tensor,  # (P,), requires grad
     v: Tensor,  # velocity
-    lr,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,  # see `sgd`
+    lr,  # α
+    momentum: float = 0.0,  # μ, see `sgd`
+    weight_decay: float = 0.0,  # w, see `sgd`
     create_graph: bool = False,  # whether the step itself shall be differentiable
     part: bool = False,  # whether the loss is this process's part of one that all processes add up
 ) -> tuple:  # the next θ and v
@@ -114,13 +114,13 @@ def inner_step(
 # %% ../nbs/11_mkdt.ipynb #1f1ae443
 def unrolled(
     theta: Tensor,  # θ_t*, where the walk starts (P,)
-    X: Tensor,
-    Y: Tensor,
-    lr: Tensor,  # X_s (m, C, H, W), Y_s (m, k), α_syn ()
+    X: Tensor,  # X_s (m, C, H, W), normalised
+    Y: Tensor,  # Y_s (m, k)
+    lr: Tensor,  # α_syn, scalar
     batches: list,  # N index tensors: the mini-batch of each step
     loss,  # a function of θ, x, y and the step's number
     outer,  # a function of the last θ: eq. 4
-    momentum: float = 0.0,
+    momentum: float = 0.0,  # of the walk
     weight_decay: float = 0.0,  # of the walk
 ) -> tuple:  # eq. 4, and its gradients with respect to X, Y and lr
     "The gradient of a walk from the graph of all its steps: memory grows with N."
@@ -135,15 +135,15 @@ def unrolled(
 
 # %% ../nbs/11_mkdt.ipynb #16fa6d61
 def sweep(
-    theta: Tensor,
-    X: Tensor,
-    Y: Tensor,
-    lr: Tensor,
-    batches: list,
-    loss,
-    outer,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,  # as for `unrolled`
+    theta: Tensor,  # θ_t*, where the walk starts (P,)
+    X: Tensor,  # X_s (m, C, H, W), normalised
+    Y: Tensor,  # Y_s (m, k)
+    lr: Tensor,  # α_syn, scalar
+    batches: list,  # N index tensors: the mini-batch of each step
+    loss,  # a function of θ, x, y and the step's number
+    outer,  # a function of the last θ: eq. 4
+    momentum: float = 0.0,  # of the walk
+    weight_decay: float = 0.0,  # of the walk
     keep: int = 0,  # graphs to keep rather than rebuild: time for memory
     every: int = 2,  # keep one place in so many, and walk to the others again: memory for time
 ) -> tuple:  # eq. 4, and its gradients with respect to X, Y and lr
@@ -175,14 +175,14 @@ class Walk:
 
     def __init__(
         self,
-        X: Tensor,
-        Y: Tensor,
-        lr: Tensor,
-        batches: list,
-        loss,
-        momentum: float,
-        weight_decay: float,
-        every: int,  # see `sweep`
+        X: Tensor,  # X_s (m, C, H, W), normalised
+        Y: Tensor,  # Y_s (m, k)
+        lr: Tensor,  # α_syn, scalar
+        batches: list,  # N index tensors: the mini-batch of each step
+        loss,  # a function of θ, x, y and the step's number
+        momentum: float,  # of the walk
+        weight_decay: float,  # of the walk
+        every: int,  # keep one place in so many
     ):
         self.X, self.Y, self.lr, self.batches = X, Y, lr, batches
         self.loss = loss
@@ -195,7 +195,12 @@ class Walk:
         i = world().share(self.batches[n])
         return i, len(i) / len(self.batches[n])
 
-    def step(self, n: int, theta: Tensor, v: Tensor) -> tuple:  # the next θ and v
+    def step(
+        self,
+        n: int,  # which step, from 0
+        theta: Tensor,  # θ (P,)
+        v: Tensor,  # velocity (P,)
+    ) -> tuple:  # the next θ and v
         "Step n, without a graph."
         i, w = self.part(n)
         theta, new = inner_step(
@@ -208,7 +213,12 @@ class Walk:
         )
         return theta.detach(), new.detach() if self.how[0] else v
 
-    def graph(self, n: int, theta: Tensor, v: Tensor) -> tuple:  # what it depends on, and the next θ and v
+    def graph(
+        self,
+        n: int,  # which step, from 0
+        theta: Tensor,  # θ (P,)
+        v: Tensor,  # velocity (P,)
+    ) -> tuple:  # what it depends on, and the next θ and v
         "Step n, differentiable in θ, x, y, α and v."
         i, w = self.part(n)
         th, x, y, l, v = leaves = [t.detach().requires_grad_() for t in (theta, self.X[i], self.Y[i], self.lr, v)]
@@ -216,7 +226,11 @@ class Walk:
             lambda t: w * self.loss(t, x, y, n), th, v, l, *self.how, create_graph=True, part=True
         )
 
-    def forward(self, theta: Tensor, keep: int) -> Tensor:  # where it ends
+    def forward(
+        self,
+        theta: Tensor,  # where it starts (P,)
+        keep: int,  # how many last graphs to keep
+    ) -> Tensor:  # where it ends (P,)
         "All steps, keeping one place in `every` and the graphs of the last `keep`."
         N, theta = len(self.batches), theta.detach()
         v = torch.zeros_like(theta) if self.how[0] else theta.new_zeros(())
@@ -273,7 +287,12 @@ class ExpertConfig:
     half: bool = False  # store snapshots in half precision
     same_start: bool = False  # all from one initialisation, as for Figure 1a
 
-    def student(self, images: Images, k: int, seed: int = 0):  # for such images, with k outputs, from a seed
+    def student(
+        self,
+        images: Images,  # for size, channels and device
+        k: int,  # outputs
+        seed: int = 0,  # of the weights
+    ):  # an untrained network
         "A fresh student, on the CPU."
         return make_net(self.net, images.x.shape[1], images.x.shape[2:], k, seed, widths=self.widths, norm=self.norm)
 
@@ -288,16 +307,30 @@ class Trajectories:
     ):
         self.folder, self.cfg, self.seed, self.run = Path(folder), cfg, None, None
 
-    def file(self, i: int, t: int) -> Path:  # expert, epoch
+    def file(
+        self,
+        i: int,  # which expert
+        t: int,  # after how many epochs
+    ) -> Path:
         "The file of one snapshot."
         return self.folder / f'expert-{i:03d}' / f'epoch-{t:03d}.safetensors'
 
-    def put(self, i: int, t: int, theta: Tensor):  # expert, epoch, parameters (P,)
+    def put(
+        self,
+        i: int,  # which expert
+        t: int,  # after how many epochs
+        theta: Tensor,  # parameters (P,)
+    ):
         "Write one snapshot, whole or not at all."
         kept = theta.detach().cpu().to(torch.float16 if self.cfg.half else torch.float32)
         write_parts(self.file(i, t), {'theta': kept.clone()})  # cloned: training goes on in place
 
-    def get(self, i: int, t: int, device='cpu') -> Tensor:  # expert, epoch, where to; float32 (P,)
+    def get(
+        self,
+        i: int,  # which expert
+        t: int,  # after how many epochs
+        device='cpu',  # where to
+    ) -> Tensor:  # float32 (P,)
         "One snapshot."
         mend = f'remove {self.folder}, and the experts will be trained anew'
         return to_device(read_parts(self.file(i, t), {'theta'}, mend)['theta'].float(), device)
@@ -363,7 +396,10 @@ class ExpertTask:
             t[others] = 0
         all_sum(self.theta, self.v)
 
-    def snapshot(self, epoch: int):
+    def snapshot(
+        self,
+        epoch: int,  # how many are over
+    ):
         "Write where the group is."
         self.put_together()
         if world().rank == 0:
@@ -424,8 +460,8 @@ def experts(
     cfg: ExpertConfig,  # how
     seed: int = 0,  # of weights and batches
     out: Path | None = None,  # folder for the snapshots; a temporary one if None
-    at_once: int = 8,
-    stacked: bool = False,  # see `ExpertTask`
+    at_once: int = 8,  # experts that advance side by side
+    stacked: bool = False,  # compute them with `vmap`, not one by one
     **kwargs,  # for `run`
 ) -> Trajectories:
     "Train the experts, or take up or read those in `out`."
@@ -444,9 +480,9 @@ def experts(
 
 # %% ../nbs/11_mkdt.ipynb #f65c0449
 def wanted(
-    images: Images,
-    teacher: Teacher | None,
-    objective: str = 'kd',  # X_t, f_T, one of `OBJECTIVES`
+    images: Images,  # X_t
+    teacher: Teacher | None,  # f_T; the objective `sl` can do without
+    objective: str = 'kd',  # one of `OBJECTIVES`
 ) -> Tensor:  # (n, k)
     "What an objective wants a network to say of real images: teacher targets, or one-hot labels."
     if objective != 'sl':
@@ -456,17 +492,17 @@ def wanted(
 
 # %% ../nbs/11_mkdt.ipynb #0f141c67
 def learned_from(
-    images: Images,
-    teacher: Teacher | None,
-    objective: str,  # as for `wanted`
+    images: Images,  # X_t
+    teacher: Teacher | None,  # f_T, or None
+    objective: str,  # one of `OBJECTIVES`
 ) -> dict:  # JSON
     "What trajectories depend on besides the images, for their records."
     return dict(teacher=teacher and teacher.hash(), **(dict(label_hash=images.label_hash) if objective == 'sl' else {}))
 
 # %% ../nbs/11_mkdt.ipynb #10e95ade
 def check_experts(
-    images: Images,
-    cfg: ExpertConfig,  # X_t, the settings
+    images: Images,  # X_t
+    cfg: ExpertConfig,  # the settings
 ) -> None:
     "Raise `BadInput` if experts cannot be trained like this."
     for k in ('experts', 'epochs', 'batch'):
@@ -594,9 +630,9 @@ class MKDT(Method):
 
     def config(
         self,
-        images: Images,
-        teacher: Teacher | None,
-        task,  # see `Method`
+        images: Images,  # X_t
+        teacher: Teacher | None,  # f_T
+        task,  # what ran
     ) -> dict:  # JSON
         "The settings, what the experts learned from, and what the rounding depends on."
         about = learned_from(images, teacher, self.experts.objective)
@@ -605,9 +641,9 @@ class MKDT(Method):
 
     def finish(
         self,
-        d: Distilled,
-        task,
-        out: Path | None,  # see `Method`
+        d: Distilled,  # the set that `task` made
+        task,  # what ran
+        out: Path | None,  # the run's folder, or None
     ) -> Distilled:
         "What it took, with the experts; each run's own time is in its record."
         if task.to.run:
@@ -616,8 +652,8 @@ class MKDT(Method):
 
     def outputs(
         self,
-        images: Images,
-        net=None,  # X_t, the teacher's network
+        images: Images,  # X_t
+        net=None,  # the teacher's network
     ) -> int:
         "How many outputs its networks have."
         return getattr(net, 'dim', 512)
@@ -691,8 +727,8 @@ def expert_losses(
 
 # %% ../nbs/11_mkdt.ipynb #914c793c
 def high_loss_index(
-    losses: Tensor,
-    m: int,  # (n,), how many
+    losses: Tensor,  # of each image (n,)
+    m: int,  # how many
 ) -> Tensor:  # (m,) indices on the CPU
     "The images with the highest losses."
     return losses.topk(m).indices.cpu()
@@ -753,7 +789,11 @@ def draw(self: MKDTTask) -> tuple:  # an expert, an epoch, and N index tensors
 
 
 @patch
-def between(self: MKDTTask, i: int, t: int) -> tuple:  # an expert, an epoch; θ_t*, θ_{t+M}*, each (P,)
+def between(
+    self: MKDTTask,
+    i: int,  # which expert
+    t: int,  # an epoch
+) -> tuple:  # θ_t* and θ_{t+M}*, each (P,)
     "Line 7: where the expert was, and where it was M epochs later."
     return self.to.get(i, t, self.device), self.to.get(i, t + self.cfg.expert_epochs, self.device)
 
@@ -779,8 +819,12 @@ def gradient(self: MKDTTask) -> tuple:  # eq. 4, and its gradients with respect 
 # %% ../nbs/11_mkdt.ipynb #e74c9e96
 @patch
 def walk(
-    self: MKDTTask, p: int, i: int, t: int, batches: list
-) -> tuple:  # which walk of this step, expert, epoch, mini-batches; as `gradient`
+    self: MKDTTask,
+    p: int,  # which walk of this step, from 0
+    i: int,  # which expert
+    t: int,  # the epoch at which it starts
+    batches: list,  # N index tensors
+) -> tuple:  # eq. 4, and its gradients, see `gradient`
     "Lines 7 to 17: a walk on the synthetic images, and how far from the expert it ends."
     start, end = self.between(i, t)
     scale = (start - end).square().sum()
@@ -808,7 +852,15 @@ def through(
 
 # %% ../nbs/11_mkdt.ipynb #9d4dfc13
 @patch
-def affordable(self: MKDTTask, theta, X, Y, lr, batches, loss) -> int:  # of the N steps
+def affordable(
+    self: MKDTTask,
+    theta,  # θ (P,)
+    X,  # X_s (m, C, H, W)
+    Y,  # Y_s (m, k)
+    lr,  # α_syn, scalar
+    batches,  # N index tensors
+    loss,  # see `sweep`
+) -> int:  # how many of the N steps
     "How many steps' graphs fit into the memory budget."
     if self.budget == 0:
         return 0
@@ -847,7 +899,11 @@ def skip(self: MKDTTask, value: float):  # what the loss was
 
 # %% ../nbs/11_mkdt.ipynb #9cf0c989
 @patch
-def guarded(self: MKDTTask, g: Tensor, norm: float) -> Tensor:  # the gradient with respect to X_s, and its norm
+def guarded(
+    self: MKDTTask,
+    g: Tensor,  # the gradient with respect to X_s (m, C, H, W)
+    norm: float,  # its length
+) -> Tensor:  # of the same shape
     "A pixel gradient far above the usual is scaled down to `guard` times the usual."
     usual = sorted(self.norms)[len(self.norms) // 2] if len(self.norms) >= 5 else None
     self.norms = [*self.norms, norm][-50:]
@@ -859,7 +915,12 @@ def guarded(self: MKDTTask, g: Tensor, norm: float) -> Tensor:  # the gradient w
 
 # %% ../nbs/11_mkdt.ipynb #d43e6d5a
 @patch
-def update(self: MKDTTask, gx: Tensor, gy: Tensor, gl: Tensor):  # gradients with respect to X_s, Y_s, α_syn
+def update(
+    self: MKDTTask,
+    gx: Tensor,  # gradient with respect to X_s (m, C, H, W)
+    gy: Tensor,  # with respect to Y_s (m, k)
+    gl: Tensor,  # with respect to α_syn, scalar
+):
     "Line 18."
     for group in self.opt.param_groups:
         group['lr'] = group['base'] * (1 - (1 - self.cfg.decay) * (self.t - 1) / self.cfg.steps)
@@ -921,8 +982,8 @@ def distilled(self: MKDTTask) -> Distilled:
 @patch
 def as_set(
     self: MKDTTask,
-    y: Tensor,
-    **about,  # targets, and what else the manifest says; see `distilled_from`
+    y: Tensor,  # targets (m, k)
+    **about,  # what else the manifest says; see `distilled_from`
 ) -> Distilled:
     "The images as they stand with these targets, and how often the guards acted."
     d = distilled_from(self.X_s, y, self.images, config=asdict(self.cfg), seed=self.seed, **about)

@@ -187,11 +187,11 @@ def mobilenet(
     stem_stride: int = 1,  # 2 as in the original, for large images
 ) -> Encoder:
     "MobileNet (v1); d is the last width."
-    conv = lambda a, b, k, stride=1, groups=1: [
-        nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False),
-        norm_layer(norm, b),
-        nn.ReLU(),
-    ]
+
+    def conv(a, b, k, stride=1, groups=1):
+        layer = nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False)
+        return [layer, norm_layer(norm, b), nn.ReLU()]
+
     layers = conv(in_channels, widths[0], 3, stem_stride)
     for i, (a, b) in enumerate(zip(widths, widths[1:]), 1):
         layers += conv(a, a, 3, 2 if i in halve else 1, a) + conv(a, b, 1)
@@ -211,9 +211,9 @@ def headless(
 
 # %% ../nbs/04_nets.ipynb #65ca2a58
 def swap(
-    net: nn.Module,
-    old: nn.Module,
-    new: nn.Module,  # where, what, by what
+    net: nn.Module,  # where
+    old: nn.Module,  # the module that goes
+    new: nn.Module,  # the module that comes
 ) -> None:
     "Put a module in another's place."
     name = next(n for n, m in net.named_modules() if m is old)
@@ -244,9 +244,9 @@ def fitted(
 
 # %% ../nbs/04_nets.ipynb #c09e5e63
 def from_torchvision(
-    in_channels: int,
-    size,
-    out_dim: int,  # C, (H, W), k
+    in_channels: int,  # C, 1 or 3
+    size,  # (H, W) in pixels
+    out_dim: int,  # k, at least 1
     name: str,  # a classification model of torchvision
     norm: str = 'batch',  # its own: no other
 ) -> Encoder:
@@ -258,9 +258,9 @@ def from_torchvision(
 
 # %% ../nbs/04_nets.ipynb #417577d0
 def vit_tiny(
-    in_channels: int,
-    size,
-    out_dim: int,  # C, (H, W), k
+    in_channels: int,  # C
+    size,  # (H, W) in pixels
+    out_dim: int,  # k, at least 1
     norm: str = 'batch',  # its own: no other
 ) -> Encoder:
     "ViT-Tiny on a grid of 8×8 patches; raises `BadInput`."
@@ -299,6 +299,7 @@ NETS |= {
         'shufflenet_v2_x0_5',
     )
 }
+NETS['resnet18_imagenet'] = from_torchvision, dict(name='resnet18')  # stem of 7×7 and pooling: for large images
 
 
 def make_net(
@@ -416,7 +417,11 @@ class Functional:
         self.shapes = {n: p.shape for n, p in net.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
 
-    def __call__(self, theta: Tensor, x: Tensor) -> Tensor:  # (P,) and normalised images (N, C, H, W) to (N, k)
+    def __call__(
+        self,
+        theta: Tensor,  # parameters (P,)
+        x: Tensor,  # normalised images (N, C, H, W)
+    ) -> Tensor:  # outputs (N, k)
         "f(θ, x)."
         parts = theta.split(self.sizes)
         return functional_call(self.net, {n: t.view(s) for (n, s), t in zip(self.shapes.items(), parts)}, (x,))
@@ -433,7 +438,10 @@ class Tap(torch.autograd.Function):
     "x itself, and the mean and variance of each of its channels."
 
     @staticmethod
-    def forward(ctx, x: Tensor):  # (N, C, …); returns x, μ (C,), σ² (C,)
+    def forward(
+        ctx,  # PyTorch's, for `backward`
+        x: Tensor,  # inputs (N, C, …)
+    ):  # x, μ (C,), σ² (C,)
         "Two sums over the activation, and no copy of it kept."
         rows = x.permute(0, *range(2, x.ndim), 1)  # (N, …, C)
         full = torch.promote_types(x.dtype, torch.float32)  # sums in full precision, whatever the network computes in
@@ -451,7 +459,12 @@ class Tap(torch.autograd.Function):
         return x.view_as(x), mean, var
 
     @staticmethod
-    def backward(ctx, g, g_mean, g_var):
+    def backward(
+        ctx,  # from `forward`
+        g,  # gradient with respect to x, of its shape
+        g_mean,  # with respect to μ (C,)
+        g_var,  # with respect to σ² (C,)
+    ):  # gradient with respect to x
         "∂L/∂x: what comes from above, and both statistics' shares."
         x, mean = ctx.saved_tensors
         n, shape = x.numel() // x.shape[1], (-1, *[1] * (x.ndim - 2))

@@ -255,13 +255,13 @@ class Relabelling:
 
     def __init__(
         self,
-        d: Distilled,
-        net: Classifier,
-        recipe: PostRecipe,
-        seed: int,
-        folder: Path | None,
-        device=None,
-        piece_mib: float = 8.0,
+        d: Distilled,  # a set with labels
+        net: Classifier,  # whose scores
+        recipe: PostRecipe,  # the training that they are for
+        seed: int,  # of the views
+        folder: Path | None,  # where pieces go; kept in memory if None
+        device=None,  # where; the network's if None
+        piece_mib: float = 8.0,  # size of a piece in MiB
     ):  # see `relabel`
         self.device = meeting_place(net.net, 'cpu') if device is None else torch.device(device)
         self.x, self.net, self.recipe, self.seed, self.folder = d.x.to(self.device), net, recipe, seed, folder
@@ -288,7 +288,10 @@ class Relabelling:
     def state_dict(self) -> dict:
         return dict(t=self.t, pieces=self.pieces)
 
-    def load_state_dict(self, s: dict):
+    def load_state_dict(
+        self,
+        s: dict,  # from `state_dict`
+    ):
         self.t, self.pieces = s['t'], s['pieces']
 
 # %% ../nbs/08_posttrain.ipynb #fd1c0924
@@ -358,7 +361,12 @@ class PostTraining(Fit):
     kept = 'net', 'opt'  # views are drawn from the seed and the step
 
     def __init__(
-        self, net: nn.Module, d: Distilled, recipe: PostRecipe, labels=None, seed: int = 0
+        self,
+        net: nn.Module,  # the student, trained in place
+        d: Distilled,  # a set with labels
+        recipe: PostRecipe,  # how
+        labels=None,  # a `Classifier` to ask, or stored `SoftLabels`; None for hard labels
+        seed: int = 0,  # of the views
     ):  # see `post_train`
         need(d.y.ndim == 1, 'd', d, 'its targets are features, not labels; pre-train on it instead')
         need(
@@ -404,8 +412,9 @@ class PostTraining(Fit):
         z = self.net(normalise(v, *self.stats)).float()
         if scores is not None:
             return soft_loss(z, scores, self.recipe.temperature)
-        index, partner = (self.y[to_device(p[k].long(), self.device)] for k in ('index', 'partner'))
-        return hard_loss(z, index, partner, to_device(p['lam'].float(), self.device))
+        y = self.y[to_device(p['index'].long(), self.device)]
+        other = y[to_device(p['partner'].long(), self.device)]
+        return hard_loss(z, y, other, to_device(p['lam'].float(), self.device))
 
 # %% ../nbs/08_posttrain.ipynb #1d2b79bf
 def post_train(

@@ -201,10 +201,10 @@ class Distillation(Fit):
         x: Tensor | None,  # images (m, C, H, W), normalised for the student; None: Gaussian noise, the same for both
         x_t: Tensor | None,  # the same images, normalised for T_ψ
         size: tuple,  # (C, H, W), for the noise
-        steps: int,
-        batch: int,
-        lr: float,
-        seed: int,  # see `distil_without_data`
+        steps: int,  # of the training
+        batch: int,  # images in a step
+        lr: float,  # of AdamW
+        seed: int,  # of batches and noise
     ):
         super().__init__(net, torch.optim.AdamW(net.parameters(), lr=lr), steps)
         self.size, self.batch = size, batch

@@ -25,19 +25,19 @@ from .teachers import Classifier, Teacher, Views, saw_labels, warp
 
 # %% ../nbs/12_scdd.ipynb #f25f5c0c
 def bn_l2(
-    stats,
-    RM: Tensor,
-    RV: Tensor,  # (μ, σ²) of a batch at one layer, and what the layer remembers, (C,) each
+    stats,  # (μ, σ²) of a batch at one layer, (C,) each
+    RM: Tensor,  # the mean that the layer remembers (C,)
+    RV: Tensor,  # the variance that it remembers (C,)
 ) -> Tensor:  # (2,): of the means, of the variances
     "Euclidean distances of mean and variance (SC-DD, eq. 8)."
     return torch.stack([torch.linalg.vector_norm(stats[0] - RM), torch.linalg.vector_norm(stats[1] - RV)])
 
 # %% ../nbs/12_scdd.ipynb #d5a14d46
 def bn_gauge(
-    stats,
-    RM: Tensor,
-    RV: Tensor,  # as for `bn_l2`
-) -> Tensor:  # (2,)
+    stats,  # (μ, σ²) of a batch at one layer, (C,) each
+    RM: Tensor,  # the mean that the layer remembers (C,)
+    RV: Tensor,  # the variance that it remembers (C,)
+) -> Tensor:  # (2,): of the means, of the variances
     "Distances in units of what the layer remembers: they do not change when a layer is rescaled."
     mean, var = stats
     floor = 1e-5  # relative, so that it does not bring the gauge back; for channels that are constant
@@ -71,8 +71,8 @@ def bn_terms(
 def coefficients(
     K: int,  # layers
     first: float = 10.0,  # the first layer's multiplier
-    beta=1.0,
-    gamma=1.0,  # of means and variances: a number, or one for each layer
+    beta=1.0,  # of the means: a number, or one for each layer
+    gamma=1.0,  # of the variances: a number, or one for each layer
 ) -> Tensor:  # (2, K): β_k and γ_k
     "β and γ of equation 8; raises `BadInput` for the wrong number of them."
     rows = [
@@ -256,18 +256,18 @@ class SCDD(Method):
 
     def config(
         self,
-        images: Images,
-        teacher: Teacher,
-        task,  # see `Method`
+        images: Images,  # the real images, with labels
+        teacher: Teacher,  # see `start`
+        task,  # what ran
     ) -> dict:  # JSON
         "The settings, the labels, and the aligned network."
         return dict(**asdict(self), source=images.describe(), labels=images.label_hash, teacher=task.classifier.hash())
 
     def finish(
         self,
-        d: Distilled,
-        task,
-        out: Path | None,  # see `Method`
+        d: Distilled,  # the set that `task` made
+        task,  # what ran
+        out: Path | None,  # the run's folder, or None
     ) -> Distilled:
         "Keep the network: whoever wants soft labels needs it."
         file = out and Path(out) / 'classifier.safetensors'
@@ -405,8 +405,9 @@ def seen(self: SCDDTask) -> Tensor:  # (b, C, H, W); of several processes, this 
 # %% ../nbs/12_scdd.ipynb #f28e4069
 @patch
 def losses(
-    self: SCDDTask, x: Tensor
-) -> tuple:  # what the network is shown; CE (scalar) and the batch-norm terms (2, K)
+    self: SCDDTask,
+    x: Tensor,  # what the network is shown (b, C, H, W)
+) -> tuple:  # CE (scalar) and the batch-norm terms (2, K)
     "Both terms of equation 9 from one forward pass; of several processes, this one's part of the first."
     y = world().share(self.y[self.rows])
     with Taps(self.net) as taps:
@@ -519,7 +520,10 @@ def distilled(self: SCDDTask) -> Distilled:
     return Distilled(d.x.clamp(0, 1) if self.cfg.clip else d.x, d.y, d.manifest)
 
 # %% ../nbs/12_scdd.ipynb #701cae98
-def method_of(net: Classifier, cfg: SCDD) -> str:  # whose network, how
+def method_of(
+    net: Classifier,  # what was recovered from
+    cfg: SCDD,  # how
+) -> str:  # a method's name
     "`scdd` if the network was not trained on labels; if it was, `sre2l`, or with a curriculum `cda`."
     return 'scdd' if not saw_labels(net) else 'sre2l' if cfg.curriculum == 'none' else 'cda'
 
@@ -568,8 +572,8 @@ def recovered(
 # %% ../nbs/12_scdd.ipynb #b3e7b04e
 @torch.no_grad()
 def remembered(
-    conv: nn.Module,
-    bn: nn.Module,  # a convolution and the batch norm after it
+    conv: nn.Module,  # a convolution
+    bn: nn.Module,  # the batch norm after it
 ) -> dict:  # `mean`, `var` (raw), `scaled_mean`, `log_var` (invariant): float64 (C,) on the CPU
     "What a batch norm remembers of each channel, raw and in scale-invariant form."
     RM, RV = bn.running_mean.double().cpu(), bn.running_var.double().cpu().clamp_min(1e-30)

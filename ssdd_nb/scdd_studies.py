@@ -68,15 +68,15 @@ def study(
 
 # %% ../nbs/44_scdd_studies.ipynb #39ec7c59
 def recovery_row(
-    train: Images,
-    test: Images,
-    net: Classifier,
-    cfg: scdd.SCDD,
-    seed: int,
-    student: Student | None,
-    students: int,
-    post_steps: int | None,
-    curves: bool = False,  # what, and whether to keep the loss curves
+    train: Images,  # with labels
+    test: Images,  # held out
+    net: Classifier,  # what is recovered from
+    cfg: scdd.SCDD,  # how
+    seed: int,  # of everything random
+    student: Student | None,  # what is trained; the network's architecture if None
+    students: int,  # how many
+    post_steps: int | None,  # of their training; the preset's if None
+    curves: bool = False,  # whether to keep the loss curves
 ) -> dict:  # `accuracy`, `ce`, `bn`, `seconds`; `curve` with both losses, thinned
     "Recover a set, train students on it with soft labels."
     d = scdd.scdd(train, net, cfg, seed, show=False)
@@ -175,17 +175,17 @@ def iterations(
 
 # %% ../nbs/44_scdd_studies.ipynb #5473b9fd
 def multiplier(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(1, 10, 20),
-    ipc: int = 5,
-    students: int = 2,  # as for `iterations`
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # held out, of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(1, 10, 20),  # of the first layer's multiplier
+    ipc: int = 5,  # images per class
+    students: int = 2,  # for each set
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for the record
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "Accuracy against the first batch norm's multiplier (SC-DD, Table 5)."
     return _vary(
         'multiplier',
@@ -204,17 +204,17 @@ def multiplier(
 
 # %% ../nbs/44_scdd_studies.ipynb #d584cbb5
 def size(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(0.5, 1, 2),
-    ipc: int = 5,
-    students: int = 2,  # `values` multiply the network's widths
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # held out, of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(0.5, 1, 2),  # factors of the network's widths
+    ipc: int = 5,  # images per class
+    students: int = 2,  # for each set
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for the record
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     """Accuracy against the size of the network that images are recovered from (SC-DD, Figure 2, Table 3).
 
     Students stay the same.
@@ -257,17 +257,17 @@ def size(
 
 # %% ../nbs/44_scdd_studies.ipynb #9c8cec06
 def compression(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(300, 1200),
-    ipc: int = 5,
-    students: int = 1,  # `values` are steps of the network's training
+    train: Images,  # with labels
+    test: Images,  # held out, of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(300, 1200),  # steps of the network's training
+    ipc: int = 5,  # images per class
+    students: int = 1,  # for each set
     losses=tuple(teachers.LOSSES),  # ways to compress
-    post_steps: int | None = 150,
-    out: Path | None = None,
-    show: bool = True,
-) -> dict:
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    out: Path | None = None,  # folder for the record
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "Accuracy and fluctuation of batch norms for every way to compress and length of it (SC-DD, Table 2 and 2.1)."
     jobs = []
     settings = dict(
@@ -306,17 +306,17 @@ STUDENTS = 'convnet', 'mobilenet_v3_small', 'shufflenet_v2_x0_5'
 
 
 def architectures(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=STUDENTS,
-    ipc: int = 10,
-    students: int = 1,  # `values` are the students
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # held out, of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=STUDENTS,  # the students
+    ipc: int = 10,  # images per class
+    students: int = 1,  # for each set
+    post_steps: int | None = 150,  # of the students' training; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for the record
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "Accuracy of other architectures on the same sets (SC-DD, Table 8, Figure 8)."
     nets = {m: squeezed(train, m, teacher_steps, show, out) for m in KINDS}
     recipe = post_recipe('tiny', 'soft', train.x.shape[1], post_steps)
@@ -367,18 +367,18 @@ QUARTER = 16, 32, 64, 64, 128, 128, 128, 128  # VGG-11's widths, a quarter of ea
 
 
 def pruning(
-    train: Images,
-    test: Images,
-    seeds: int = 3,
-    values=(10, 50),
-    ratio: float = 0.6,  # `values` are images per class; share of the channels that are cut
-    slim: float = 0.01,
-    widths=QUARTER,
-    post_steps: int | None = 150,
-    teacher_steps: int | None = None,
-    out: Path | None = None,
-    show: bool = True,  # λ_slim, VGG-11's widths; None: its own
-) -> dict:
+    train: Images,  # with labels
+    test: Images,  # held out, of the same classes
+    seeds: int = 3,  # how often, at least 1
+    values=(10, 50),  # images per class
+    ratio: float = 0.6,  # share of the channels that are cut, in (0, 1)
+    slim: float = 0.01,  # λ_slim, of the sparsity penalty
+    widths=QUARTER,  # of VGG-11's layers; its own if None
+    post_steps: int | None = 150,  # of the repair; the preset's if None
+    teacher_steps: int | None = None,  # of the networks' training; the preset's if None
+    out: Path | None = None,  # folder for the record
+    show: bool = True,  # progress bars
+) -> dict:  # `rows`, `settings`
     "A VGG-11, pruned by network slimming and repaired on sets of images (SC-DD, Table 9)."
     cfg = replace(slimming(train, slim), widths=widths)
     whole = train_teacher(train, replace(cfg, steps=teacher_steps or cfg.steps), 0, show=show)

@@ -32,11 +32,11 @@ def scatter(
 
 # %% ../nbs/42_studies.ipynb #08f15198
 def match_one(
-    images: Images,
-    teacher: Teacher,
-    cfg: mkdt.MKDT,
-    seed: int = 0,
-    show: bool = True,  # X_t, f_T, settings, of everything random, progress bars
+    images: Images,  # X_t
+    teacher: Teacher,  # f_T
+    cfg: mkdt.MKDT,  # the settings
+    seed: int = 0,  # of everything random
+    show: bool = True,  # progress bars
 ) -> dict:  # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
     "Match one expert trajectory (MKDT, Figure 1b and 1c)."
     to, moved = mkdt.experts(images, teacher, cfg.experts, seed, show=show), []

@@ -67,10 +67,10 @@ def matrix(
 
 # %% ../nbs/05_teachers.ipynb #8967cccc
 def crop_matrix(
-    top: Tensor,  # (n,) edges as fractions of the sides, in [0, 1]
-    left: Tensor,
-    height: Tensor,
-    width: Tensor,
+    top: Tensor,  # upper edge (n,), as a fraction of the side, in [0, 1]
+    left: Tensor,  # left edge (n,), in [0, 1]
+    height: Tensor,  # (n,), in (0, 1]
+    width: Tensor,  # (n,), in (0, 1]
 ) -> Tensor:  # (n, 3, 3)
     "Stretches a part of the image over the whole."
     at = lambda start, length: 2 * start + length - 1  # its centre, in [-1, 1]
@@ -138,17 +138,26 @@ def blend(
     return (f * x + (1 - f) * other).clamp(0, 1)
 
 
-def brightness(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
+def brightness(
+    x: Tensor,  # pixels (n, C, H, W), in [0, 1]
+    factor: Tensor,  # (n,), at least 0
+) -> Tensor:  # (n, C, H, W)
     "Towards or away from black."
     return blend(x, torch.zeros_like(x), factor)
 
 # %% ../nbs/05_teachers.ipynb #1f0939d0
-def contrast(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
+def contrast(
+    x: Tensor,  # pixels (n, C, H, W), in [0, 1]
+    factor: Tensor,  # (n,), at least 0
+) -> Tensor:  # (n, C, H, W)
     "Towards or away from the mean luma."
     return blend(x, grey(x).mean((1, 2, 3), keepdim=True), factor)
 
 
-def saturation(x: Tensor, factor: Tensor) -> Tensor:  # (n, C, H, W) and (n,)
+def saturation(
+    x: Tensor,  # pixels (n, C, H, W), in [0, 1]
+    factor: Tensor,  # (n,), at least 0
+) -> Tensor:  # (n, C, H, W)
     "Towards or away from grey."
     return blend(x, grey(x), factor) if x.shape[1] == 3 else x
 
@@ -251,9 +260,9 @@ def __call__(
 @patch
 def draw(
     self: Views,
-    x: Tensor,
-    gen: torch.Generator,
-    of: World = World(),  # as above
+    x: Tensor,  # pixels (n, C, H, W), for their number and size
+    gen: torch.Generator,  # on the CPU
+    of: World = World(),  # which images of the batch are this process's
 ) -> dict:  # name: a number, matrix or image for each view, on the CPU
     """All that views depend on: the matrix, and how much of each distortion.
 
@@ -364,10 +373,10 @@ def moco(
 
 # %% ../nbs/05_teachers.ipynb #81fd466c
 def moco_v3(
-    q1: Tensor,
-    q2: Tensor,  # predictions from both views (n, k)
-    k1: Tensor,
-    k2: Tensor,  # the slow network's outputs for them (n, k)
+    q1: Tensor,  # predictions from the first view (n, k)
+    q2: Tensor,  # from the second view (n, k)
+    k1: Tensor,  # the slow network's outputs for the first view (n, k)
+    k2: Tensor,  # for the second view (n, k)
     temperature: float = 0.2,  # τ
 ) -> Tensor:  # scalar
     "MoCo v3's InfoNCE: within the batch, both ways, times 2τ."
@@ -435,12 +444,20 @@ class Objective(nn.Module):
         super().__init__()
         self.cfg = cfg
 
-    def slow_copy(self, net: Encoder) -> nn.Module:
+    def slow_copy(
+        self,
+        net: Encoder,  # the network in training
+    ) -> nn.Module:  # a copy without gradients
         "A copy of the network that no gradient changes."
         return copy.deepcopy(net).requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, slow: nn.Module, fast: nn.Module, done: float):  # done: share of the training that is over
+    def follow(
+        self,
+        slow: nn.Module,  # a network from `slow_copy`
+        fast: nn.Module,  # the network in training
+        done: float,  # share of the training that is over, in [0, 1]
+    ):
         "Move the slow network towards the fast one, ever less if `ema_end` says so."
         m = (
             self.cfg.ema
@@ -453,8 +470,8 @@ class Objective(nn.Module):
 # %% ../nbs/05_teachers.ipynb #f2ff0d16
 def exactly(
     loss,  # a function of tensors, or of lists of them
-    *args,
-):
+    *args,  # tensors, or lists of them
+):  # the loss
     "The loss in full precision, whatever precision the networks ran in."
     with precision():
         return loss(*map(full, args))
@@ -470,7 +487,14 @@ def full(a):  # a tensor, or a list of them; the same
 class Pair(Objective):
     "Barlow Twins and SimCLR: the two views' outputs, and nothing else."
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
+    def forward(
+        self,
+        net: Encoder,  # the network in training
+        views: list,  # two views of each image, (b, C, H, W) each
+        y,  # labels; not looked at
+        n: int,  # size of the whole batch, over all processes
+        done: float,  # share of the training that is over, in [0, 1]
+    ) -> Tensor:  # scalar
         "The loss of a batch."
         cfg = self.cfg
         loss = (
@@ -486,7 +510,7 @@ class Supervised(Objective):
 
     views = 1
 
-    def forward(self, net: Encoder, views: list, y: Tensor, n: int, done: float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y: Tensor, n: int, done: float) -> Tensor:  # see `Pair`
         "The loss of a batch."
         loss = exactly(F.cross_entropy, gathered(net(views[0]), n), y)
         if not self.cfg.slim:
@@ -497,14 +521,14 @@ class Supervised(Objective):
 class MoCo(Objective):
     "A slow network and a queue of its outputs."
 
-    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # see `Objective`
         super().__init__(net, cfg, seed)
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
         self.register_buffer(
             'queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(seed, 'moco queue')), dim=1)
         )
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
         "The loss of a batch, whose keys then join the queue in place of the oldest."
         with torch.no_grad():
             self.follow(self.slow, net, done)
@@ -519,12 +543,12 @@ class MoCo(Objective):
 class MoCoV3(Objective):
     "A slow network, and a predictor on the fast one."
 
-    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # see `Objective`
         super().__init__(net, cfg, seed)
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
         self.predictor = projector(k, (2 * k, k), seed_of(seed, 'predictor'))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
         "The loss of a batch."
         with torch.no_grad():
             self.follow(self.slow, net, done)
@@ -537,12 +561,12 @@ class MoCoV3(Objective):
 class SwAV(Objective):
     "Prototypes in the head, and perhaps a queue of earlier outputs."
 
-    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # see `Objective`
         super().__init__(net, cfg, seed)
         self.register_buffer('queue', torch.zeros(2, cfg.queue, cfg.projector[-1]))
         self.register_buffer('filled', torch.zeros((), dtype=torch.long))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
         "The loss of a batch, whose outputs then join the queue."
         z = [gathered(net.head[0](net.features(v)), n) for v in views]
         scores, ready = [net.head[1](t) for t in z], 0 < self.queue.shape[1] <= self.filled
@@ -556,12 +580,12 @@ class SwAV(Objective):
 class DINO(Objective):
     "A slow network that teaches, and the running mean of its scores."
 
-    def __init__(self, net: Encoder, cfg, seed: int = 0):  # as above
+    def __init__(self, net: Encoder, cfg, seed: int = 0):  # see `Objective`
         super().__init__(net, cfg, seed)
         self.slow = self.slow_copy(net)
         self.register_buffer('centre', torch.zeros(cfg.prototypes))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
         "The loss of a batch, whose mean score then moves the centre."
         with torch.no_grad():
             self.follow(self.slow, net, done)
@@ -798,7 +822,11 @@ def projector(
 class Prototypes(nn.Module):
     "Cosine similarities to learnt directions."
 
-    def __init__(self, dim: int, n: int):  # of what width, how many
+    def __init__(
+        self,
+        dim: int,  # width of what is compared, at least 1
+        n: int,  # how many prototypes
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n, dim))
 
@@ -908,7 +936,13 @@ class Teacher:
 class Classifier(Teacher):
     "A teacher whose targets are class scores: the whole network counts, its head included."
 
-    def __init__(self, net: nn.Module, mean, std, manifest: dict | None = None):  # as for `Teacher`
+    def __init__(
+        self,
+        net: nn.Module,  # a module from images to scores (N, classes)
+        mean,  # of the images, per channel
+        std,  # of the images, per channel
+        manifest: dict | None = None,  # what is known of it
+    ):
         super().__init__(net, mean, std, {'what': 'class scores', **(manifest or dict(net=type(net).__name__))})
         self.g = self.kept = self.net
 
@@ -1112,9 +1146,8 @@ OF_RUN = 'show', 'precision', 'log_every', 'checkpoint_steps', 'on_step'  # opti
 def foreign(
     # a module from (N, C, H, W) to (N, k), or `torchvision:NAME`, `timm:NAME`, `hf-hub:USER/NAME`, `open_clip:MODEL`
     net: nn.Module | str,
-    weights: Path
-    | dict
-    | None = None,  # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
+    # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
+    weights: Path | dict | None = None,
     mean=None,  # what the network expects to be subtracted, per channel; None: a name's own, or else ImageNet's
     std=None,  # what it expects to be divided by; None likewise
     size=None,  # side or (H, W) of what it is shown; None: a name's own, or else as the images are

@@ -34,15 +34,18 @@ def multisets(
     return counts / r, p.new_tensor(ways) * (p**counts).prod(1)
 
 # %% ../nbs/20_theory_bias.ipynb #13df8067
-def checked(p: Tensor, r: int) -> None:  # as for `multisets`
+def checked(
+    p: Tensor,  # probabilities of K augmentations (K,)
+    r: int,  # how many are drawn, at least 1
+) -> None:
     "Raise `BadInput` unless p are probabilities and r a number of draws."
     need(r >= 1, 'r', r, 'at least one draw')
     need(p.ndim == 1 and p.min() >= 0 and abs(p.sum() - 1) < 1e-5, 'p', p.tolist(), 'probabilities that sum to 1')
 
 # %% ../nbs/20_theory_bias.ipynb #a9bca490
 def through(
-    solve,
-    outer,  # inner solution (x, w) → θ, differentiable in x; outer loss θ → scalar
+    solve,  # inner solution (x, w) → θ, differentiable in x
+    outer,  # outer loss θ → scalar
     x: Tensor,  # X_s, any shape
     w: Tensor,  # weights (K,)
     v=None,  # instead of the outer gradient, in the shape of θ
@@ -87,8 +90,8 @@ class Bias:
 
 # %% ../nbs/20_theory_bias.ipynb #5f6e0153
 def gradient_bias(
-    solve,
-    outer,  # see `through`
+    solve,  # inner solution (x, w) → θ, differentiable in x
+    outer,  # outer loss θ → scalar
     x: Tensor,  # X_s, any shape
     p: Tensor,  # probabilities of the K augmentations (K,)
     r: int,  # how many are drawn for one inner problem
@@ -127,11 +130,11 @@ def autoencoder(
 
 # %% ../nbs/20_theory_bias.ipynb #32f836f8
 def covariance_terms(
-    solve,
-    outer,
-    x: Tensor,
-    p: Tensor,
-    r: int,  # as for `gradient_bias`
+    solve,  # inner solution (x, w) → θ, differentiable in x
+    outer,  # outer loss θ → scalar
+    x: Tensor,  # X_s, any shape
+    p: Tensor,  # probabilities of the K augmentations (K,)
+    r: int,  # how many are drawn for one inner problem
 ) -> tuple:  # E[v]ᵀE[α] and Σ_k Cov[v_k, α_k], in the shape of x
     "The two terms of the naive gradient's mean (KRR-ST, Appendix A), by enumeration."
     w, prob = multisets(p, r)
@@ -142,10 +145,10 @@ def covariance_terms(
 
 # %% ../nbs/20_theory_bias.ipynb #32b638f3
 def bias_constant(
-    solve,
-    outer,
-    x: Tensor,
-    p: Tensor,  # as for `gradient_bias`; twice differentiable in w, which networks with ReLUs are not
+    solve,  # inner solution (x, w) → θ, twice differentiable in w, as networks with ReLUs are not
+    outer,  # outer loss θ → scalar
+    x: Tensor,  # X_s, any shape
+    p: Tensor,  # probabilities of the K augmentations (K,)
 ) -> Tensor:  # c, in the shape of x
     "The limit of r times the bias, as r grows."
     x, total = x.detach().requires_grad_(), 0.0
@@ -153,11 +156,12 @@ def bias_constant(
         step = p.new_zeros(()).requires_grad_()
         away = -p
         away = torch.cat([away[:j], 1 + away[j : j + 1], away[j + 1 :]])  # e_j − p
-        slope = lambda y: (
-            torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0]
-            if y.requires_grad
-            else torch.zeros_like(y)
-        )
+
+        def slope(y):
+            if not y.requires_grad:
+                return torch.zeros_like(y)
+            return torch.autograd.grad(y, step, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+
         total = total + p[j] * slope(slope(outer(solve(x, p + step * away)))) / 2
     return (
         torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]

@@ -57,7 +57,10 @@ def spectral_loss(
     return -2 * f.square().sum() / n + pairs.mean()
 
 # %% ../nbs/21_theory_variance.ipynb #0dd97ce6
-def moments(d, s):  # dimension and variance of the noise: numbers, arrays or symbols
+def moments(
+    d,  # dimension, at least 2
+    s,  # variance of the noise, at least 0
+):  # numbers, arrays or symbols, as the arguments
     "Moments of an image of the sparse coding model, for `ssl_variance`."
     r = d - 2
     u = (
@@ -120,10 +123,10 @@ def sl_variance(
 
 # %% ../nbs/21_theory_variance.ipynb #4e51f569
 def ssl_variance(
-    d,
-    s,
-    batch=2,
-    w=1,  # as for `sl_variance`
+    d,  # dimension
+    s,  # variance of the noise
+    batch=2,  # |B|
+    w=1,  # W = wI
     negatives='all',  # `all` or `others`, see `spectral_loss`
     tau=0,  # variance of the negatives' augmentation
 ):  # what the arguments are
@@ -147,14 +150,22 @@ def ssl_variance(
     return first**2 * M + 2 * first * second * MQ + second**2 * Q
 
 # %% ../nbs/21_theory_variance.ipynb #1a64089e
-def sensible(d, s, batch, least=1):  # as for `sl_variance`; the smallest batch
+def sensible(
+    d,  # dimension
+    s,  # variance of the noise
+    batch,  # |B|
+    least=1,  # the smallest |B| that there may be
+):
     "Raise `BadInput` for numbers out of range; symbols pass."
     for name, v, low in (('d', d, 2), ('s', s, 0), ('batch', batch, least)):
         if isinstance(v, (int, float, np.number, np.ndarray)):
             need(np.min(v) >= low, name, v, f'at least {low}')
 
 # %% ../nbs/21_theory_variance.ipynb #80234e0d
-def margin(d, s):  # dimension and variance of the noise: numbers, arrays or symbols
+def margin(
+    d,  # dimension: a number, array or symbol
+    s,  # variance of the noise: a number, array or symbol
+):
     "Var(∇L_SSL) − Var(∇L_SL) at W = I, |B| = 2, as a square and positive terms: the proof of MKDT's Theorem 4.1."
     return (
         (2 * d**2 * s**2 - 1) ** 2 / 2

@@ -182,12 +182,12 @@ class MTTTask(MKDTTask):
 
     def __init__(
         self,
-        images: Images,
-        teacher: None,
-        to: Trajectories,
-        cfg: MTT,
-        seed: int = 0,
-        memory_budget: float | None = None,  # as for `MKDTTask`; there is no teacher
+        images: Images,  # X_t, with labels
+        teacher: None,  # there is none
+        to: Trajectories,  # the experts
+        cfg: MTT,  # how
+        seed: int = 0,  # of everything random
+        memory_budget: float | None = None,  # in MiB, see `MKDTTask`
     ):
         cfg.check(images)
         super().__init__(images, None, to, cfg, seed, memory_budget)
@@ -205,7 +205,13 @@ class MTTTask(MKDTTask):
         with precision():
             return torch.cat([torch.softmax(self.f(theta, x).float(), 1) for x in self.X_s.split(512)])
 
-    def walk(self, p: int, i: int, t: int, batches: list) -> tuple:  # as for `MKDTTask`
+    def walk(
+        self,
+        p: int,  # which walk of this step, from 0
+        i: int,  # which expert
+        t: int,  # the epoch at which it starts
+        batches: list,  # N index tensors
+    ) -> tuple:  # eq. 4, and its gradients, see `MKDTTask.gradient`
         "A walk, on the labels that are due."
         if self.cfg.labels == 'moving':
             self.Y_s.copy_(self.soft(self.between(i, t)[1]))
@@ -248,13 +254,13 @@ def tesla(
 
 # %% ../nbs/31_trajectories.ipynb #bbb01b22
 def truncated(
-    theta: Tensor,
-    X: Tensor,
-    Y: Tensor,
-    lr: Tensor,
-    batches: list,
-    loss,
-    outer,  # as for `mkdt.unrolled`; a walk without momentum
+    theta: Tensor,  # θ_t*, where the walk starts (P,)
+    X: Tensor,  # X_s (m, C, H, W), normalised
+    Y: Tensor,  # Y_s (m, k)
+    lr: Tensor,  # α_syn, scalar
+    batches: list,  # N index tensors: the mini-batch of each step
+    loss,  # a function of θ, x, y and the step's number
+    outer,  # a function of the last θ: eq. 4; the walk has no momentum
 ) -> tuple:  # eq. 4, and TESLA's gradients with respect to X, Y and lr
     """Each step's images get the gradient they would have if no later step depended on where theirs led.
 

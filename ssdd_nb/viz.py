@@ -52,6 +52,13 @@ STYLES = {  # key: its name in prose, its colour
     'kip': ('KIP', '#ee8866'),
     'rfad': ('RFAD', '#ffaabb'),
     'frepo': ('FRePo', '#cc3311'),
+    'lgm': ('LGM', '#004488'),
+    'sfm': ('SFM', '#bb5566'),
+    'clpdd': ('CLP-DD', '#ddaa33'),
+    'kmeans-labels': ('k-means, labels', '#88bbdd'),
+    'herding-labels': ('herding, labels', '#5599aa'),
+    'centroid-labels': ('nearest to class means', '#775533'),
+    'forgetting-labels': ('forgetting, by class', '#b8860b'),
     'sre2l': ('SRe²L', '#e69f00'),
     'cda': ('CDA', '#bbaa00'),
     'teacher': ('teacher', '#cc79a7'),
@@ -146,7 +153,10 @@ def filmstrip(
 class Animation:
     "A GIF that notebooks, the site and a README show."
 
-    def __init__(self, gif: bytes):
+    def __init__(
+        self,
+        gif: bytes,  # the file's content
+    ):
         self.gif = gif  # the file's content
 
     def _repr_mimebundle_(self, **kwargs):
@@ -358,7 +368,10 @@ def _number_classes(ax, p, y):  # axes, points (n, 2), their classes (n,)
         )
 
 # %% ../nbs/03_viz.ipynb #83873e4e
-def png(fig, dpi: int = 80) -> bytes:  # a figure, which is closed; dots per inch
+def png(
+    fig,  # a figure of matplotlib, which is closed
+    dpi: int = 80,  # dots per inch
+) -> bytes:
     "A figure as a file's content."
     file = io.BytesIO()
     fig.savefig(file, format='png', dpi=dpi)
@@ -415,7 +428,11 @@ class Explorer:
             return still
 
 # %% ../nbs/03_viz.ipynb #ca88d832
-def control(w, name: str, values: list):  # ipywidgets, the control's name, numbers or strings; a widget
+def control(
+    w,  # the module ipywidgets
+    name: str,  # the control's label
+    values: list,  # numbers or strings to choose from
+):  # a widget
     "Buttons to choose among strings, a slider for numbers."
     if all(isinstance(v, str) for v in values):
         return w.ToggleButtons(options=[(label(v), v) for v in values], description=name)
@@ -423,8 +440,11 @@ def control(w, name: str, values: list):  # ipywidgets, the control's name, numb
         options=values, value=values[-1] if name == 'step' else values[0], description=name, continuous_update=False
     )
 
-
-def player(w, slider):  # ipywidgets, a widget; another one, or None
+# %% ../nbs/03_viz.ipynb #37d0dbbb
+def player(
+    w,  # the module ipywidgets
+    slider,  # a widget from `control`
+):  # another widget, or None
     "A button that plays through a slider of steps."
     if slider.description != 'step':
         return None
@@ -476,8 +496,11 @@ def explore_set(
 
 # %% ../nbs/03_viz.ipynb #579e0062
 def draw_target(
-    ax, y: Tensor, near: Tensor, classes
-):  # axes, a target (k,) or a class (), real targets (n, k), names of classes
+    ax,  # axes of matplotlib
+    y: Tensor,  # a target (k,) or a class ()
+    near: Tensor,  # targets of real images (n, k)
+    classes,  # names of the classes
+):
     "What an image is to be mapped to."
     if y.ndim == 0:
         ax.text(0.5, 0.5, f'class {classes[int(y)] if classes else int(y)}', ha='center', va='center')
@@ -510,7 +533,11 @@ def explore_methods(
     return Explorer(draw, lambda: one_row_each(sets, said), left=list(sets), right=list(sets)[::-1])
 
 # %% ../nbs/03_viz.ipynb #5bff8405
-def one_row_each(sets: dict, said: dict, n: int = 10):  # as for `explore_methods`; images in a row; the figure
+def one_row_each(
+    sets: dict,  # name: images (m, C, H, W), see `explore_methods`
+    said: dict,  # name: a title
+    n: int = 10,  # images in a row
+):  # the figure
     "A row of images for each method."
     fig, axs = plt.subplots(
         len(sets), n, figsize=(n * 0.7 + 2.4, len(sets) * 0.72), squeeze=False, layout='constrained'

@@ -48,7 +48,7 @@ LONGEST = (
     '40_compare',
     'card',
     '50_cli',
-    '45_reproduce',
+    '44c_costs',
     '12_scdd',
     '05_teachers',
     '10_krrst',
