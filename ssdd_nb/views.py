@@ -157,7 +157,10 @@ class ViewTargets(KRRST):
         if net is None:
             return costs.Estimate(parts)
         asked = self.m * (1 + self.stored) + (self.m * ((V + 1) * self.steps + one[1].steps) if V else 0)
-        answer, _ = costs.traced(lambda: costs._no_grad(costs._without_content(net).eval(), costs.blank(1, images)))
+        try:
+            answer, _ = costs.traced(lambda: costs._no_grad(costs._without_content(net).eval(), costs.blank(1, images)))
+        except RuntimeError:  # made for other images, as it will say where it is asked
+            return costs.Estimate(parts)
         return costs.Estimate((*parts, costs.Part('answers of the teacher', asked, answer)))
 
     def _under_views(self, one, all_views):
