@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ALONE', 'own_name', 'is_sized', 'has_views', 'settings_of', 'make_set', 'check', 'Target', 'Judging',
-           'judge', 'once', 'set_of', 'measure', 'time_left', 'in_words', 'as_list', 'compare', 'check_grid',
-           'in_table', 'references', 'axes', 'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader',
-           'p_value', 'table', 'markdown_table', 'aligned_text', 'gains', 'how_text', 'break_even', 'costs', 'picture',
-           'curves', 'across']
+           'judge', 'once', 'set_of', 'measure', 'time_left', 'in_words', 'data_settings', 'as_list', 'compare',
+           'check_grid', 'in_table', 'references', 'axes', 'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain',
+           'leader', 'p_value', 'table', 'markdown_table', 'aligned_text', 'gains', 'how_text', 'break_even', 'costs',
+           'picture', 'curves', 'across']
 
 # %% ../nbs/40_compare.ipynb #f3353b2e
 import inspect, itertools, json, textwrap, time
@@ -403,6 +403,21 @@ def in_words(seconds: float) -> str:  # any number
     return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
 
 # %% ../nbs/40_compare.ipynb #de388602
+def data_settings(
+    train: Images,  # what is distilled
+    test: Images,  # held out
+) -> dict:  # JSON
+    "What the record of a comparison says of its images."
+    return dict(
+        source=train.name,
+        train=train.hash,
+        test=test.hash,
+        n_train=len(train),
+        n_test=len(test),
+        split=train.about.get('split'),
+    )
+
+
 def as_list(v) -> list:  # a list or tuple, or one thing
     "A list of it, or of all of them."
     return list(v) if isinstance(v, (list, tuple)) else [v]
@@ -499,12 +514,7 @@ def compare(
         )
         bar.set_postfix_str(f'about {in_words(time_left(took, [(*c[:3], c[4]) for c in cells[at + 1 :]]))} left')
     settings = dict(
-        source=train.name,
-        train=train.hash,
-        test=test.hash,
-        n_train=len(train),
-        n_test=len(test),
-        split=train.about.get('split'),
+        **data_settings(train, test),
         m=m,
         labels=list(labels),
         protocols=list(how.protocols),

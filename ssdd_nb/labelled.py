@@ -22,6 +22,7 @@ from ssdd_nb.comparison import (
     aligned_text,
     as_list,
     check,
+    data_settings,
     in_table,
     make_set,
     markdown_table,
@@ -236,12 +237,7 @@ def compare_labelled(
         for p in progress_bar(plan, show=kwargs.get('show', True), desc='comparing')
     ]
     settings = dict(
-        source=train.name,
-        train=train.hash,
-        test=test.hash,
-        n_train=len(train),
-        n_test=len(test),
-        split=train.about.get('split'),
+        **data_settings(train, test),
         ipc=list(ipc),
         label_kinds=kinds,
         seeds=seeds,
@@ -465,12 +461,7 @@ def compare_frozen(
     for n, i, s in progress_bar(plan, show=kwargs.get('show', True), desc='comparing'):
         rows += measure_frozen(n, methods[n], i, s, train, test, encoders, out, preset, steps, **kwargs)
     settings = dict(
-        source=train.name,
-        train=train.hash,
-        test=test.hash,
-        n_train=len(train),
-        n_test=len(test),
-        split=train.about.get('split'),
+        **data_settings(train, test),
         ipc=ipc,
         seeds=seeds,
         preset=preset,
