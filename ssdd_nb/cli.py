@@ -35,12 +35,17 @@ cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'
 studies, scdd_studies, tables, worths = map(Late, ('studies', 'scdd_studies', 'reproduce', 'worth'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
+@functools.cache  # the source is read once, and not for the flags and again for their values
+def _parameters(fn):
+    return docments(fn, full=True, returns=False)
+
+
 def add_flags(
     parser: argparse.ArgumentParser,  # to add to
     fn,  # a function or a dataclass with docments
 ) -> None:
     "A flag for each parameter: its name with hyphens, its comment as help; a parameter that is a dataclass adds its."
-    for name, p in docments(fn, full=True, returns=False).items():
+    for name, p in _parameters(fn).items():
         if name in ('return', 'self'):
             continue
         if dataclasses.is_dataclass(p.anno):
@@ -96,7 +101,7 @@ def arguments(
     for name, value in got.items():  # such as that of a variable that is not set
         given = not isinstance(value, str) or value.strip()
         need(given, name.replace('_', '-'), repr(value), 'is empty; give a value, or leave it out')
-    for name, p in docments(fn, full=True, returns=False).items():
+    for name, p in _parameters(fn).items():
         if name in ('return', 'self'):
             continue
         fields = [f.name for f in dataclasses.fields(p.anno)] if dataclasses.is_dataclass(p.anno) else None
