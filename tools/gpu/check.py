@@ -345,7 +345,7 @@ def identity(device):
 
 COMMANDS = {
     'teacher': ['--steps', '3', '--out', '{out}'],
-    'distill': ['--teacher', 'digits', '--steps', '3', '--m', '10', '--out', '{out}'],
+    'distill': ['--teacher', 'digits', '--steps', '3', '--m', '10', '--no-verdict', '--out', '{out}'],
     'eval': ['digits', '--labels', '1', '--seeds', '1', '--out', '{out}'],
     'compare': [
         '--teacher',

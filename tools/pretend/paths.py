@@ -630,6 +630,7 @@ def protocols_(check):
     cosine = evaluate.Recipe(2, schedule='cosine')
     check('pre-training in bf16', lambda: evaluate.pretrain(student(train, k), d, cosine, precision='bf16', **QUIET))
     check('evaluate', lambda: evaluate.evaluate(d, train, test, t, (0.2,), recipe=recipe, draws=1, **QUIET))
+    check('verdict', lambda: evaluate.verdict(d, train, test, t, 1, recipe, **QUIET))
     check('nearest neighbours', lambda: neighbours(net, train, test))
     tuning = protocols.FineTune(2, 16)
     finetune = lambda out, **more: protocols.finetune(net, train, tuning, 0.5, out=out, **more)
@@ -948,6 +949,7 @@ def commands(check):
             '--teacher',
             f'{d}/t',
             '--yes',
+            '--no-verdict',
             '--out',
             f'{d}/k',
         )
