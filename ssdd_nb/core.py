@@ -962,7 +962,7 @@ REMARKS = ('left_out',)  # of a source: what is said of it, and is no setting
 def _flat(d, name=''):
     "Settings within settings by one name: `source.n`."
     for k, v in d.items():
-        if k in REMARKS:
+        if k in REMARKS or k == 'name' and 'hash' in d:  # the same images by another name are the same
             continue
         if isinstance(v, dict):
             yield from _flat(v, f'{name}{k}.')

@@ -36,7 +36,7 @@ from ssdd_nb.core import (
 from .coresets import check_m, kmeans_index
 from .data import Images, index_to, normalise
 from .distilled import Distilled, Method, distil, distilled_from
-from .nets import Encoder, joint_norms, make_net
+from .nets import Encoder, as_constant, joint_norms, make_net
 from .teachers import Teacher
 
 # %% ../nbs/10_krrst.ipynb #52ff7ade
@@ -357,18 +357,9 @@ def features(
     net: Encoder,  # f_ω
     x: Tensor,  # images (n, C, H, W), normalised
 ) -> Tensor:  # (n, d)
-    "f_ω(x), with batch norm as configured, and without changing its running statistics."
-    net.train(self.cfg.features_in == 'train')
-    kept = [(m, dict(m._buffers)) for m in net.modules()] if net.training else []
-    for m, own in kept:
-        m._buffers.update(
-            {k: b.clone() for k, b in own.items()}
-        )  # not undone in place: the backward pass looks at them
-    f = net.features(x)
-    for m, own in kept:
-        m._buffers.update(own)
-    net.train()
-    return f
+    "f_ω(x): ω is a constant of the outer problem, batch norm as configured."
+    with as_constant(net, train=self.cfg.features_in == 'train'):
+        return net.features(x)
 
 # %% ../nbs/10_krrst.ipynb #3809af93
 @patch
@@ -376,30 +367,38 @@ def rate(self: KRRSTTask) -> float:
     "The learning rate of this step: linear decay to `lr_end` of it."
     return self.cfg.lr * (1 - (1 - self.cfg.lr_end) * self.t / self.cfg.steps)
 
-# %% ../nbs/10_krrst.ipynb #551279c5
+# %% ../nbs/10_krrst.ipynb #be69c74f
 @patch
-def step(self: KRRSTTask) -> dict:  # `outer`, and `inner` when a model was trained
-    "Lines 6 to 15 of Algorithm 1."
-    if not self.pool:
-        self.fill()
-    x, y, share = self.real_batch()  # line 6
-    at = self.draw(0, len(self.pool))  # line 7
-    slot = self.pool[at]
-    slot.net.requires_grad_(False)  # ω is a constant of the outer problem
-    with torch.no_grad():
-        F_t = self.features(slot.net, x)  # (b, d)
-    F_s, Y_s = self.head_set(slot.net)  # (m, d), (m, k)
-    loss = share * outer_loss(F_s, Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)  # line 8
+def descend(
+    self: KRRSTTask,
+    loss: Tensor,  # this process's share of the outer loss
+) -> Tensor:  # the whole of it
+    "Line 9: one step of AdamW on the images and their targets."
     self.opt.zero_grad()
     loss.backward()
-    slot.net.requires_grad_(True)
     loss = loss.detach()
     all_sum(loss, self.X_s.grad, *([self.Y_s.grad] if self.cfg.learn_y else []))
     for group in self.opt.param_groups:
         group['lr'] = self.rate()
-    self.opt.step()  # line 9
+    self.opt.step()
     self.t += 1
-    return dict(outer=loss, **self.advance(at))
+    return loss
+
+# %% ../nbs/10_krrst.ipynb #551279c5
+@patch
+def step(self: KRRSTTask) -> dict:  # `outer`, and `inner` when a model was trained
+    "Algorithm 1."
+    if not self.pool:
+        self.fill()  # line 4
+    x, y, share = self.real_batch()  # line 6
+    at = self.draw(0, len(self.pool))  # line 7
+    net = self.pool[at].net
+    with torch.no_grad():
+        F_t = self.features(net, x)  # (b, d)
+    F_s, Y_s = self.head_set(net)  # (m, d), (m, k)
+    loss = share * outer_loss(F_s, Y_s, F_t, y, self.cfg.lam, self.cfg.bias, self.cfg.reduction)  # line 8
+    loss = self.descend(loss)  # line 9
+    return dict(outer=loss, **self.advance(at))  # lines 10 to 15
 
 # %% ../nbs/10_krrst.ipynb #10336aa3
 @patch

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['OBJECTIVES', 'CONV4', 'PAPER', 'paper', 'tiny', 'objective', 'sgd', 'sgd_', 'inner_step', 'unrolled', 'sweep', 'Walk',
            'graph_mib', 'ExpertConfig', 'Trajectories', 'ExpertTask', 'experts', 'wanted', 'learned_from',
-           'check_experts', 'MKDT', 'MKDTFixed', 'MTTSSL', 'expert_losses', 'high_loss_index', 'MKDTTask', 'mkdt',
-           'HighLoss', 'highloss']
+           'check_experts', 'MKDT', 'MKDTFixed', 'MTTSSL', 'expert_losses', 'high_loss_index', 'MKDTTask',
+           'LongGradient', 'StepSize', 'mkdt', 'HighLoss', 'highloss']
 
 # %% ../nbs/11_mkdt.ipynb #556ee6b6
+import math
 import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -768,7 +769,8 @@ class MKDTTask:
         )
         self.opt_lr = torch.optim.SGD([self.lr_syn], cfg.lr_lr, momentum=cfg.momentum)
         self.gen, self.batches = generator(seed, 'mkdt'), Batches(cfg.m, cfg.batch, seed, 'mkdt batches')
-        self.budget, self.keep, self.t, self.norms = memory_budget, None, 0, []
+        self.budget, self.keep, self.t = memory_budget, None, 0
+        self.long, self.size = LongGradient(cfg.guard), StepSize(1e-3 * cfg.lr_syn)
         self.events, self.last, self.bad = [], None, 0
 
     def start(self) -> Tensor:  # (m,) indices
@@ -870,17 +872,57 @@ def affordable(
     budget = self.budget or (torch.cuda.mem_get_info(self.device)[0] / 2**21 if self.device.type == 'cuda' else 256.0)
     return min(len(batches), int(budget / max(one, 1e-6)))
 
+# %% ../nbs/11_mkdt.ipynb #26e25ebd
+class LongGradient:
+    "Holds a gradient that is far longer than usual down to `most` times the usual."
+
+    def __init__(
+        self,
+        most: float,  # times the median of the last fifty lengths; 0: never
+    ):
+        self.most, self.lengths = most, []
+
+    def __call__(
+        self,
+        length: float,  # of a gradient
+    ) -> float:  # what to multiply the gradient by, at most 1
+        "1, but for a gradient that is too long; what is usual is known after five."
+        known = self.most and len(self.lengths) >= 5
+        most = self.most * sorted(self.lengths)[len(self.lengths) // 2] if known else math.inf
+        self.lengths = [*self.lengths, min(length, most)][-50:]
+        return most / length if length > most else 1.0
+
+
+class StepSize:
+    "Refuses a step of α_syn that more than doubles it, or drives it to zero."
+
+    def __init__(
+        self,
+        least: float,  # α_syn may not fall to this
+    ):
+        self.least = least
+
+    def __call__(
+        self,
+        before: Tensor,  # α_syn, scalar
+        after: Tensor,  # after its step, scalar
+    ) -> str | None:  # what is wrong with the step
+        "Nothing, or why not to take it."
+        if self.least < after <= 2 * before:
+            return None
+        return 'step size jumped' if after > before else 'step size driven to zero'
+
 # %% ../nbs/11_mkdt.ipynb #489267af
 @patch
 def step(self: MKDTTask) -> dict:  # `match` (eq. 4), `lr_syn`, `guarded` (how often a guard has acted)
-    "Lines 6 to 18 of Algorithm 1."
-    value, (gx, gy, gl) = self.gradient()
+    "Algorithm 1."
+    value, (gx, gy, gl) = self.gradient()  # lines 6 to 17
     self.t += 1
     finite = torch.stack([t.isfinite().all() for t in (value, gx, gy, gl)]).all()
-    finite, norm, gl, loss = fetch([finite, gx.norm(), gl, value])  # all that is decided here, in one look
+    finite, length, gl, loss = fetch([finite, gx.norm(), gl, value])  # all that is decided here, in one look
     if finite:
         self.last, self.bad = value, 0
-        self.update(self.guarded(gx, norm), gy, torch.tensor(gl, dtype=self.lr_syn.dtype))
+        self.update(self.guarded(gx, length), gy, torch.tensor(gl, dtype=self.lr_syn.dtype))  # line 18
     else:
         self.skip(loss)
     return dict(match=self.last, lr_syn=self.lr_syn, guarded=len(self.events))
@@ -890,7 +932,7 @@ def step(self: MKDTTask) -> dict:  # `match` (eq. 4), `lr_syn`, `guarded` (how o
 def skip(self: MKDTTask, value: float):  # what the loss was
     "A gradient that is not finite is not used; five in a row, or the very first, end the run."
     self.bad += 1
-    self.events.append(dict(step=self.t, what='gradient not finite'))
+    self.acted('gradient not finite')
     if self.bad == 5 or self.last is None:
         raise Diverged(
             f'mkdt: the gradient was not finite {self.bad} times in a row, at step {self.t} '
@@ -899,19 +941,25 @@ def skip(self: MKDTTask, value: float):  # what the loss was
 
 # %% ../nbs/11_mkdt.ipynb #9cf0c989
 @patch
+def acted(
+    self: MKDTTask,
+    what: str,  # why
+):
+    "A guard has acted: for the log and the manifest."
+    self.events.append(dict(step=self.t, what=what))
+
+
+@patch
 def guarded(
     self: MKDTTask,
     g: Tensor,  # the gradient with respect to X_s (m, C, H, W)
-    norm: float,  # its length
+    length: float,  # its length
 ) -> Tensor:  # of the same shape
-    "A pixel gradient far above the usual is scaled down to `guard` times the usual."
-    usual = sorted(self.norms)[len(self.norms) // 2] if len(self.norms) >= 5 else None
-    self.norms = [*self.norms, norm][-50:]
-    if not self.cfg.guard or usual is None or norm <= self.cfg.guard * usual:
-        return g
-    self.events.append(dict(step=self.t, what='runaway pixel gradient'))
-    self.norms[-1] = self.cfg.guard * usual
-    return g * (self.cfg.guard * usual / norm)
+    "The gradient, or as much of it as is usual."
+    times = self.long(length)
+    if times < 1:
+        self.acted('runaway pixel gradient')
+    return g * times
 
 # %% ../nbs/11_mkdt.ipynb #d43e6d5a
 @patch
@@ -927,10 +975,9 @@ def update(
     self.X_s.grad, self.Y_s.grad, self.lr_syn.grad, before = gx, gy, gl, self.lr_syn.clone()
     self.opt.step()
     self.opt_lr.step()
-    if self.lr_syn <= 1e-3 * self.cfg.lr_syn or self.lr_syn > 2 * before:
-        self.events.append(
-            dict(step=self.t, what='step size jumped' if self.lr_syn > before else 'step size driven to zero')
-        )
+    wrong = self.size(before, self.lr_syn)
+    if wrong:
+        self.acted(wrong)
         self.lr_syn.copy_(before)
         self.opt_lr.state.clear()
 
@@ -947,7 +994,7 @@ def state_dict(self: MKDTTask) -> dict:
         gen=self.gen.get_state(),
         batches=self.batches.state_dict(),
         t=self.t,
-        norms=self.norms,
+        norms=self.long.lengths,
         events=self.events,
         last=self.last,
         bad=self.bad,
@@ -963,7 +1010,7 @@ def load_state_dict(self: MKDTTask, s: dict):  # from `state_dict`
     for k in ('opt', 'opt_lr', 'batches'):
         getattr(self, k).load_state_dict(s[k])
     self.gen.set_state(s['gen'])
-    self.t, self.norms, self.events, self.bad = (s[k] for k in ('t', 'norms', 'events', 'bad'))
+    self.t, self.long.lengths, self.events, self.bad = (s[k] for k in ('t', 'norms', 'events', 'bad'))
     self.last = s['last'] if s['last'] is None else s['last'].to(self.device)
     self.keep = s.get('keep')  # as many graphs as before, however much is free now
 

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['NETS', 'RIGHT', 'Encoder', 'norm_layer', 'halvings', 'auto_widths', 'convnet', 'Block', 'resnet', 'vgg', 'alexnet',
            'mobilenet', 'headless', 'swap', 'fitted', 'from_torchvision', 'vit_tiny', 'make_net', 'as_encoder',
-           'in_batches', 'Functional', 'flat', 'Tap', 'batch_norms', 'Taps', 'joint_stats', 'JointNorm', 'joint_norms']
+           'in_batches', 'Functional', 'flat', 'as_constant', 'Tap', 'batch_norms', 'Taps', 'joint_stats', 'JointNorm',
+           'joint_norms']
 
 # %% ../nbs/04_nets.ipynb #dc988f04
 import inspect
+from contextlib import contextmanager
 from numbers import Integral
 import torch
 import torch.nn.functional as F
@@ -432,6 +434,25 @@ def flat(
 ) -> Tensor:  # its parameters (P,), a copy
     "All parameters in one vector, in the module's order."
     return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+# %% ../nbs/04_nets.ipynb #26841ce8
+@contextmanager
+def as_constant(
+    net: nn.Module,  # any module
+    train: bool = False,  # whether batch norms take the batch's own statistics
+):
+    "A network that is only looked through: no gradient to its weights, and its running statistics stay."
+    was = net.training
+    net.train(train).requires_grad_(False)
+    kept = [(m, dict(m._buffers)) for m in net.modules()] if train else []
+    for m, own in kept:  # copies take the changes: undone in place, they would be seen by the backward pass
+        m._buffers.update({k: b.clone() for k, b in own.items()})
+    try:
+        yield net
+    finally:
+        for m, own in kept:
+            m._buffers.update(own)
+        net.train(was).requires_grad_(True)
 
 # %% ../nbs/04_nets.ipynb #ceed80d4
 class Tap(torch.autograd.Function):

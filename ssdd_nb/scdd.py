@@ -422,24 +422,35 @@ def step(self: SCDDTask) -> dict:  # `ce`, and `bn`: the terms weighed by β and
     cfg, at = self.cfg, self.t % self.cfg.steps
     if at == 0 and self.t:
         self.begin()
-    for group in self.opt.param_groups:
-        group['lr'] = cfg.lr * cosine(at, cfg.steps)
     ce, terms = self.losses(self.seen())
     reg = weighed(terms, self.log_c) if cfg.learn_coefficients else (self.c * terms).sum()  # eq. 8
-    loss = ce + cfg.bn_weight * reg / world().size  # eq. 9
-    self.opt.zero_grad()
-    loss.backward()
-    loss, ce = loss.detach(), ce.detach()
-    all_sum(loss, ce, self.x.grad, *([self.log_c.grad] if cfg.learn_coefficients else []))
-    if cfg.keep == 'best':
-        self.remember(loss)
-    self.opt.step()
-    if cfg.clip:
-        self.clip()
+    ce = self.descend(ce + cfg.bn_weight * reg / world().size, ce, at)  # eq. 9
     self.t += 1
     if at == cfg.steps - 1:
         self.z[self.rows] = self.best if cfg.keep == 'best' else self.x.detach()
     return dict(ce=ce, bn=(self.c * terms).sum().detach())
+
+
+@patch
+def descend(
+    self: SCDDTask,
+    loss: Tensor,  # this process's share of eq. 9
+    ce: Tensor,  # and of the cross-entropy
+    at: int,  # which iteration of the batch
+) -> Tensor:  # the whole cross-entropy
+    "One step of Adam on the batch, at the schedule's rate; pixels are clipped and the best kept, where asked."
+    for group in self.opt.param_groups:
+        group['lr'] = self.cfg.lr * cosine(at, self.cfg.steps)
+    self.opt.zero_grad()
+    loss.backward()
+    loss, ce = loss.detach(), ce.detach()
+    all_sum(loss, ce, self.x.grad, *([self.log_c.grad] if self.cfg.learn_coefficients else []))
+    if self.cfg.keep == 'best':
+        self.remember(loss)
+    self.opt.step()
+    if self.cfg.clip:
+        self.clip()
+    return ce
 
 # %% ../nbs/12_scdd.ipynb #3f1f11da
 @patch
