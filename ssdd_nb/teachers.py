@@ -716,7 +716,9 @@ def tiny(
         )
     if loss != 'barlow_twins':
         return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
-    return replace(cfg, grid=2, steps=1000, views=MILD_VIEWS) if channels > 1 and side >= 24 else cfg
+    if channels == 1 or side < 24:
+        return cfg
+    return replace(cfg, grid=4, batch=64, steps=1600, views=MILD_VIEWS)
 
 
 TINY = dict(
