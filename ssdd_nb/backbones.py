@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from .core import BadInput, known, need, need_file
+from .errors import optional
 from .data import in_short
 from .nets import headless
 
@@ -111,17 +112,9 @@ def make_foreign(
             f'teacher={name}: its weights cannot be had ({said}); put them in a file, and name it: {name}@FILE'
         ) from None
 
-# %% ../nbs/04b_backbones.ipynb #73219cf3
-def _library(name, module, package):
-    "An optional library."
-    try:
-        return __import__(module)
-    except ImportError:
-        raise BadInput(f'teacher={name}: {module} is not installed; pip install {package}') from None
-
 # %% ../nbs/04b_backbones.ipynb #74c69df1
 def _timm(name, model, pretrained):
-    timm = _library(name, 'timm', 'timm')
+    timm = optional('timm', 'teacher', name, 'timm')
     model = model.replace('hf_hub:', 'hf-hub:')
     if not model.startswith('hf-hub:'):
         base, dot, tag = model.partition('.')
@@ -153,7 +146,7 @@ def _torchvision(name, model, pretrained):
 
 # %% ../nbs/04b_backbones.ipynb #ca8f61f9
 def _open_clip(name, model, pretrained):
-    clip = _library(name, 'open_clip', 'open_clip_torch')
+    clip = optional('open_clip', 'teacher', name, 'open_clip_torch')
     model, _, tag = model.partition('/')
     model = known(model, clip.list_models(), 'teacher')
     tags = clip.list_pretrained_tags_by_model(model)

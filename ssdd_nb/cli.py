@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['core', 'data', 'nets', 'teachers', 'distilled', 'evaluation', 'posttrain', 'protocols', 'registry', 'cmp', 'lab',
-           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'worths', 'PIPE', 'LONG', 'add_flags', 'Parser',
-           'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions', 'teacher', 'distill',
-           'JudgingFlags', 'eval', 'compare', 'demo', 'bench', 'study', 'reproduce']
+           'costs', 'benches', 'studies', 'scdd_studies', 'tables', 'worths', 'hub', 'trackers', 'PIPE', 'LONG',
+           'add_flags', 'Parser', 'arguments', 'command', 'Source', 'teacher_config', 'Teaching', 'fractions',
+           'teacher', 'distill', 'JudgingFlags', 'eval', 'compare', 'demo', 'push', 'bench', 'study', 'reproduce']
 
 # %% ../nbs/50_cli.ipynb #f2866e78
 import os, signal, sys
@@ -33,6 +33,7 @@ core, data, nets, teachers, distilled = map(Late, ('core', 'data', 'nets', 'teac
 evaluation, posttrain, protocols, registry = map(Late, ('evaluation', 'posttrain', 'protocols', 'registry'))
 cmp, lab, costs, benches = map(Late, ('comparison', 'labelled', 'costs', 'bench'))
 studies, scdd_studies, tables, worths = map(Late, ('studies', 'scdd_studies', 'reproduce', 'worth'))
+hub, trackers = map(Late, ('hub', 'trackers'))
 
 # %% ../nbs/50_cli.ipynb #c1ab6091
 @functools.cache  # the source is read once, and not for the flags and again for their values
@@ -282,7 +283,9 @@ def _together(prog, kwargs):
 class Source:
     "Where the images come from."
 
-    source: str = 'digits'  # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH or npz:PATH
+    # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH, npz:PATH, parquet:PATH, or hf:USER/NAME
+    # on the Hugging Face hub
+    source: str = 'digits'
     # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
     size: int = None
     held_out: float = 0.3  # share of the images to test on where there is no official split; 0 holds out none
@@ -432,12 +435,17 @@ def teacher(
     steps: int = None,  # training steps, if not the preset's
     seed: int = 0,  # of weights, batches and views
     precision: str = 'float32',  # float32, tf32 or bf16
+    # also hand each line of the log to trackio, wandb or tensorboard, with :PROJECT or :FOLDER behind it
+    log_to: str = None,
     out: str = 'ssdd-teacher',  # folder for teacher.safetensors, its log and its record
 ):
     "Train a teacher: on unlabelled images, but for the preset supervised. The same command again resumes."
     known(precision, core.PRECISIONS, 'precision')
+    if log_to:
+        trackers.find_tracker(log_to)
     train, test = _start(src, out)
-    t = teachers.train_teacher(train, teacher_config(train, preset, steps, ''), seed, out, precision=precision)
+    cfg = teacher_config(train, preset, steps, '')
+    t = teachers.train_teacher(train, cfg, seed, out, precision=precision, log_to=log_to)
     features = t(train.pixels(slice(0, 1))).shape[1]
     print(f'teacher of {features} features, trained for {t.run.steps} steps: {out}/teacher.safetensors')
     if not teachers.saw_labels(t):
@@ -497,6 +505,8 @@ def distill(
     precision: str = 'float32',  # float32, tf32 or bf16
     yes: bool = False,  # go on where a run takes much disk, or the teacher is no better than an untrained network
     no_verdict: bool = False,  # do not compare the set with random images at the end
+    # also hand each line of the log to trackio, wandb or tensorboard, with :PROJECT or :FOLDER behind it
+    log_to: str = None,
     out: str = 'ssdd-distill',  # folder for distilled.safetensors, its picture and card, run.json, and the teacher
 ):
     """Distil images into a few synthetic ones.
@@ -505,6 +515,8 @@ def distill(
     The same command again resumes, or says that it is finished.
     """
     known(precision, core.PRECISIONS, 'precision')
+    if log_to:
+        trackers.find_tracker(log_to)
     how = cmp.METHODS[name := known(method, cmp.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use views, krrst, mkdt, random, kmeans or full')
     need(
@@ -531,10 +543,11 @@ def distill(
     if with_labels and m and m > len(train):
         print(f'note: {m:,} images are more than the {len(train):,} they stand for')
     before = (Path(out) / 'run.json').exists()
-    t = teaching.get(train, Path(out) / 'teacher', precision=precision) if how.asks_teacher() else None
+    ways = dict(precision=precision, log_to=log_to)
+    t = teaching.get(train, Path(out) / 'teacher', **ways) if how.asks_teacher() else None
     if 'teacher' in how.needs and not before:
         _worth(t, train, Path(out), 'teacher-steps', yes)
-    d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, precision=precision)
+    d = cmp.make_set(name, train, t, m, seed, Path(out), preset, steps, **ways)
     print(
         f"{'finished already' if before else f'made in {d.run.seconds:.0f} s'}: {d}\n"
         f'  the set      {out}/distilled.safetensors (hash {d.hash})\n'
@@ -568,9 +581,7 @@ def _verdict(d, train, test, t, out):
             record.save(out / 'run.json')
             card = out / 'distilled.md'
             with core.atomic(card) as p:
-                p.write_text(
-                    f"{card.read_text(encoding='utf8').rstrip()}\n\nVerdict: {said['said']}.\n", encoding='utf8'
-                )
+                p.write_text(d.card(card.stem, said['said']), encoding='utf8')
     print(f"verdict: {said['said']}")
 
 # %% ../nbs/50_cli.ipynb #49268ed0
@@ -1258,6 +1269,21 @@ def demo(
     """
     compare.__wrapped__(out=out, seeds=seeds, steps=steps)
     print(f"\nload it       from ssdd_nb.distilled import load; load('{out}/distilled.safetensors').normalised()")
+
+# %% ../nbs/50_cli.ipynb #32f86017
+@command
+def push(
+    path: str,  # a distilled.safetensors or its folder, or the name of a set that ships with the library
+    name: str,  # where to: USER/NAME on the hub; you are logged in there by `hf auth login` or HF_TOKEN
+    private: bool = False,  # make a data set that only you can see
+    # the hub's word for the licence, such as cc-by-4.0 (default: what the set says of its source, as far as known)
+    licence: str = None,
+    folder: str = None,  # write what would be pushed to this new folder, and send nothing
+):
+    "Put a distilled set on the Hugging Face hub, with pictures, a table and a card. Needs the extra hub."
+    if folder:
+        return print(f'{hub.export(path, folder, licence, name)}: look at README.md in it; nothing was sent')
+    print(f"{hub.push(path, name, private, licence)}\nload it       from ssdd_nb import load; load('hf:{name}')")
 
 # %% ../nbs/50_cli.ipynb #a84a25aa
 @command

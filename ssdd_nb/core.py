@@ -948,6 +948,7 @@ class Keeper:
         self.began = self.saved = time.monotonic()
         self.cost, self.file, self.hash = 0.0, None, hashlib.sha256()  # of the log, as far as it is written
         self.threads = [torch.get_num_threads()]
+        self.tracker = None  # who else gets each line of the log; see `trackers`
 
     def seconds(self) -> float:  # wall time of all sittings together
         "How long it has taken so far."
@@ -1106,6 +1107,8 @@ def resume(self: Keeper, task: Task, log: list) -> int:  # the step to go on fro
 @patch
 def note(self: Keeper, log: list):  # all lines so far
     "Write the newest line of the log; the first time, all of them."
+    if self.tracker:
+        self.tracker.log(log[-1])
     if not self.writes:
         return
     if not self.file:
@@ -1147,6 +1150,8 @@ def close(self: Keeper, rec: Run | None = None):  # the finished run's record
     "Close the log; if the run is over, write its record and remove the checkpoint."
     if self.file:
         self.file.close()
+    if self.tracker:
+        self.tracker.close()
     if self.writes and rec:
         rec.log_hash = self.hash.hexdigest()
         rec.save(self.out / 'run.json')
@@ -1235,9 +1240,11 @@ def run(
     log_every: int = 1,  # steps between logged lines
     checkpoint_steps: int | None = None,  # steps between checkpoints; by the clock if None
     on_step=None,  # called with (step, task) after each step: to look at things, not to change them
+    log_to: str | None = None,  # `trackio`, `wandb` or `tensorboard`, which gets each logged line too; see `trackers`
 ) -> Run:  # the record, its `log` with a dict per logged step
     "Drive a task to its last step: progress, log, checkpoints, exact resume, record. Raises `Diverged`, `BadInput`."
     need(steps >= 1, 'steps', steps, 'at least 1')
+    track = log_to and importlib.import_module('ssdd_nb.trackers').find_tracker(log_to)
     keep = Keeper(
         out, dict(name=name, seed=seed, steps=steps, precision=precision, config=config or {}), checkpoint_steps
     )
@@ -1251,6 +1258,7 @@ def run(
             return done  # by somebody else, meanwhile
         try:
             start = keep.resume(task, rec.log)
+            keep.tracker = track(keep.ask, keep.out, start) if track and world().rank == 0 else None
             barrier()  # all have read what is there before anybody writes
             _steps(task, start, steps, rec, keep, log_every, show, on_step)
             if finish and world().rank == 0:

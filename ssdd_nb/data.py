@@ -1196,6 +1196,8 @@ SOURCES = (
     'folder:PATH',
     'zip:PATH',
     'npz:PATH',
+    'parquet:PATH',
+    'hf:USER/NAME',
     'CIFAR10',
     'CIFAR100',
     'MNIST',
@@ -1310,11 +1312,11 @@ def _reshaped(x, c, h, w):
 def own_files(
     source: str | Path,  # whatever `load_images` was given
 ) -> str:  # the same, with its prefix if it is a path
-    "`folder:PATH`, `zip:PATH` or `npz:PATH` for what is there; raises `BadInput` for a path that leads nowhere."
+    "`folder:PATH`, `zip:PATH`, … for what is there; raises `BadInput` for a path that leads nowhere."
     wants = 'must be a name or a path; from_arrays(x, y) makes images of arrays'
     need(isinstance(source, (str, os.PathLike)), 'source', in_short(source), wants)
     prefix, _, rest = str(source).partition(':')
-    if prefix in ('folder', 'zip', 'npz'):
+    if prefix in ('folder', 'zip', 'npz', 'parquet', 'hf'):
         need(rest.strip(), 'source', source, 'names no path; an empty one is not taken for the current folder (say .)')
         return str(source)
     if source in ('digits', 'letters') or named_set(source):
@@ -1325,9 +1327,10 @@ def own_files(
         need(not _ambiguous(source), 'source', source, both)
         return f'folder:{source}'
     if path.exists():
-        need(ending in ('zip', 'npz'), 'source', source, 'must be a folder, a .zip of images or an .npz of arrays')
+        right = 'must be a folder, a .zip of images, an .npz of arrays or a .parquet table'
+        need(ending in ('zip', 'npz', 'parquet'), 'source', source, right)
         return f'{ending}:{source}'
-    like_a_path = not isinstance(source, str) or ending in ('zip', 'npz') or len(Path(source).parts) > 1
+    like_a_path = not isinstance(source, str) or ending in ('zip', 'npz', 'parquet') or len(Path(source).parts) > 1
     need(not like_a_path, 'source', source, 'there is no such folder or file')
     return source
 
@@ -1388,7 +1391,8 @@ def from_npz(
 
 # %% ../nbs/01_data.ipynb #ae2b1bf5
 def load_images(
-    source: str | Path = 'digits',  # `digits`, `letters`, a torchvision name, or a folder, zip or npz
+    # `digits`, `letters`, a torchvision name, a folder, zip, npz or parquet, or `hf:USER/NAME` on the hub
+    source: str | Path = 'digits',
     size=None,  # 32, '32' or (H, W) to crop and resize to; see `choose_size`
     *,
     held_out: float = 0.3,  # share of the images to test on where there is no official split; 0 holds out none
@@ -1413,7 +1417,7 @@ def load_images(
     )
     for arg, value in dict(split=split, classes=classes).items():
         need(value is None or kind in ('folder', 'zip'), arg, value, f'is for folders and zips; {source} says itself')
-    name = safe(f'{kind}:{Path(path).name or path}' if path else source)
+    name = safe(f'{kind}:{Path(path).name or path}' if path and kind != 'hf' else source)
     if kind in ('folder', 'zip'):
         files, how = (
             folder_files(path) if kind == 'folder' else zip_files(path),
@@ -1422,6 +1426,10 @@ def load_images(
         if not (split or classes):
             importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
         images, official = from_files(files, name, *how) if on_disk is None else pack(files, name, on_disk, *how)
+    elif kind == 'parquet':
+        images, official = importlib.import_module('ssdd_nb.parquet').from_parquet(path, name, size, skip_unreadable)
+    elif kind == 'hf':
+        images, official = importlib.import_module('ssdd_nb.hub').from_hub(path, size, skip_unreadable)
     elif named_set(source):
         images, official = importlib.import_module('ssdd_nb.datasets').read_set(source, size, skip_unreadable, on_disk)
     elif kind == 'npz':

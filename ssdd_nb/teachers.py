@@ -1142,7 +1142,14 @@ def teacher_settings(
     return replace(cfg, **chosen), rest
 
 
-OF_RUN = 'show', 'precision', 'log_every', 'checkpoint_steps', 'on_step'  # options of `run` that a caller may choose
+OF_RUN = (
+    'show',
+    'precision',
+    'log_every',
+    'checkpoint_steps',
+    'on_step',
+    'log_to',
+)  # options of `run` that a caller may choose
 
 # %% ../nbs/05_teachers.ipynb #b8248e74
 def foreign(

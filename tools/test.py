@@ -154,6 +154,12 @@ def readme():
     yield 'README.md is current', r.stdout if r.returncode else ''
 
 
+def package():
+    "What would go to the package index."
+    r = sh(sys.executable, 'tools/package.py')
+    yield 'wheel and source distribution are whole, and what the index takes', r.stdout if r.returncode else ''
+
+
 def site():
     "Build the site and look at it in a browser."
     built = sh(sys.executable, 'tools/build_docs.py')
@@ -227,7 +233,7 @@ def main():
     names = [p.relative_to(NBS).with_suffix('').as_posix() for p in files]
     tasks = {name: functools.partial(notebook, p, args.flags) for name, p in zip(names, files)}
     if not args.notebooks:
-        tasks |= {f.__name__: f for f in (ruff, readme, site, card, on_a_card)}
+        tasks |= {f.__name__: f for f in (ruff, readme, package, site, card, on_a_card)}
     multiprocessing.get_context('forkserver').set_forkserver_preload(PRELOADED)
     with ThreadPoolExecutor(2) as pool:
         running = {pool.submit(finished, task): name for name, task in in_order(tasks).items()}
