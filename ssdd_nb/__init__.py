@@ -11,10 +11,13 @@ import importlib
 
 ROOMS = dict(
     data=('load_images',),
-    teachers=('train_teacher', 'load_teacher'),
-    distilled=('distil', 'load'),
+    teachers=('load_teacher',),
+    teacher_training=('train_teacher',),
+    methods=('distil',),
+    loading=('load',),
     viz=('show_images',),
-    evaluation=('pretrain', 'evaluate'),
+    pretraining=('pretrain',),
+    evaluation=('evaluate',),
     comparison=('compare',),
     coresets=('Random', 'KMeans'),
     krrst=('KRRST',),

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from .core import BadInput, known, need, need_file
-from .errors import optional
-from .data import in_short
+from .errors import BadInput, known, need, optional
+from .files import need_file
+from .pixels import in_short
 from .nets import headless
 
 # %% ../nbs/04b_backbones.ipynb #9cec52d4

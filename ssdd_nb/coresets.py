@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['check_m', 'CoresetTask', 'real_set', 'Coreset', 'Random', 'random', 'kmeans_index', 'KMeans', 'kmeans',
-           'herding_index', 'Herding', 'herding', 'shares', 'most_similar', 'sas_index', 'SAS', 'sas', 'forgotten',
-           'Watched', 'forgetting_events', 'Forgetting', 'forgetting', 'Full', 'full']
+           'herding_index', 'Herding', 'herding', 'shares', 'most_similar', 'sas_index', 'SAS', 'sas', 'Full', 'full']
 
 # %% ../nbs/07_coresets.ipynb #ccfb087d
 from dataclasses import asdict, dataclass
 import torch
-from torch import Tensor, nn
-from .core import generator, need, run, seed_of
-from .data import Images, denormalise, index_to, normalise
-from .distilled import Distilled, Method, distil, distilled_from
-from .evaluation import Pretraining, Recipe, Student
+from torch import Tensor
+from .errors import need
+from .moved import moved_names
+from .core import generator, seed_of
+from .pixels import index_to
+from .images import Images
+from .distilled import Distilled, distilled_from
+from .methods import Method, distil
 from .teachers import Teacher
 
 # %% ../nbs/07_coresets.ipynb #679d2b78
@@ -310,118 +312,6 @@ def sas(
     "SAS, the subset for contrastive learning, on clusters in place of classes."
     return distil(images, SAS(m, groups), teacher, seed, out, **kwargs)
 
-# %% ../nbs/07_coresets.ipynb #00e1c8c5
-def forgotten(
-    right: Tensor,  # whether each image was classified rightly after each epoch, bool (epochs, n)
-) -> Tensor:  # float (n,)
-    "How often each image was forgotten; infinity if it never was learnt (Toneva et al., 2019)."
-    events = (right[:-1] & ~right[1:]).sum(0).float()
-    return events.masked_fill(~right.any(0), torch.inf)
-
-# %% ../nbs/07_coresets.ipynb #21565c3c
-class Watched(Pretraining):
-    "Training of a classifier that notes after each epoch which images it has right."
-
-    def __init__(
-        self,
-        net: nn.Module,  # the classifier, trained in place
-        images: Images,  # what on, with labels
-        recipe: Recipe,  # how
-        seed: int,  # of the batches
-        epochs: int,  # how many epochs its steps are
-    ):
-        super().__init__(net, images, recipe, seed)
-        self.every, self.right = self.steps // epochs, []
-
-    def hold(self, images: Images):  # what it trains on
-        "Keep the images as they are: they become floats batch by batch."
-        self.images, self.y = images, images.y.to(self.device)
-
-    def batch(self, i: Tensor) -> tuple:  # indices (b,); images (b, C, H, W), normalised, and their labels
-        "A mini-batch, rounded as the pixels of a distilled set are."
-        mean, std = self.images.mean, self.images.std
-        x = normalise(denormalise(self.images.normalised(i), mean, std), mean, std)
-        return x.to(self.device), self.y[index_to(i, self.device)]
-
-    def step(self) -> dict:
-        "A step, and a look at all images if it was an epoch's last."
-        logged = super().step()
-        if self.t % self.every == 0:
-            self.right.append(self.look())
-        return logged
-
-    @torch.no_grad()
-    def look(self) -> Tensor:  # bool (n,)
-        "Which images are classified rightly, in eval mode."
-        self.net.eval()
-        parts = map(self.batch, torch.arange(len(self.images)).split(512))
-        right = torch.cat([self.net(x).argmax(1) == y for x, y in parts]).cpu()
-        self.net.train()
-        return right
-
-# %% ../nbs/07_coresets.ipynb #25cb3939
-def forgetting_events(
-    images: Images,  # with labels
-    epochs: int = 20,  # of training
-    seed: int = 0,  # of weights and batches
-    student: Student = Student(),  # the classifier
-    show: bool = True,  # a progress bar
-    precision: str = 'float32',  # one of `core.PRECISIONS`
-) -> Tensor:  # float (n,), on the CPU
-    "How often a classifier in training forgets each image; raises `BadInput` without labels."
-    need(
-        images.y is not None,
-        'images',
-        images.name,
-        'has no labels, and forgetting is about labels; use herding, sas or kmeans',
-    )
-    task = Watched(
-        student.make(images, len(images.classes), seed), images, Recipe(None, epochs, 64, 0.02, 0.9, 5e-4), seed, epochs
-    )
-    run(task, task.steps, None, name='forgetting', seed=seed, show=show, precision=precision)
-    return forgotten(torch.stack(task.right))
-
-# %% ../nbs/07_coresets.ipynb #f82213c1
-@dataclass(frozen=True)
-class Forgetting(Coreset):
-    "The images that a classifier in training forgets most often; the only coreset here that looks at labels."
-
-    name, needs = 'forgetting', frozenset({'teacher', 'labels'})
-    epochs: int = 20  # of the classifier
-
-    def check(self, images):  # see `Method`
-        "It needs labels."
-        super().check(images)
-        need(
-            images.y is not None,
-            'images',
-            images.name,
-            'has no labels, and forgetting is about labels; use herding, sas or kmeans',
-        )
-
-    def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
-        "The most forgotten, ties at random."
-        events = forgetting_events(images, self.epochs, seed, **kwargs)
-        order = torch.randperm(len(events), generator=generator(seed, 'forgetting'))
-        return order[events[order].argsort(descending=True, stable=True)][: self.m]
-
-    def config(self, images, teacher, task):  # see `Method`
-        "The labels too."
-        return dict(super().config(images, teacher, task), labels=images.label_hash)
-
-# %% ../nbs/07_coresets.ipynb #cc907f77
-def forgetting(
-    images: Images,  # what to choose from
-    teacher: Teacher,  # for the targets
-    m: int = 20,  # how many
-    seed: int = 0,  # which draw
-    out=None,  # folder to save to
-    epochs: int = 20,  # of the classifier
-    **kwargs,  # for `run`
-) -> Distilled:
-    "The images that a classifier in training forgets most often."
-    return distil(images, Forgetting(m, epochs), teacher, seed, out, **kwargs)
-
 # %% ../nbs/07_coresets.ipynb #cd33c679
 @dataclass(frozen=True)
 class Full(Coreset):
@@ -457,3 +347,6 @@ def full(
 ) -> Distilled:
     "All images."
     return distil(images, Full(), teacher, seed, out, **kwargs)
+
+# %% ../nbs/07_coresets.ipynb #34f6b38a
+__getattr__ = moved_names(__name__)  # for programs of version 0.1.0

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from . import krrst, mkdt, scdd
-from .core import free_gib, generator, need, precision
-from .data import Images
-from .nets import Encoder, Functional, Taps, flat, make_net
-from .teachers import LOSSES, TeacherConfig, projector
+from . import bn_losses, experts, krrst, mkdt, mkdt_task, ridge, scdd, scdd_task, trajectory_gradient
+from .errors import need
+from .core import generator, precision
+from .records import free_gib
+from .images import Images
+from .nets import Encoder, make_net
+from .functional import Functional, flat
+from .taps import Taps
+from .ssl_losses import LOSSES, projector
+from .teacher_training import TeacherConfig
 
 # %% ../nbs/14_costs.ipynb #43a2ba51
 class Flops(TorchDispatchMode):
@@ -40,7 +45,7 @@ def traced(
 ) -> tuple:  # operations in GFLOP, and MiB that autograd holds meanwhile
     "What a computation takes."
     with Flops() as f:
-        mib = mkdt.graph_mib(lambda: (compute(),))
+        mib = trajectory_gradient.graph_mib(lambda: (compute(),))
     return f.total / 1e9, mib
 
 # %% ../nbs/14_costs.ipynb #937450c5
@@ -231,13 +236,13 @@ def of_krrst(
     x = blank(cfg.m, images, requires_grad=True)
     real = blank(min(cfg.batch, len(images)), images)
     y = lambda n: torch.empty(n, k, device='meta')
-    train, mib = traced(lambda: krrst.mse(net(x.detach()), y(cfg.m)).backward())
+    train, mib = traced(lambda: ridge.mse(net(x.detach()), y(cfg.m)).backward())
     net.eval().requires_grad_(False)
 
     def outer():
         with torch.no_grad():
             F_t = net.features(real)
-        krrst.outer_loss(net.features(x), y(cfg.m), F_t, y(len(real)), cfg.lam, cfg.bias).backward()
+        ridge.outer_loss(net.features(x), y(cfg.m), F_t, y(len(real)), cfg.lam, cfg.bias).backward()
 
     step, held = traced(outer)
     held = max(held, mib) + params_mib(net, 2 * cfg.pool + 1)
@@ -270,16 +275,18 @@ def of_mkdt(
     loss = lambda t, x, y, n=0: sum(torch.nn.functional.mse_loss(f(t, x), y) for _ in range(views))
     N = min(cfg.syn_steps, 4)
     walk, _ = traced(
-        lambda: mkdt.sweep(theta, X, Y, lr, [torch.arange(size, device='meta')] * N, loss, lambda t: t.square().sum())
+        lambda: trajectory_gradient.sweep(
+            theta, X, Y, lr, [torch.arange(size, device='meta')] * N, loss, lambda t: t.square().sum()
+        )
     )
-    graph = mkdt.graph_mib(
-        lambda: mkdt.inner_step(
+    graph = trajectory_gradient.graph_mib(
+        lambda: trajectory_gradient.inner_step(
             lambda t: loss(t, X, Y), theta.requires_grad_(), torch.zeros((), device='meta'), lr, create_graph=True
         )
     )
     xe = blank(min(e.batch, len(images)), images)
     expert, held = traced(
-        lambda: mkdt.inner_step(
+        lambda: trajectory_gradient.inner_step(
             lambda t: loss(t, xe, torch.empty(len(xe), k, device='meta')),
             theta.detach().requires_grad_(),
             torch.zeros((), device='meta'),
@@ -308,13 +315,13 @@ def of_scdd(
 ) -> Estimate:
     "SC-DD's iterations: forward through the network, and back to the images."
     net = _without_content(net).eval().requires_grad_(False)
-    plan = scdd.batches(len(images.classes), cfg)
+    plan = scdd_task.batches(len(images.classes), cfg)
     x = blank(max(map(len, plan)), images, requires_grad=True)
 
     def iteration():
         with Taps(net) as taps:
             out = net(x)
-        (out.sum() + scdd.bn_terms(taps).sum()).backward()
+        (out.sum() + bn_losses.bn_terms(taps).sum()).backward()
 
     gflop, mib = traced(iteration)
     share = sum(map(len, plan)) / len(plan) / len(x)  # batches need not be equally long

@@ -7,8 +7,11 @@ __all__ = []
 
 # %% ../nbs/61_old_names.ipynb #b61d0005
 import sys, types
-from . import evaluation
+from . import evaluation, pretraining
 from .evaluation import *  # noqa: F403
+from .moved import moved_names
+
+__getattr__ = moved_names('ssdd_nb.evaluation')
 
 
 class _Both(types.ModuleType):

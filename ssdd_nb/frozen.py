@@ -12,13 +12,17 @@ from dataclasses import asdict, dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .core import Batches, generator, known, need, seed_of, to_device
+from .errors import known, need
+from .core import Batches, generator, seed_of, to_device
+from .images import Images, normalise
+from .distilled import Distilled, distilled_from, need_set
+from .methods import Method
+from .distortions import view_of
+from .ssl_losses import full
+from .teachers import Teacher
+from .probes import accuracy, linear_probe
 from .coresets import Coreset
-from .data import Images, normalise
-from .distilled import Distilled, Method, distilled_from, need_set
-from .evaluation import accuracy, linear_probe
-from .krrst import krr
-from .teachers import Teacher, full, view_of
+from .ridge import krr
 from .views import views_for
 
 # %% ../nbs/32b_frozen.ipynb #2ed63b4f

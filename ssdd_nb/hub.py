@@ -16,11 +16,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
-from .core import BadInput, Run, as_json, as_path, atomic, digest, need, safe
-from .data import folder_files, from_files, image_endings
-from .distilled import SET_FILES, Distilled, find_set, load
-from .errors import optional
+from .errors import BadInput, need, optional, safe
+from .files import as_json, as_path, atomic, digest
+from .records import Run
+from .reading import folder_files, from_files, image_endings
 from .parquet import from_parquet, open_table
+from .distilled import Distilled
+from .loading import SET_FILES, find_set, load
 
 # %% ../nbs/02b_hub.ipynb #a17618be
 LICENCES = {

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['NETS', 'RIGHT', 'Encoder', 'norm_layer', 'halvings', 'auto_widths', 'convnet', 'Block', 'resnet', 'vgg', 'alexnet',
            'mobilenet', 'headless', 'swap', 'fitted', 'from_torchvision', 'vit_tiny', 'make_net', 'as_encoder',
-           'in_batches', 'Functional', 'flat', 'as_constant', 'Tap', 'batch_norms', 'Taps', 'joint_stats', 'JointNorm',
-           'joint_norms']
+           'in_batches', 'as_constant']
 
 # %% ../nbs/04_nets.ipynb #dc988f04
 import inspect
@@ -15,9 +14,12 @@ from numbers import Integral
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from .core import all_sum, known, meeting_place, need, precision, seeded, summed, to_device, world
-from .data import as_size, in_short, known_options
+from .errors import known, need
+from .moved import moved_names
+from .core import meeting_place, precision, seeded, to_device
+from .pixels import in_short
+from .images import known_options
+from .reading import as_size
 
 # %% ../nbs/04_nets.ipynb #e221d3a4
 class Encoder(nn.Module):
@@ -400,41 +402,6 @@ def in_batches(
     finally:
         net.train(was)
 
-# %% ../nbs/04_nets.ipynb #fc63f09c
-class Functional:
-    "A network as a function f(θ, x) of one flat parameter vector."
-
-    def __init__(
-        self,
-        net: nn.Module,  # any module without buffers
-    ):
-        need(
-            not list(net.buffers()),
-            'norm',
-            'batch',
-            'running statistics are no parameters, so the network cannot be a function of these alone; '
-            'use instance, group or none',
-        )
-        self.net = net.requires_grad_(False)
-        self.shapes = {n: p.shape for n, p in net.named_parameters()}
-        self.sizes = [s.numel() for s in self.shapes.values()]
-
-    def __call__(
-        self,
-        theta: Tensor,  # parameters (P,)
-        x: Tensor,  # normalised images (N, C, H, W)
-    ) -> Tensor:  # outputs (N, k)
-        "f(θ, x)."
-        parts = theta.split(self.sizes)
-        return functional_call(self.net, {n: t.view(s) for (n, s), t in zip(self.shapes.items(), parts)}, (x,))
-
-# %% ../nbs/04_nets.ipynb #e9b463fe
-def flat(
-    net: nn.Module,  # any module
-) -> Tensor:  # its parameters (P,), a copy
-    "All parameters in one vector, in the module's order."
-    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
-
 # %% ../nbs/04_nets.ipynb #26841ce8
 @contextmanager
 def as_constant(
@@ -454,161 +421,5 @@ def as_constant(
             m._buffers.update(own)
         net.train(was).requires_grad_(True)
 
-# %% ../nbs/04_nets.ipynb #ceed80d4
-class Tap(torch.autograd.Function):
-    "x itself, and the mean and variance of each of its channels."
-
-    @staticmethod
-    def forward(
-        ctx,  # PyTorch's, for `backward`
-        x: Tensor,  # inputs (N, C, …)
-    ):  # x, μ (C,), σ² (C,)
-        "Two sums over the activation, and no copy of it kept."
-        rows = x.permute(0, *range(2, x.ndim), 1)  # (N, …, C)
-        full = torch.promote_types(x.dtype, torch.float32)  # sums in full precision, whatever the network computes in
-        if x.device.type == 'cuda':
-            var, mean = torch.var_mean(x.to(full), (0, *range(2, x.ndim)), correction=0)  # one kernel for both
-        elif rows.is_contiguous():  # channels last: a plain matrix
-            rows = rows.reshape(-1, x.shape[1])
-            mean = rows.mean(0, dtype=full)
-            var = (rows - mean).square_().mean(0)
-        else:
-            dims, shape = (0, *range(2, x.ndim)), (-1, *[1] * (x.ndim - 2))
-            mean = x.mean(dims, dtype=full)
-            var = torch.linalg.vector_norm(x - mean.view(shape), dim=dims).square() / (x.numel() // x.shape[1])
-        ctx.save_for_backward(x, mean)
-        return x.view_as(x), mean, var
-
-    @staticmethod
-    def backward(
-        ctx,  # from `forward`
-        g,  # gradient with respect to x, of its shape
-        g_mean,  # with respect to μ (C,)
-        g_var,  # with respect to σ² (C,)
-    ):  # gradient with respect to x
-        "∂L/∂x: what comes from above, and both statistics' shares."
-        x, mean = ctx.saved_tensors
-        n, shape = x.numel() // x.shape[1], (-1, *[1] * (x.ndim - 2))
-        slope = 2 * g_var / n
-        return torch.addcmul(g + (g_mean / n - slope * mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape))
-
-# %% ../nbs/04_nets.ipynb #cee9c30d
-def batch_norms(
-    net: nn.Module,  # any network
-) -> list:  # of its batch norms with running statistics, in the module's order
-    "The batch norms of a network; raises `BadInput` if there are none."
-    found = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    need(
-        found,
-        'net',
-        type(getattr(net, 'body', net)).__name__,
-        'has no batch norm with running statistics, so there is nothing to match; use a network with norm="batch"',
-    )
-    return found
-
-# %% ../nbs/04_nets.ipynb #5c8971d4
-class Taps:
-    "Listens at a network's batch norms within a `with`; `stats` holds what the last forward pass had there."
-
-    def __init__(
-        self,
-        net: nn.Module,  # a network with batch norms
-    ):
-        self.layers, self.n = batch_norms(net), 0
-        self.stats = [None] * len(self.layers)  # (μ, σ²) of each layer's input, (C,) each
-
-    def __enter__(self):
-        def listen(i):
-            def hook(layer, args):
-                x, mean, var = Tap.apply(args[0])
-                self.stats[i], self.n = (mean, var), len(x)
-                return x, *args[1:]
-
-            return hook
-
-        self.hooks = [m.register_forward_pre_hook(listen(i)) for i, m in enumerate(self.layers)]
-        return self
-
-    def __exit__(self, failed, *_):
-        for h in self.hooks:
-            h.remove()
-        if world().size > 1 and not failed and None not in self.stats:
-            self.stats, _ = joint_stats(self.stats, self.n)
-
-# %% ../nbs/04_nets.ipynb #ea39053a
-def joint_stats(
-    stats: list,  # (μ, σ²) of some layers in this process
-    n: int,  # images they are of
-) -> tuple:  # the same over the images of all processes, and how many these are
-    "Mean and variance over all processes, in one message (in float64, because a difference of squares is taken)."
-    means, variances = (torch.cat(t).double() for t in zip(*stats))
-    total, first, second = summed(
-        torch.cat([n * torch.ones_like(means[:1]), n * means, n * (variances + means.square())])
-    ).split([1, len(means), len(means)])
-    mean, widths = first / total, [len(m) for m, _ in stats]
-    var = second / total - mean.square()
-    return [
-        (m.to(s[0].dtype), v.to(s[0].dtype)) for m, v, s in zip(mean.split(widths), var.split(widths), stats)
-    ], total[0]
-
-# %% ../nbs/04_nets.ipynb #941a7bf0
-class _JointNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        stats, images = joint_stats([Tap.apply(x)[1:]], len(x))
-        mean, var, n = *(t.to(weight.dtype) for t in stats[0]), images * (x[0].numel() // x.shape[1])
-        ctx.eps = eps
-        ctx.save_for_backward(x, weight, mean, var, n)
-        ctx.mark_non_differentiable(mean, var, n)
-        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0], mean, var, n
-
-    @staticmethod
-    def backward(ctx, g, *_):
-        x, weight, mean, var, n = ctx.saved_tensors
-        direct, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(
-            g, x, weight, mean, var, mean, (var + ctx.eps).rsqrt(), False, ctx.eps, [True] * 3
-        )
-        all_sum(*(sums := (g_weight.clone(), g_bias.clone())))  # Σ g x̂ and Σ g
-        scale, shape = weight * (var + ctx.eps).rsqrt(), (-1, *[1] * (x.ndim - 2))
-        slope = -scale * (var + ctx.eps).rsqrt() * sums[0] / n
-        return (
-            torch.addcmul(
-                direct + (-scale * sums[1] / n - slope * mean).to(g.dtype).view(shape), x, slope.to(x.dtype).view(shape)
-            ),
-            g_weight,
-            g_bias,
-            None,
-        )
-
-# %% ../nbs/04_nets.ipynb #6121c2c9
-class JointNorm(nn.BatchNorm2d):
-    "A batch norm over the parts that all processes hold of a batch (N, C, …)."
-
-    def _check_input_dim(self, x):
-        pass  # vectors, too
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, …) to the same
-        "As `nn.BatchNorm2d`, with the statistics of the whole batch."
-        if not self.training or world().size == 1:
-            return super().forward(x)
-        y, mean, var, n = _JointNorm.apply(x, self.weight, self.bias, self.eps)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            for kept, new in ((self.running_mean, mean), (self.running_var, var * n / (n - 1))):
-                kept.lerp_(new, self.momentum)
-        return y
-
-# %% ../nbs/04_nets.ipynb #b8138e97
-def joint_norms(
-    net: nn.Module,  # any network
-) -> nn.Module:  # the same; its parameters are the same tensors
-    "Let a network's batch norms see what all processes hold of a batch; does nothing if there is one process."
-    if world().size == 1:
-        return net
-    for m in [
-        m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not isinstance(m, JointNorm)
-    ]:
-        new = JointNorm(m.num_features, m.eps, m.momentum).train(m.training)
-        new._parameters, new._buffers = m._parameters, m._buffers
-        swap(net, m, new)
-    return net
+# %% ../nbs/04_nets.ipynb #c43ce2bb
+__getattr__ = moved_names(__name__)  # for programs of version 0.1.0

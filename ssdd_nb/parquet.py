@@ -10,9 +10,12 @@ import functools, json, re, shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from .core import BadInput, as_path, free_gib, need, need_file, safe
-from .data import LARGE, MEMBER, RATIO, Images, from_files, part_of
-from .errors import optional
+from .errors import BadInput, need, optional, safe
+from .files import as_path, need_file
+from .records import free_gib
+from .images import Images
+from .layouts import part_of
+from .reading import LARGE, MEMBER, RATIO, from_files
 
 # %% ../nbs/01c_parquet.ipynb #5772593f
 IMAGE = 'image', 'img', 'images', 'picture', 'photo', 'png', 'jpg', 'jpeg', 'webp'

@@ -14,14 +14,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import Batches, digest, generator, known, meeting_place, need, place, seeded, to_device
-from .data import Images, index_to, labelled, normalise
+from .errors import known, need
+from .core import Batches, generator, meeting_place, place, seeded, to_device
+from .files import digest
+from .pixels import index_to
+from .images import Images, labelled, normalise
 from .distilled import Distilled
-from .evaluation import Student, accuracy, embed, linear_probe, train_student
-from .fit import Fit
 from .nets import Encoder, NETS, in_batches
-from .posttrain import copy_with_head
+from .fit import Fit
 from .teachers import Classifier
+from .pretraining import Student, train_student
+from .probes import accuracy, embed, linear_probe
+from .posttrain import copy_with_head
 
 # %% ../nbs/09_protocols.ipynb #b70b69a2
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import copy
 from dataclasses import replace
 import torch
 from torch import Tensor, nn
-from .core import need
-from .data import Images
+from .errors import need
+from .images import Images
 from .distilled import Distilled
 from .nets import Encoder
-from .posttrain import PostRecipe, post_train
-from .teachers import Classifier, TeacherConfig, train_teacher
+from .teachers import Classifier
+from .teacher_training import TeacherConfig, train_teacher
+from .soft_labels import PostRecipe
+from .posttrain import post_train
 
 # %% ../nbs/13_pruning.ipynb #bdf64c57
 def slimming(
@@ -24,12 +26,12 @@ def slimming(
     preset: str = 'tiny',  # `tiny` or `supervised`: the training otherwise
 ) -> TeacherConfig:
     "Settings of a VGG-11 that is trained on labels with a penalty on its batch norms' scales."
-    from ssdd_nb import teachers
+    from ssdd_nb import teacher_training
 
     cfg = (
-        teachers.tiny(images.x.shape[1], min(images.x.shape[2:]), 'supervised')
+        teacher_training.tiny(images.x.shape[1], min(images.x.shape[2:]), 'supervised')
         if preset == 'tiny'
-        else teachers.paper(preset)
+        else teacher_training.paper(preset)
     )
     return replace(cfg, net='vgg11', widths=None, stem_stride=None, slim=slim)
 

@@ -10,27 +10,18 @@ __all__ = ['METHODS', 'NoSet', 'RandomLabels', 'named', 'ByClass', 'KMeansLabels
 from dataclasses import dataclass
 import torch
 from .core import generator
-from ssdd_nb.coresets import (
-    CoresetTask,
-    Forgetting,
-    Full,
-    Herding,
-    KMeans,
-    Random,
-    SAS,
-    forgetting_events,
-    herding_index,
-)
-from .distilled import METHODS, Method
-from .frozen import CLPDD, Centroid, LGM, SFM
-from .kernels import FRePo, KIP, RFAD
-from .krrst import KRRST
-from .matching import CAFE, CAFEDSA, DC, DM, DMSSL, DSA
-from .mkdt import HighLoss, MKDT, MKDTFixed, MTTSSL
+from .methods import METHODS, Method
+from .coresets import CoresetTask, Full, Herding, KMeans, Random, SAS, herding_index
+from .forgetting import Forgetting, forgetting_events
 from .posttrain import ipc_of, per_class
+from .krrst import KRRST
+from .mkdt import HighLoss, MKDT, MKDTFixed, MTTSSL
 from .scdd import CDA, SCDD, SRe2L
-from .trajectories import MTT, TESLA
 from .views import ViewTargets
+from .matching import CAFE, CAFEDSA, DC, DM, DMSSL, DSA
+from .trajectories import MTT, TESLA
+from .kernels import FRePo, KIP, RFAD
+from .frozen import CLPDD, Centroid, LGM, SFM
 
 # %% ../nbs/33_registry.ipynb #33a00007
 @dataclass(frozen=True)

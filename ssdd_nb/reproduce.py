@@ -12,16 +12,20 @@ import json, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
-from . import comparison, labelled, teachers
-from .comparison import Judging, PROTOCOLS, Target, in_table, once
-from .core import describe, digest, known, need, read_json, write_json
-from .distilled import distil
+from . import comparison, judging, labelled, teacher_training, teachers
+from .errors import known, need
+from .files import digest, read_json, write_json
+from .records import describe
+from .methods import distil
 from .posttrain import align
 from .protocols import frechet, plain_probe
 from .registry import METHODS
+from .judging import Judging, PROTOCOLS, Target
+from .measuring import once
+from .comparison import in_table
+from .tables import TABLES, Table, asked, called, needs, notes, picture, show, wanted
 from .table_cells import Shelf, cells, shortened, teacher_of
 from .table_costs import CARD, dry_run, listing, method_cost, possible, size_of, student_cost, teacher_cost
-from .tables import TABLES, Table, asked, called, needs, notes, picture, show, wanted
 
 # %% ../nbs/45_reproduce.ipynb #17da8c98
 PROTOCOLS |= {
@@ -114,14 +118,14 @@ class Job:
 
     def teacher(
         self,
-        cfg: teachers.TeacherConfig,  # how
+        cfg: teacher_training.TeacherConfig,  # how
         train,  # on what
         name: str = '',  # by which it may be given
     ) -> teachers.Teacher:
         "A network that was given, or trained here once for all tables."
         if name in self.networks:
             return teachers.find_teacher(self.networks[name])
-        return teachers.train_teacher(
+        return teacher_training.train_teacher(
             train, cfg, 0, self.out / 'networks' / digest(asdict(cfg), train.hash, train.label_hash), **self.kwargs
         )
 
@@ -234,10 +238,10 @@ def run_ssl(job, cell, train, target):
         )
 
         def measure():
-            net = teachers.train_teacher(
+            net = teacher_training.train_teacher(
                 part, cfg, s, job.out / 'networks' / digest(asdict(cfg), part.hash, s), **job.kwargs
             ).net
-            return comparison.judge(
+            return judging.judge(
                 net, None, target, cell.what['protocol'], Judging(tuning=cell.tuning), s, **job.kwargs
             )[1.0]
 

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from . import mkdt, teachers
-from .core import describe, known, need, write_json
-from .data import Images
+from . import experts, mkdt, mkdt_task, teacher_training
+from .errors import known, need
+from .files import write_json
+from .records import describe
+from .images import Images
 from .teachers import Teacher
 
 # %% ../nbs/42_studies.ipynb #b4ecc89f
 def scatter(
-    to: mkdt.Trajectories,  # experts from one initialisation (`same_start`)
+    to: experts.Trajectories,  # experts from one initialisation (`same_start`)
 ) -> dict:  # `variance` and `relative`, a list each: after epoch 1, 2, …
     "Variance of weights over trajectories by their length (MKDT, Figure 1a)."
     n, T = to.cfg.experts, to.cfg.epochs
@@ -39,8 +41,8 @@ def match_one(
     show: bool = True,  # progress bars
 ) -> dict:  # `match` (eq. 4) and `moved` (mean |ΔX_s|, normalised units), a list each
     "Match one expert trajectory (MKDT, Figure 1b and 1c)."
-    to, moved = mkdt.experts(images, teacher, cfg.experts, seed, show=show), []
-    start = mkdt.MKDTTask(images, teacher, to, cfg, seed).X_s
+    to, moved = experts.experts(images, teacher, cfg.experts, seed, show=show), []
+    start = mkdt_task.MKDTTask(images, teacher, to, cfg, seed).X_s
 
     def look(step, task):
         moved.append((task.X_s - start).abs().mean().item())
@@ -68,7 +70,7 @@ def figure1(
 
     Scatter of trajectories, matching loss and pixel change.
     """
-    views = teachers.tiny(images.x.shape[1], min(images.x.shape[2:])).views
+    views = teacher_training.tiny(images.x.shape[1], min(images.x.shape[2:])).views
     base, rows = mkdt.tiny(m), []
     for seed in range(seeds):
         for kind, lr in RATES.items():
@@ -82,7 +84,7 @@ def figure1(
                 lr=lr,
                 same_start=True,
             )
-            found = scatter(mkdt.experts(images, teacher, e, seed, show=show))
+            found = scatter(experts.experts(images, teacher, e, seed, show=show))
             one = replace(
                 base,
                 steps=steps,

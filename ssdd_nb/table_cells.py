@@ -11,13 +11,15 @@ __all__ = ['SMALL', 'SMALL_WIDTHS', 'MOCO_SCRIPT', 'KEPT', 'FEWER', 'AT_MOST', '
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from . import costs, mkdt, posttrain, scdd, teachers
-from .core import generator, known, need
-from .data import alike, load_images, stratified
-from .evaluation import Recipe, Student, paper_recipe
+from . import costs, distortions, mkdt, posttrain, scdd, teacher_training
+from .errors import known, need
+from .core import generator
+from .images import stratified
+from .data import alike, load_images
+from .pretraining import Recipe, Student, paper_recipe
 from .protocols import FineTune, paper_finetune, student_named
 from .registry import METHODS
-from .tables import DATA, Axis, Table, wanted
+from .tables import Axis, DATA, Table, wanted
 
 # %% ../nbs/44b_cells.ipynb #1c0ad716
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ SMALL_WIDTHS = dict(
     resnet10=(16, 32, 32, 64),
     resnet18=(16, 32, 32, 64),
 )
-MOCO_SCRIPT = teachers.Views(
+MOCO_SCRIPT = distortions.Views(
     crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, strength=(0.4, 0.4, 0.4, 0.1), grey=0.2
 )  # of the script that SC-DD links to
 
@@ -55,26 +57,26 @@ def teacher_of(
     what: dict,
     images,
     scale: str,  # a cell's, what is learned from, `small` or `paper`
-) -> teachers.TeacherConfig:
+) -> teacher_training.TeacherConfig:
     "How its teacher is trained."
     loss, name, epochs = what.get('network') or (what['teacher'], 'resnet18', None)
     c, side = images.x.shape[1], min(images.x.shape[2:])
     if scale == 'small':
         wide = {'resnet101': (16, 32, 64), 'resnet50': (12, 24, 48)}.get(name, (8, 16, 32))
         given = dict(widths=wide) if 'network' in what else {}
-        return replace(teachers.tiny(c, side, loss), steps=SMALL.teacher + (epochs or 0) // 50, **given)
+        return replace(teacher_training.tiny(c, side, loss), steps=SMALL.teacher + (epochs or 0) // 50, **given)
     if loss in ('barlow_twins', 'simclr'):
-        return replace(teachers.paper(loss), net=net_at('resnet18', side))
-    base = teachers.paper('supervised' if loss == 'supervised' else 'moco')
+        return replace(teacher_training.paper(loss), net=net_at('resnet18', side))
+    base = teacher_training.paper('supervised' if loss == 'supervised' else 'moco')
     if loss not in ('moco', 'supervised'):
         base = replace(
             base,
             **{
                 k: v
-                for k, v in asdict_shallow(teachers.tiny(3, 32, loss)).items()
+                for k, v in asdict_shallow(teacher_training.tiny(3, 32, loss)).items()
                 if k in ('loss', 'norms', 'prototypes', 'queue', 'temperature', 'ema', 'ema_end')
             },
-            views=teachers.MOCO_VIEWS,
+            views=teacher_training.MOCO_VIEWS,
         )
     if loss == 'moco' and side < 64:
         base = replace(base, projector=(128,), views=MOCO_SCRIPT)
@@ -175,7 +177,7 @@ class Cell:
     column: str  # its label
     what: dict  # as described
     method: object  # settings; None where there are none
-    teacher: teachers.TeacherConfig | None  # whose targets, or what images are recovered from
+    teacher: teacher_training.TeacherConfig | None  # whose targets, or what images are recovered from
     student: Student | None  # what is trained
     recipe: object = None  # of the pre-training, or the post-training
     tuning: FineTune | None = None  # of the fine-tuning
@@ -306,7 +308,8 @@ class Shelf:
         if side is None:
             got = load_images('digits')
         else:
-            from ssdd_nb.data import letters, split
+            from ssdd_nb.images import split
+            from ssdd_nb.data import letters
 
             got = split(letters(8, 20, list(DATA).index(name))[0], 0.3)
         return tuple(

@@ -8,12 +8,12 @@ __all__ = ['CARD', 'FREE', 'Counting', 'cached', 'count_cell', 'scaled', 'studen
 
 # %% ../nbs/44c_costs.ipynb #6bd92ffd
 from dataclasses import fields, replace
-from . import costs, mkdt, scdd, teachers
-from .comparison import aligned_text, markdown_table
-from .core import known
-from .evaluation import Student
-from .table_cells import Cell, Shelf, asdict_shallow, cells
+from . import costs, mkdt, scdd, teacher_training
+from .errors import known
+from .pretraining import Student
+from .score_tables import aligned_text, markdown_table
 from .tables import TABLES, Table, needs
+from .table_cells import Cell, Shelf, asdict_shallow, cells
 
 # %% ../nbs/44c_costs.ipynb #8d60bf8c
 CARD = 10_000  # GFLOP/s, for hours: what a graphics card may sustain in such networks; an assumption
@@ -126,11 +126,11 @@ def counted(
 
 # %% ../nbs/44c_costs.ipynb #22dce46b
 def teacher_cost(
-    cfg: teachers.TeacherConfig,
+    cfg: teacher_training.TeacherConfig,
     images,  # how, on what
 ) -> costs.Estimate:
     "A teacher's training, from that of one step."
-    plain = replace(cfg, steps=1, epochs=1, batch=16, views=teachers.PHOTO_VIEWS)
+    plain = replace(cfg, steps=1, epochs=1, batch=16, views=teacher_training.PHOTO_VIEWS)
     return scaled(
         cached(repr((plain, images.x.shape[1:], len(images.classes))), lambda: costs.of_teacher(images, plain)),
         cfg.total(len(images)),

@@ -11,11 +11,11 @@ __all__ = ['KINDS', 'DATA', 'TABLES', 'SCALES', 'Axis', 'Table', 'Data', 'read_v
 import json, re, shlex
 from dataclasses import dataclass, field, replace
 import numpy as np
-from .comparison import aligned_text, markdown_table
-from .core import BadInput, known, need
+from .errors import BadInput, known, need
 from .datasets import SETS
-from .distilled import assets
+from .loading import assets
 from .viz import colour
+from .score_tables import aligned_text, markdown_table
 
 # %% ../nbs/44a_tables.ipynb #f214706b
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
-from .core import generator, need
+from .errors import need
+from .core import generator
 
 # %% ../nbs/20_theory_bias.ipynb #6db87baa
 def multisets(

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from .core import need, precision
-from .data import Images
-from .nets import batch_norms
-from .scdd import selection
+from .errors import need
+from .core import precision
+from .images import Images
+from .taps import batch_norms
+from .remembered import selection
 
 # %% ../nbs/23_theory_entropy.ipynb #d2962fda
 def gaussian_entropy(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from itertools import combinations
 from torch import Tensor
-from .core import need
+from .errors import need
 
 # %% ../nbs/22_theory_partitions.ipynb #5e7a1bb2
 def partitions(

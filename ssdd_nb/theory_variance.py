@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import Tensor
-from .core import generator, known, need
+from .errors import known, need
+from .core import generator
 
 # %% ../nbs/21_theory_variance.ipynb #b78b947c
 def sparse_coding(

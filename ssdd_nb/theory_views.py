@@ -8,8 +8,8 @@ __all__ = ['view_regression']
 # %% ../nbs/24_theory_views.ipynb #d264688d
 import torch
 from torch import Tensor
-from .core import need
-from .krrst import gram
+from .errors import need
+from .ridge import gram
 
 # %% ../nbs/24_theory_views.ipynb #38ee2977
 def view_regression(

@@ -8,8 +8,9 @@ __all__ = ['TRACKERS', 'Board', 'Events', 'Tracked', 'find_tracker']
 # %% ../nbs/00b_trackers.ipynb #6a3a7198
 from collections.abc import Callable
 from pathlib import Path
-from .core import digest, known, need, remark, safe
-from .errors import optional
+from .errors import known, need, optional, safe
+from .processes import remark
+from .files import digest
 
 # %% ../nbs/00b_trackers.ipynb #c4c78f46
 class Board:

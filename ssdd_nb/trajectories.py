@@ -12,12 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from .core import all_sum, changed, generator, known, need, precision, world
-from .data import Images
-from .distilled import PROBABILITIES, Distilled, distil
-from .mkdt import CONV4, ExpertConfig, MKDTTask, MKDT, Trajectories, Walk
-from .nets import Functional
+from .errors import changed, known, need
+from .core import generator, precision
+from .processes import all_sum, world
+from .images import Images
+from .answers import PROBABILITIES
+from .distilled import Distilled
+from .methods import distil
+from .functional import Functional
 from .posttrain import ipc_of, per_class
+from .trajectory_gradient import Walk
+from .experts import ExpertConfig, Trajectories
+from .mkdt_task import MKDTTask
+from .mkdt import CONV4, MKDT
 
 # %% ../nbs/31_trajectories.ipynb #cde0a805
 LABELS = 'hard', 'soft', 'moving'

@@ -10,13 +10,17 @@ import importlib
 from dataclasses import asdict, dataclass, fields, replace
 import torch
 from torch import Tensor
-from .core import gathered, generator, known, need, world
-from .data import Images, denormalise, normalise
-from .distilled import Distilled, need_set, store_answers
-from .evaluation import view_matrices
-from .krrst import KRRST, KRRSTTask
+from .errors import known, need
+from .core import generator
+from .processes import gathered, world
+from .images import Images, denormalise, normalise
+from .answers import store_answers
+from .distilled import Distilled, need_set
 from .nets import Encoder
-from .teachers import Teacher, Views, view_of
+from .distortions import Views, view_of
+from .teachers import Teacher
+from .pretraining import view_matrices
+from .krrst import KRRST, KRRSTTask
 
 # %% ../nbs/16_views.ipynb #6c7140b6
 KINDS = dict(

@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'MARKS', 'colour', 'label', 'show_images', 'as_pixels', 'filmstrip', 'Animation', 'animate', 'nearest',
-           'show_nearest', 'smooth', 'plot_log', 'plot_scores', 'embed_2d', 'plot_embedding', 'png', 'attended',
-           'Explorer', 'control', 'player', 'explore_steps', 'explore_set', 'draw_target', 'explore_methods',
-           'one_row_each']
+           'show_nearest', 'smooth', 'plot_log', 'plot_scores', 'embed_2d', 'plot_embedding']
 
 # %% ../nbs/03_viz.ipynb #af0ff584
 import base64, io
-from collections.abc import Callable
+from PIL import Image
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from .core import known, need
-from .data import Images, as_float, in_short
+from .errors import need
+from .moved import moved_names
+from .pixels import as_float, in_short
+from .images import Images
 from .distilled import Distilled
 
 # %% ../nbs/03_viz.ipynb #3d027890
@@ -367,192 +366,5 @@ def _number_classes(ax, p, y):  # axes, points (n, 2), their classes (n,)
             path_effects=[withStroke(linewidth=2, foreground='w')],
         )
 
-# %% ../nbs/03_viz.ipynb #83873e4e
-def png(
-    fig,  # a figure of matplotlib, which is closed
-    dpi: int = 80,  # dots per inch
-) -> bytes:
-    "A figure as a file's content."
-    file = io.BytesIO()
-    fig.savefig(file, format='png', dpi=dpi)
-    plt.close(fig)
-    return file.getvalue()
-
-
-def attended() -> bool:
-    "Whether a front-end is there that somebody can answer in, and not a program that runs notebooks."
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    kernel = getattr(get_ipython(), 'kernel', None)
-    return bool(kernel and (kernel.get_parent() or {}).get('content', {}).get('allow_stdin'))
-
-# %% ../nbs/03_viz.ipynb #d4dbb71f
-class Explorer:
-    "A picture with controls, or alone where nobody is there to use them."
-
-    def __init__(
-        self,
-        draw: Callable,  # (a value for each control) → a figure
-        still: Callable,  # () → the figure for where there are no controls
-        **controls,  # name: the values to choose from, numbers or strings
-    ):
-        for n, values in controls.items():
-            need(len(values) >= 1, n, list(values), 'at least one value to choose from')
-        self.draw, self.controls, self.still = draw, {n: list(v) for n, v in controls.items()}, png(still())
-
-    def widget(self):
-        "The controls above the picture, which is drawn anew when one of them is moved. Needs ipywidgets."
-        import ipywidgets as w
-
-        chosen = {n: control(w, n, values) for n, values in self.controls.items()}
-        shown = w.Image(format='png', value=self.still)
-
-        def redraw(change=None):
-            shown.value = png(self.draw(**{n: c.value for n, c in chosen.items()}))
-
-        for c in chosen.values():
-            c.observe(redraw, 'value')
-        redraw()
-        return w.VBox([w.HBox([p for c in chosen.values() for p in (player(w, c), c) if p]), shown])
-
-    def _repr_mimebundle_(self, **kwargs):
-        still = {
-            'image/png': base64.b64encode(self.still).decode(),
-            'text/plain': f"a picture; in JupyterLab, with controls for {', '.join(self.controls)}",
-        }
-        try:
-            return {**self.widget()._repr_mimebundle_(), **still} if attended() else still
-        except ImportError:
-            return still
-
-# %% ../nbs/03_viz.ipynb #ca88d832
-def control(
-    w,  # the module ipywidgets
-    name: str,  # the control's label
-    values: list,  # numbers or strings to choose from
-):  # a widget
-    "Buttons to choose among strings, a slider for numbers."
-    if all(isinstance(v, str) for v in values):
-        return w.ToggleButtons(options=[(label(v), v) for v in values], description=name)
-    return w.SelectionSlider(
-        options=values, value=values[-1] if name == 'step' else values[0], description=name, continuous_update=False
-    )
-
-# %% ../nbs/03_viz.ipynb #37d0dbbb
-def player(
-    w,  # the module ipywidgets
-    slider,  # a widget from `control`
-):  # another widget, or None
-    "A button that plays through a slider of steps."
-    if slider.description != 'step':
-        return None
-    play = w.Play(min=0, max=len(slider.options) - 1, interval=300)
-    w.jslink((play, 'value'), (slider, 'index'))
-    return play
-
-# %% ../nbs/03_viz.ipynb #eaa5ae80
-def explore_steps(
-    frames: dict,  # step: images (n, C, H, W) in pixel units
-    n: int = 10,  # how many images the filmstrip follows
-    rows: int = 4,  # of the filmstrip
-) -> Explorer:
-    "Images at any of the steps that were kept."
-    steps = list(frames)
-    some = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(rows, len(steps)))})
-
-    def draw(step):
-        fig = show_images(frames[step])
-        fig.suptitle(f'step {step:,}', fontsize=9)
-        return fig
-
-    return Explorer(draw, lambda: filmstrip({s: frames[s] for s in some}, n), step=steps)
-
-# %% ../nbs/03_viz.ipynb #a351a87f
-def explore_set(
-    d,  # a `Distilled`
-    images,  # the real images it stands for
-    teacher,  # whose features say what is near
-    k: int = 4,  # neighbours
-) -> Explorer:
-    "A synthetic image, the real ones nearest to it, and its target."
-    x, real, f, g = d.pixels(), images.pixels(), teacher(d.pixels().to(images.x.device)), teacher.targets(images)
-    index, far = (t.cpu() for t in nearest(f, g, k))
-
-    def draw(image):
-        fig, axs = plt.subplots(
-            1, k + 2, figsize=(1.1 * (k + 1) + 4, 1.7), width_ratios=[1] * (k + 1) + [3.6], layout='constrained'
-        )
-        show_images(
-            torch.cat([x[image : image + 1].cpu(), real[index[image].to(real.device)].cpu()]),
-            ['synthetic', *[f'{v:.1f} away' for v in far[image]]],
-            axs=axs[:-1],
-        )
-        draw_target(axs[-1], d.y[image].cpu(), g[index[image].to(g.device)].cpu(), d.manifest.get('classes'))
-        return fig
-
-    return Explorer(draw, lambda: draw(0), image=range(len(x)))
-
-# %% ../nbs/03_viz.ipynb #579e0062
-def draw_target(
-    ax,  # axes of matplotlib
-    y: Tensor,  # a target (k,) or a class ()
-    near: Tensor,  # targets of real images (n, k)
-    classes,  # names of the classes
-):
-    "What an image is to be mapped to."
-    if y.ndim == 0:
-        ax.text(0.5, 0.5, f'class {classes[int(y)] if classes else int(y)}', ha='center', va='center')
-        return ax.axis('off')
-    if len(y) == near.shape[1]:
-        ax.plot(near.T, color=colour('random'), lw=0.5)
-    ax.plot(y, color=colour('krrst'), lw=1.2)
-    ax.set_title(
-        'its target $Y_s$' + ('; grey: the teacher on its neighbours' if len(y) == near.shape[1] else ''), fontsize=8
-    )
-    ax.set_xlabel('coordinate', fontsize=8)
-    ax.tick_params(labelsize=7)
-
-# %% ../nbs/03_viz.ipynb #878550f3
-def explore_methods(
-    sets: dict,  # method: images (m, C, H, W) in pixel units
-    said: dict | None = None,  # method: a line about it, for its title
-    n: int = 20,  # images of each
-) -> Explorer:
-    "Two methods' images beside each other."
-    said = said or {}
-
-    def draw(left, right):
-        fig = plt.figure(figsize=(9, 2.3), layout='constrained')
-        for part, name in zip(fig.subfigures(1, 2, wspace=0.05), (left, right)):
-            part.suptitle(f"{label(name)}{': ' if name in said else ''}{said.get(name, '')}", fontsize=9)
-            show_images(sets[name][:n], axs=part.subplots(-(-min(n, len(sets[name])) // 10), 10))
-        return fig
-
-    return Explorer(draw, lambda: one_row_each(sets, said), left=list(sets), right=list(sets)[::-1])
-
-# %% ../nbs/03_viz.ipynb #5bff8405
-def one_row_each(
-    sets: dict,  # name: images (m, C, H, W), see `explore_methods`
-    said: dict,  # name: a title
-    n: int = 10,  # images in a row
-):  # the figure
-    "A row of images for each method."
-    fig, axs = plt.subplots(
-        len(sets), n, figsize=(n * 0.7 + 2.4, len(sets) * 0.72), squeeze=False, layout='constrained'
-    )
-    for row, (name, x) in zip(axs, sets.items()):
-        for ax in row:
-            ax.axis('off')
-        show_images(x[:n], axs=row)
-        row[0].text(
-            -0.15,
-            0.5,
-            f"{label(name)}\n{said.get(name, '')}".strip(),
-            transform=row[0].transAxes,
-            ha='right',
-            va='center',
-            fontsize=8,
-        )
-    return fig
+# %% ../nbs/03_viz.ipynb #f767384c
+__getattr__ = moved_names(__name__)  # for programs of version 0.1.0

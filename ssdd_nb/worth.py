@@ -9,11 +9,16 @@ __all__ = ['MILD', 'Worth', 'steady', 'rivals', 'worth', 'thirds']
 from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
-from .core import generator, need, place
-from .data import Images, in_short, need_images, normalise, stratified
-from .evaluation import Student, fractions, neighbours_in_common, probe_scores, rankme
+from .errors import need
+from .core import generator, place
+from .pixels import in_short
+from .images import Images, need_images, normalise, stratified
 from .nets import make_net
-from .teachers import Teacher, Views
+from .distortions import Views
+from .teachers import Teacher
+from .pretraining import Student
+from .probes import fractions, probe_scores
+from .label_free import neighbours_in_common, rankme
 
 # %% ../nbs/15_worth.ipynb #fbf801f2
 @dataclass(frozen=True)

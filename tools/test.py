@@ -53,6 +53,7 @@ LONGEST = (
     '12_scdd',
     'on_a_card',
     '05_teachers',
+    '05b_teacher_training',
     '11_mkdt',
     '09_protocols',
     '06_evaluate',

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ssdd_nb.core import describe, digest, write_json
+from ssdd_nb.files import digest, write_json
+from ssdd_nb.records import describe
 
 
 class Clock:

@@ -12,15 +12,34 @@ from types import SimpleNamespace
 import torch
 
 from gpu import relative
-from ssdd_nb import coresets, kernels, krrst, matching, mkdt, posttrain, protocols, scdd, teachers, trajectories
-from ssdd_nb.core import compiling, generator, get_device, peak_mib, place, precision, reset_peak, run
+from ssdd_nb import (
+    coresets,
+    distortions,
+    experts,
+    forgetting,
+    kernels,
+    krrst,
+    matching,
+    mkdt,
+    posttrain,
+    protocols,
+    scdd,
+    soft_labels,
+    ssl_losses,
+    teacher_training,
+    teachers,
+    trajectories,
+)
+from ssdd_nb.core import compiling, generator, get_device, place, precision
+from ssdd_nb.records import peak_mib, reset_peak
+from ssdd_nb.runs import run
 from ssdd_nb.data import load_images
-from ssdd_nb.evaluation import Pretraining, Recipe, Student
 from ssdd_nb.nets import make_net
+from ssdd_nb.pretraining import Pretraining, Recipe, Student
 
 LOGGED = 'outer', 'match', 'ce', 'loss'  # what a method minimises, whatever it is called in its log
-STILL = teachers.Views()  # no random views: these are drawn where the images are
-ALL_VIEWS = replace(teachers.PHOTO_VIEWS, rotate=10, shift=0.1, scale=0.1, shear=0.1, blur=0.5)
+STILL = distortions.Views()  # no random views: these are drawn where the images are
+ALL_VIEWS = replace(teacher_training.PHOTO_VIEWS, rotate=10, shift=0.1, scale=0.1, shear=0.1, blur=0.5)
 
 
 # ---- the problem, on either device
@@ -40,14 +59,14 @@ def made_on(device):
     net = make_net('resnet_tiny', 1, (8, 8), 10, seed=0, widths=(8, 16, 32), norm='batch')
     classifier = teachers.Classifier(net.to(device), train.mean, train.std, dict(loss='supervised'))
     on = SimpleNamespace(device=device, train=train, test=test, teacher=teachers.load_teacher('digits'), net=classifier)
-    on.experts = mkdt.experts(train, on.teacher, EXPERTS, show=False)
-    on.mtt_experts = mkdt.experts(train, None, MTT_EXPERTS, show=False)
+    on.experts = experts.experts(train, on.teacher, EXPERTS, show=False)
+    on.mtt_experts = experts.experts(train, None, MTT_EXPERTS, show=False)
     on.set = posttrain.random_set(train, 2)
     on.colours = torch.rand(32, 3, 32, 32, generator=generator(0, 'check colours')).to(device)
     return on
 
 
-EXPERTS = mkdt.ExpertConfig(experts=2, epochs=3, batch=40, widths=None)
+EXPERTS = experts.ExpertConfig(experts=2, epochs=3, batch=40, widths=None)
 MTT_EXPERTS = replace(trajectories.tiny('mtt').experts, experts=2, epochs=3, batch=40)
 WALK = dict(syn_steps=4, max_start_epoch=1, expert_epochs=2, batch=8)
 
@@ -74,9 +93,9 @@ def makers(steps):
         made[name] = distiller(matching.matching, matching.tiny(name, 2, steps))
     for name in ('random', 'kmeans', 'herding', 'sas'):
         made[name] = coreset(getattr(coresets, name))
-    made['forgetting'] = coreset(coresets.forgetting, epochs=2)
+    made['forgetting'] = coreset(forgetting.forgetting, epochs=2)
     made['highloss'] = coreset(mkdt.highloss, experts_cfg=EXPERTS)
-    for name in teachers.LOSSES:
+    for name in ssl_losses.LOSSES:
         made[f'teacher, {name}'] = teacher_maker(name, steps, STILL)
     made |= {'pre-training': pretrained, 'post-training': post_trained, 'fine-tuning': finetuned}
     made['experts'] = trained_experts
@@ -113,13 +132,15 @@ def coreset(choose, **settings):
 
 def teacher_config(name, steps, views):
     queue = dict(queue=64) if name in ('moco', 'swav') else {}
-    cfg = replace(teachers.tiny(1, 8, name), steps=steps, batch=32, widths=(8, 16, 32), projector=(16, 16), **queue)
+    cfg = replace(
+        teacher_training.tiny(1, 8, name), steps=steps, batch=32, widths=(8, 16, 32), projector=(16, 16), **queue
+    )
     return replace(cfg, views=views)
 
 
 def teacher_maker(name, steps, views):
     def make(on, steps, **kw):
-        t = teachers.train_teacher(on.train, teacher_config(name, steps, views), show=False, **kw)
+        t = teacher_training.train_teacher(on.train, teacher_config(name, steps, views), show=False, **kw)
         return as_result(t.net, t.run)
 
     return make
@@ -156,7 +177,7 @@ def finetuned(on, steps, **kw):
 
 
 def trained_experts(on, steps, **kw):
-    to = mkdt.experts(on.train, on.teacher, replace(EXPERTS, experts=1), show=False, **kw)
+    to = experts.experts(on.train, on.teacher, replace(EXPERTS, experts=1), show=False, **kw)
     theta = to.get(0, EXPERTS.epochs)
     return SimpleNamespace(x=theta, y=theta, run=to.run)
 
@@ -254,7 +275,7 @@ def with_views(name, steps):
     if name == 'scdd':
         cfg = replace(scdd.tiny(2, steps), batch=20, **scdd.RRC)
         return lambda on, **kw: scdd.scdd(on.train, on.teacher, cfg, show=False, **kw)
-    make = teacher_maker('barlow_twins', steps, teachers.GREY_VIEWS)
+    make = teacher_maker('barlow_twins', steps, teacher_training.GREY_VIEWS)
     return lambda on, **kw: make(on, steps, **kw)
 
 
@@ -274,10 +295,10 @@ def distort(x, draws):
     def uniform(lo, hi, *more):
         return (lo + (hi - lo) * torch.rand(len(x), *more, generator=draws)).to(x.device)
 
-    x = teachers.warp(x, ALL_VIEWS.geometry(uniform, x), ALL_VIEWS.padding)
-    x = teachers.contrast(teachers.brightness(x, uniform(0.6, 1.4)), uniform(0.6, 1.4))
-    x = teachers.hue(teachers.saturation(x, uniform(0.6, 1.4)), uniform(-0.1, 0.1))
-    return teachers.blur(x, uniform(0.1, 2.0), 3)
+    x = distortions.warp(x, ALL_VIEWS.geometry(uniform, x), ALL_VIEWS.padding)
+    x = distortions.contrast(distortions.brightness(x, uniform(0.6, 1.4)), uniform(0.6, 1.4))
+    x = distortions.hue(distortions.saturation(x, uniform(0.6, 1.4)), uniform(-0.1, 0.1))
+    return distortions.blur(x, uniform(0.1, 2.0), 3)
 
 
 def pixels_gap(a, b, tolerance):
@@ -310,8 +331,8 @@ def views_under_bf16(how, device):
 
 
 def post_views(how, device):
-    p = posttrain.draw_views(posttrain.tiny_post(3), 32, 0, 0, (32, 32))
-    return pixels_gap(*(posttrain.make_views(problem(d).colours, p) for d in (device, 'cpu')), how.close_pixels)
+    p = soft_labels.draw_views(posttrain.tiny_post(3), 32, 0, 0, (32, 32))
+    return pixels_gap(*(soft_labels.make_views(problem(d).colours, p) for d in (device, 'cpu')), how.close_pixels)
 
 
 def product(name, tolerance, device):
@@ -412,7 +433,7 @@ def scores(out):
             rows = json.loads((out / file).read_text())['rows']
             return torch.tensor([r.get('target_mse') or r['accuracy'] for r in rows])
     if (out / 'distilled.safetensors').exists():
-        from ssdd_nb.distilled import load
+        from ssdd_nb.loading import load
 
         return load(out / 'distilled.safetensors').x
     return torch.zeros(1)

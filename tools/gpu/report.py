@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 
 from gpu import aligned
-from ssdd_nb.core import write_json
+from ssdd_nb.files import write_json
 
 PARTS = 'check', 'speed', 'scale'
 

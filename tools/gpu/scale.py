@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 
 from gpu import Clock
-from ssdd_nb import coresets, krrst, teachers
-from ssdd_nb.core import peak_mib, precision, reset_peak, run
+from ssdd_nb import coresets, krrst, teacher_training, teachers
+from ssdd_nb.core import precision
+from ssdd_nb.records import peak_mib, reset_peak
+from ssdd_nb.runs import run
 from ssdd_nb.data import alike, load_images
-from ssdd_nb.distilled import distilled_from, load
-from ssdd_nb.evaluation import Pretraining, Recipe, Student, embed, pretrain, probe_scores, target_mse
+from ssdd_nb.distilled import distilled_from
+from ssdd_nb.loading import load
+from ssdd_nb.pretraining import Pretraining, Recipe, Student, pretrain
+from ssdd_nb.probes import embed, probe_scores, target_mse
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
 TIMED_STEPS = 10  # how many are timed to plan the rest, after three to warm up
@@ -116,15 +120,15 @@ class Scale:
 
     def teacher_config(self, steps):
         if self.args.tiny:
-            cfg = replace(teachers.tiny(1, 8), widths=(16, 32, 64))
+            cfg = replace(teacher_training.tiny(1, 8), widths=(16, 32, 64))
         else:
-            cfg = teachers.paper('barlow_twins')
+            cfg = teacher_training.paper('barlow_twins')
         return replace(cfg, steps=steps, batch=self.how.teacher_batch)
 
     def plan_teacher(self):
         "As many steps as its share allows."
         train, _ = self.images
-        each = self.step_seconds(teachers.TeacherTask(train, self.teacher_config(10_000)).step)
+        each = self.step_seconds(teacher_training.TeacherTask(train, self.teacher_config(10_000)).step)
         steps = min(self.how.most_teacher_steps, max(2, int(self.plan['shares']['teacher'] * self.how.safety / each)))
         epochs = steps * self.how.teacher_batch / len(train)
         return dict(step_seconds=each, steps=steps, epochs=round(epochs, 1))
@@ -132,7 +136,7 @@ class Scale:
     def train_teacher(self):
         train, _ = self.images
         steps = self.records.read('scale', 'plan of the teacher')['steps']
-        task = teachers.TeacherTask(train, self.teacher_config(steps))
+        task = teacher_training.TeacherTask(train, self.teacher_config(steps))
         row = self.drive(task, steps, 'teacher', 'teacher')
         about = dict(net=task.cfg.net, loss=task.cfg.loss, steps=task.t, seed=0, trained_on=train.describe())
         teachers.Teacher(task.net, train.mean, train.std, about).save(self.out / 'teacher.safetensors')

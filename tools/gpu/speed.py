@@ -6,14 +6,15 @@ from dataclasses import replace
 import torch
 
 from gpu import free
-from ssdd_nb import bench, mkdt, posttrain, teachers
+from ssdd_nb import experts, plain as plain_, posttrain, teacher_training, teachers, trajectory_gradient
 from ssdd_nb.core import compiling, generator, precision
-from ssdd_nb.costs import rates
-from ssdd_nb.data import Images
+from ssdd_nb.images import Images
 from ssdd_nb.distilled import distilled_from
-from ssdd_nb.evaluation import Pretraining, Recipe, Student, linear_probe
-from ssdd_nb.krrst import KRRSTTask
 from ssdd_nb.nets import make_net
+from ssdd_nb.pretraining import Pretraining, Recipe, Student
+from ssdd_nb.probes import linear_probe
+from ssdd_nb.krrst import KRRSTTask
+from ssdd_nb.costs import rates
 
 # path: the sizes to try, largest first; where one does not fit, the next one is measured
 SIZES = {
@@ -54,8 +55,8 @@ def noise_images(n, side, device, classes=0):
 
 
 def krrst_step(device, **size):
-    images, teacher, cfg = bench.krrst_problem(device=device, **size)
-    made = dict(plain=bench.PlainKRRST(images, teacher, cfg), ours=KRRSTTask(images, teacher, cfg))
+    images, teacher, cfg = plain_.krrst_problem(device=device, **size)
+    made = dict(plain=plain_.PlainKRRST(images, teacher, cfg), ours=KRRSTTask(images, teacher, cfg))
     for task in made.values():
         task.pool = [task.fresh()]  # untrained: what is timed does not depend on it
     made['plain'].pool[0].net.to(memory_format=torch.contiguous_format)
@@ -64,21 +65,21 @@ def krrst_step(device, **size):
 
 def teacher_step(device, batch, side=32, tiny=False):
     images = noise_images(max(64, 2 * batch), side, device)
-    cfg = replace(teachers.tiny(3, side), widths=(8, 16, 32)) if tiny else teachers.paper()
+    cfg = replace(teacher_training.tiny(3, side), widths=(8, 16, 32)) if tiny else teacher_training.paper()
     cfg = replace(cfg, batch=batch, steps=10_000)
-    return dict(plain=bench.PlainTeacher(images, cfg).step, ours=teachers.TeacherTask(images, cfg).step)
+    return dict(plain=plain_.PlainTeacher(images, cfg).step, ours=teacher_training.TeacherTask(images, cfg).step)
 
 
 def mkdt_walk(device, **size):
-    problem = bench.mkdt_problem(device=device, **size)
+    problem = plain_.mkdt_problem(device=device, **size)
     return dict(
-        plain=lambda: mkdt.unrolled(*problem),
-        ours=lambda: mkdt.sweep(*problem),
-        more={'ours, all graphs kept': lambda: mkdt.sweep(*problem, keep=size['N'])},
+        plain=lambda: trajectory_gradient.unrolled(*problem),
+        ours=lambda: trajectory_gradient.sweep(*problem),
+        more={'ours, all graphs kept': lambda: trajectory_gradient.sweep(*problem, keep=size['N'])},
     )
 
 
-class NoFiles(mkdt.ExpertTask):
+class NoFiles(experts.ExpertTask):
     "Experts that leave no snapshots."
 
     def snapshot(self, epoch):
@@ -88,19 +89,19 @@ class NoFiles(mkdt.ExpertTask):
 def expert_step(device, n, batch, side, width):
     images = noise_images(n, side, device)
     targets = torch.randn(n, 512, generator=generator(0, 'speed targets')).to(device)
-    cfg = mkdt.ExpertConfig(experts=4, epochs=10_000, batch=batch, widths=(width,) * 3)
-    to = mkdt.Trajectories('nowhere', cfg)
+    cfg = experts.ExpertConfig(experts=4, epochs=10_000, batch=batch, widths=(width,) * 3)
+    to = experts.Trajectories('nowhere', cfg)
     four = NoFiles(images, targets, cfg, 0, to, 4, True)  # a step of it is one of each of the four
     return dict(
-        plain=bench.PlainExpert(images, targets, cfg).step,
+        plain=plain_.PlainExpert(images, targets, cfg).step,
         ours=NoFiles(images, targets, cfg, 0, to, 1).step,
         more={TOGETHER: four.step},
     )
 
 
 def scdd_iteration(device, **size):
-    plain = bench.scdd_problem(bench.PlainSCDD, torch.contiguous_format, device=device, **size)
-    return dict(plain=plain.step, ours=bench.scdd_problem(device=device, **size).step)
+    plain = plain_.scdd_problem(plain_.PlainSCDD, torch.contiguous_format, device=device, **size)
+    return dict(plain=plain.step, ours=plain_.scdd_problem(device=device, **size).step)
 
 
 def pretraining_step(device, n, batch, side, widths):
@@ -172,7 +173,7 @@ def timed(path, steps, size, reps, device):
     "Rows of bench.take_turns: warmed up, synchronised, the median, in turn."
     for step in steps.values():
         step()  # once more than take_turns does: caches are filled
-    rows = bench.take_turns(path, steps, reps, device, show=False, count=False)
+    rows = plain_.take_turns(path, steps, reps, device, show=False, count=False)
     for r in rows:
         if r['variant'] == TOGETHER:
             r.update(seconds=r['seconds'] / 4, all_seconds=[s / 4 for s in r['all_seconds']])

@@ -18,26 +18,47 @@ from torch import nn
 
 from card import on_card
 from checks import group, raises
-from ssdd_nb import comparison as compare, evaluation as evaluate
+from ssdd_nb import comparison as compare, evaluation as evaluate, judging as judging_, label_free, pretraining, probes
 from ssdd_nb import (
     bench,
+    bn_losses,
     cli,
     core,
     coresets,
     costs,
+    costs as costs_,
     data,
+    distortions,
+    errors,
+    experts as experts_,
+    explore,
+    forgetting,
+    functional,
+    images as images_,
     kernels,
     krrst,
     labelled,
     matching,
+    matching_losses,
     mkdt,
+    mkdt_task,
     nets,
+    pixels,
+    plain as plain_,
     posttrain,
+    processes as processes_,
     protocols,
     pruning,
+    records,
+    remembered,
+    runs,
     scdd,
-    scdd_studies,
+    scdd_task,
+    soft_labels,
+    ssl_losses,
     studies,
+    study_rows,
+    teacher_training,
     teachers,
     theory_bias,
     theory_entropy,
@@ -45,13 +66,14 @@ from ssdd_nb import (
     theory_variance,
     theory_views,
     trajectories,
+    trajectory_gradient,
     viz,
 )
 
 QUIET = dict(show=False)
 WIDTHS = (8, 8, 8)
 FEW = 3  # iterations of L-BFGS, where a hundred would find no more
-evaluate.linear_probe.__defaults__ = (evaluate.linear_probe.__defaults__[0], FEW)
+probes.linear_probe.__defaults__ = (probes.linear_probe.__defaults__[0], FEW)
 
 
 # ---------------------------------------------------------------- what checks share
@@ -72,19 +94,19 @@ def digits(device='cuda'):
 def photos(n=24, side=16, device='cuda'):
     "Random bytes in colour, of three classes."
     x = torch.randint(0, 256, (n, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return data.Images(x, torch.arange(n) % 3, ('a', 'b', 'c'), name='photos').to(device)
+    return images_.Images(x, torch.arange(n) % 3, ('a', 'b', 'c'), name='photos').to(device)
 
 
 def teaching(loss='barlow_twins', channels=1, side=8, **more):
     "A teacher's settings: two steps of a narrow network."
     small = dict(steps=2, batch=16, widths=WIDTHS, projector=(8, 8))
     queue = dict(queue=32) if loss in ('moco', 'swav') else {}
-    return replace(teachers.tiny(channels, side, loss), **{**small, **queue, **more})
+    return replace(teacher_training.tiny(channels, side, loss), **{**small, **queue, **more})
 
 
 def teacher(images, loss='barlow_twins', steps=2):
     "A teacher on the images' device."
-    return teachers.train_teacher(images, teaching(loss, images.x.shape[1], steps=steps), 0, **QUIET)
+    return teacher_training.train_teacher(images, teaching(loss, images.x.shape[1], steps=steps), 0, **QUIET)
 
 
 def classifier(images, **how):
@@ -98,7 +120,7 @@ def classifier(images, **how):
 def student(images, k, norm='instance'):
     "A network to be trained on a set."
     net = 'resnet_tiny' if norm == 'batch' else 'convnet'
-    return evaluate.Student(net, WIDTHS if norm == 'batch' else WIDTHS[:2], norm).make(images, k, 0)
+    return pretraining.Student(net, WIDTHS if norm == 'batch' else WIDTHS[:2], norm).make(images, k, 0)
 
 
 def krrst_settings(**more):
@@ -106,7 +128,7 @@ def krrst_settings(**more):
 
 
 def expert_settings(**more):
-    return mkdt.ExpertConfig(**{**dict(experts=2, epochs=2, batch=30, widths=None), **more})
+    return experts_.ExpertConfig(**{**dict(experts=2, epochs=2, batch=30, widths=None), **more})
 
 
 def mkdt_settings(experts=None, **more):
@@ -173,7 +195,7 @@ def crosses(make, first):
         with contextlib.suppress(Stopped):
             make(first, Path(d), checkpoint_steps=1, on_step=stop, **QUIET)
         assert (Path(d) / 'checkpoint.pt').exists(), 'the stopped run left no checkpoint'
-        with contextlib.suppress(core.BadInput):
+        with contextlib.suppress(errors.BadInput):
             make(second, Path(d), checkpoint_steps=1, **QUIET)
 
 
@@ -198,8 +220,10 @@ def images(check):
     train, test = digits()
     check('hash', lambda: equal(train.hash, on_the_cpu()[0].hash))
     check('index, split, describe', lambda: index(train))
-    check('labels', lambda: (train.label_hash, data.labelled(train.y, 0.2, 0), data.alike((train, test), (3, 16, 16))))
-    check('check_pixels', lambda: data.check_pixels(torch.rand(3, 1, 4, 4).to('cuda')))
+    check(
+        'labels', lambda: (train.label_hash, images_.labelled(train.y, 0.2, 0), data.alike((train, test), (3, 16, 16)))
+    )
+    check('check_pixels', lambda: pixels.check_pixels(torch.rand(3, 1, 4, 4).to('cuda')))
     check('NaN is refused', nan_is_refused)
     check('labels beyond the classes are refused (a dead card otherwise)', labels_beyond)
     check('arrays on the card', arrays_on_the_card)
@@ -211,9 +235,9 @@ def images(check):
         lambda: (
             core.get_device('auto'),
             core.get_device('cuda'),
-            core.describe('cuda'),
-            core.peak_mib('cuda'),
-            core.reset_peak('cuda'),
+            records.describe('cuda'),
+            records.peak_mib('cuda'),
+            records.reset_peak('cuda'),
             costs.free_gib('cuda'),
         ),
     )
@@ -227,27 +251,27 @@ def index(train):
     some = torch.arange(5)
     for i in (some, some.to('cuda'), slice(5), train.y == 1):
         train[i], train.pixels(i), train.normalised(i)
-    data.split(train), data.split(train, some)
+    images_.split(train), images_.split(train, some)
     return train.describe(), repr(train)
 
 
 def nan_is_refused():
-    with raises(core.BadInput):
-        data.check_pixels(torch.full((3, 1, 4, 4), float('nan')).to('cuda'))
+    with raises(errors.BadInput):
+        pixels.check_pixels(torch.full((3, 1, 4, 4), float('nan')).to('cuda'))
 
 
 def labels_beyond():
-    with raises(core.BadInput):
-        data.Images(torch.rand(3, 1, 4, 4).to('cuda'), torch.tensor([0, 1, 2]).to('cuda'), ('a', 'b'))
+    with raises(errors.BadInput):
+        images_.Images(torch.rand(3, 1, 4, 4).to('cuda'), torch.tensor([0, 1, 2]).to('cuda'), ('a', 'b'))
 
 
 def arrays_on_the_card():
-    made = data.from_arrays(torch.rand(3, 1, 8, 8).to('cuda'), torch.arange(3).to('cuda'))
+    made = images_.from_arrays(torch.rand(3, 1, 8, 8).to('cuda'), torch.arange(3).to('cuda'))
     assert made.x.is_cuda and made.y.is_cuda
 
 
 def labels_in_a_list():
-    made = data.from_arrays(torch.rand(3, 1, 8, 8).to('cuda'), [0, 1, 2])
+    made = images_.from_arrays(torch.rand(3, 1, 8, 8).to('cuda'), [0, 1, 2])
     assert made.y.is_cuda, 'the labels stay on the CPU'
     made[made.y == 1]
 
@@ -256,10 +280,10 @@ def on_disk():
     with tempfile.TemporaryDirectory() as d:
         rows = np.random.default_rng(0).integers(0, 255, (40, 3, 8, 8), dtype=np.uint8)
         np.save(f'{d}/x.npy', rows)
-        made = data.Images(data.OnDisk(f'{d}/x.npy'), torch.arange(40) % 4, tuple('abcd')).to('cuda')
+        made = images_.Images(pixels.OnDisk(f'{d}/x.npy'), torch.arange(40) % 4, tuple('abcd')).to('cuda')
         made[torch.arange(7)].normalised(torch.arange(5))
         made[made.y == 1].pixels(torch.arange(5).to('cuda'))
-        data.split(made)
+        images_.split(made)
         krrst.krrst(made, teacher(made), krrst_settings(m=4), **QUIET)
 
 
@@ -301,7 +325,7 @@ STEPS, FETCHES = 20, 5
 
 def fetches(card):
     with card.count() as seen:
-        rec = core.run(Toy(), STEPS, **QUIET)
+        rec = runs.run(Toy(), STEPS, **QUIET)
     waits = seen.syncs.total()
     assert len(rec.log) == STEPS
     assert waits <= FETCHES, f'the host waits {waits} times in {STEPS} steps: {most_of(seen.syncs)}'
@@ -314,20 +338,20 @@ def most_of(syncs):
 
 def same_log():
     with tempfile.TemporaryDirectory() as d:
-        each = core.run(Toy(), STEPS, Path(d) / 'each', checkpoint_steps=1, **QUIET).log
-        late = core.run(Toy(), STEPS, Path(d) / 'late', **QUIET).log
+        each = runs.run(Toy(), STEPS, Path(d) / 'each', checkpoint_steps=1, **QUIET).log
+        late = runs.run(Toy(), STEPS, Path(d) / 'late', **QUIET).log
         files = [(Path(d) / n / 'log.jsonl').read_text() for n in ('each', 'late')]
     assert each == late and files[0] == files[1] and [line['step'] for line in each] == list(range(1, STEPS + 1))
 
 
 def diverges():
-    with raises(core.Diverged, 'step 7'):
-        core.run(Toy(nan_at=7), STEPS, **QUIET)
+    with raises(errors.Diverged, 'step 7'):
+        runs.run(Toy(nan_at=7), STEPS, **QUIET)
 
 
 def toy(out, **kwargs):
     task = Toy()
-    core.run(task, STEPS, out, **kwargs)
+    runs.run(task, STEPS, out, **kwargs)
     return nn.ParameterList([task.w])
 
 
@@ -336,13 +360,13 @@ def of_a_process():
     w = torch.ones(3, requires_grad=True)
     w.square().sum().backward()
     total = w.grad.clone()
-    core.all_sum(total)
+    processes_.all_sum(total)
     return total
 
 
 def processes():
     of_a_process()
-    for got in core.forked(of_a_process, 2):
+    for got in processes_.forked(of_a_process, 2):
         assert torch.equal(got, torch.full((3,), 4.0))
 
 
@@ -360,9 +384,13 @@ def precision():
 @group
 def teacher_losses(check):
     train, test = digits()
-    for loss in teachers.LOSSES:
-        check(loss, lambda: resumes(lambda out, **k: teachers.train_teacher(train, teaching(loss), 0, out, **k)))
-        check(f'{loss} bf16', lambda: teachers.train_teacher(train, teaching(loss), 0, precision='bf16', **QUIET))
+    for loss in ssl_losses.LOSSES:
+        check(
+            loss, lambda: resumes(lambda out, **k: teacher_training.train_teacher(train, teaching(loss), 0, out, **k))
+        )
+        check(
+            f'{loss} bf16', lambda: teacher_training.train_teacher(train, teaching(loss), 0, precision='bf16', **QUIET)
+        )
     losses = 'barlow_twins', 'simclr', 'moco', 'moco_v3', 'dino', 'swav', 'sinkhorn'
     check('bf16 leaves views and losses in float32', lambda: float32_except(check.card, *losses))
 
@@ -376,7 +404,7 @@ def teacher_edges(check):
     check('swav on photographs, bf16', lambda: photographs('swav', 'bf16'))
     check('bf16 leaves views of photographs in float32', lambda: float32_except(check.card))
     check('tf32', lambda: photographs('barlow_twins', 'tf32'))
-    check('slimming', lambda: teachers.train_teacher(train, teaching('supervised', slim=0.01), 0, **QUIET))
+    check('slimming', lambda: teacher_training.train_teacher(train, teaching('supervised', slim=0.01), 0, **QUIET))
     check('a foreign module', lambda: teachers.foreign(foreign_module(), mean=(0.5,), std=(0.2,)).targets(train))
     check('the packaged teacher', lambda: teachers.load_teacher('digits').targets(test))
     check('images of the CPU do not move it', lambda: stays(trained.net, lambda: trained.targets(on_the_cpu()[1])))
@@ -385,7 +413,7 @@ def teacher_edges(check):
 
 
 def photographs(loss, how):
-    views = teachers.Views(
+    views = distortions.Views(
         crop=(0.2, 1.0),
         ratio=(3 / 4, 4 / 3),
         flip=0.5,
@@ -402,7 +430,7 @@ def photographs(loss, how):
     )
     local = {} if loss == 'barlow_twins' else dict(local=views, n_local=1)
     cfg = teaching(loss, 3, 16, views=views, batch=8, **local)
-    return teachers.train_teacher(photos(), cfg, 0, precision=how, **QUIET)
+    return teacher_training.train_teacher(photos(), cfg, 0, precision=how, **QUIET)
 
 
 def foreign_module():
@@ -410,7 +438,7 @@ def foreign_module():
 
 
 def teach_on(device, out, **kwargs):
-    return teachers.train_teacher(digits(device)[0], teaching(), 0, out, **kwargs)
+    return teacher_training.train_teacher(digits(device)[0], teaching(), 0, out, **kwargs)
 
 
 def stays(net, ask):
@@ -459,14 +487,14 @@ def as_on_the_cpu(train, t):
 def mkdt_runs(check):
     train, test = digits()
     t = teacher(train)
-    views = dict(views=teachers.GREY_VIEWS, lr=0.001)
-    for objective in mkdt.OBJECTIVES:
+    views = dict(views=teacher_training.GREY_VIEWS, lr=0.001)
+    for objective in trajectory_gradient.OBJECTIVES:
         cfg = expert_settings(experts=1, epochs=1, objective=objective, **views)
-        check(f'experts {objective}', lambda: mkdt.experts(train, t, cfg, **QUIET))
+        check(f'experts {objective}', lambda: experts_.experts(train, t, cfg, **QUIET))
     half = expert_settings(half=True, same_start=True)
-    check('experts stacked, bf16', lambda: mkdt.experts(train, t, half, stacked=True, precision='bf16', **QUIET))
+    check('experts stacked, bf16', lambda: experts_.experts(train, t, half, stacked=True, precision='bf16', **QUIET))
     check('experts resume', lambda: resumed_experts(train, t))
-    kept = mkdt.experts(train, t, expert_settings(), **QUIET)
+    kept = experts_.experts(train, t, expert_settings(), **QUIET)
     run = functools.partial(mkdt.mkdt, train, t, to=kept)
     check('resumes', lambda: resumes(lambda out, **k: run(mkdt_settings(), 0, out, **k)))
     variants = dict(
@@ -479,8 +507,10 @@ def mkdt_runs(check):
         check(name, lambda: run(mkdt_settings(**more), **QUIET))
     check('no memory for graphs', lambda: run(mkdt_settings(), memory_budget=0, **QUIET))
     check('bf16', lambda: run(mkdt_settings(), precision='bf16', **QUIET))
-    check('momentum', lambda: exact(lambda: mkdt.sweep(*walk_problem(3), momentum=0.9, weight_decay=1e-4)))
-    check('unrolled', lambda: exact(lambda: mkdt.unrolled(*walk_problem(3))))
+    check(
+        'momentum', lambda: exact(lambda: trajectory_gradient.sweep(*walk_problem(3), momentum=0.9, weight_decay=1e-4))
+    )
+    check('unrolled', lambda: exact(lambda: trajectory_gradient.unrolled(*walk_problem(3))))
     ssl_experts = expert_settings(experts=1, epochs=1, objective='ssl', **views)
     ssl = mkdt_settings(ssl_experts, lr_syn=0.001, learn_y=False, steps=1, syn_steps=2, expert_epochs=1)
     check('trajectories of Barlow Twins, bf16', lambda: mkdt.mkdt(train, t, ssl, precision='bf16', **QUIET))
@@ -490,7 +520,7 @@ def mkdt_runs(check):
 
 def resumed_experts(train, t):
     def make(folder, **more):
-        return mkdt.experts(train, t, expert_settings(), 0, folder, at_once=1, checkpoint_steps=1, **more, **QUIET)
+        return experts_.experts(train, t, expert_settings(), 0, folder, at_once=1, checkpoint_steps=1, **more, **QUIET)
 
     with tempfile.TemporaryDirectory() as d:
         whole = make(Path(d) / 'whole')
@@ -506,7 +536,7 @@ def walk_problem(steps):
     "What `sweep` and `unrolled` are called with."
     gen = torch.Generator().manual_seed(0)
     net = nets.make_net('convnet', 1, (8, 8), 5, widths=(4,), norm='instance').to('cuda')
-    theta, loss = nets.flat(net), mkdt.objective('kd', nets.Functional(net))
+    theta, loss = functional.flat(net), trajectory_gradient.objective('kd', functional.Functional(net))
     draw = lambda *shape: torch.randn(*shape, generator=gen).to('cuda')
     end = theta + 0.01 * draw(len(theta))
     batches = [torch.randperm(8, generator=gen)[:4].to('cuda') for _ in range(steps)]
@@ -541,18 +571,20 @@ def sc_dd(check):
         check(f'begun on {first}, resumed on the other', lambda: crosses(recover_on, first))
     d = posttrain.random_set(train, 2)
     for where, its in dict(cpu=d, card=d.to('cuda')).items():
-        check(f'fit to the network, set on the {where}', lambda: scdd.recovered(its, net, scdd_settings()))
-        check(f'clusters of pixels, set on the {where}', lambda: scdd.pixel_clusters(its))
-        check(f'clusters of some classes, set on the {where}', lambda: scdd.pixel_clusters(its, classes=(0, 1, 2)))
+        check(f'fit to the network, set on the {where}', lambda: remembered.recovered(its, net, scdd_settings()))
+        check(f'clusters of pixels, set on the {where}', lambda: remembered.pixel_clusters(its))
+        check(
+            f'clusters of some classes, set on the {where}', lambda: remembered.pixel_clusters(its, classes=(0, 1, 2))
+        )
     check(
         'figures of batch norms',
         lambda: (
-            scdd.bn_fluctuation(net.net),
-            scdd.selection({'a': net.net}),
-            scdd.show_bn({'scdd': net.net}, layers=(0,)),
+            remembered.bn_fluctuation(net.net),
+            remembered.selection({'a': net.net}),
+            remembered.show_bn({'scdd': net.net}, layers=(0,)),
         ),
     )
-    check('another gauge', lambda: scdd.regauge(net.net, lambda bn: bn.running_var.rsqrt()))
+    check('another gauge', lambda: bn_losses.regauge(net.net, lambda bn: bn.running_var.rsqrt()))
 
 
 def recover_on(device, out, **kwargs):
@@ -573,7 +605,7 @@ def post_training(check):
         for kind, labels in dict(stored=lambda: relabelled(d, net, recipe), live=lambda: net).items():
             check(f'{mix}, labels {kind}', lambda: posttrain.post_train(fresh(), d, recipe, labels(), **QUIET))
     check('hard labels', lambda: posttrain.post_train(fresh(), d, post_recipe(kind='hard'), **QUIET))
-    check('labels made on the CPU', lambda: posttrain.relabel(d, classifier(on_the_cpu()[0]), recipe, **QUIET))
+    check('labels made on the CPU', lambda: soft_labels.relabel(d, classifier(on_the_cpu()[0]), recipe, **QUIET))
     check('resumes', lambda: resumes(lambda out, **k: posttrain.post_train(fresh(), d, recipe, net, out=out, **k)))
     check('labels in a folder, resumed', lambda: labels_in_a_folder(d, net))
     sgd = post_recipe(optimiser='sgd', mix='cutmix')
@@ -584,12 +616,12 @@ def post_training(check):
     check('test accuracy', lambda: posttrain.test_accuracy(model, test))
     cpu = on_the_cpu()[1]
     check('test accuracy on images of the CPU', lambda: stays(model, lambda: posttrain.test_accuracy(model, cpu)))
-    check('relabelling a set of the CPU', lambda: stays(net.net, lambda: posttrain.relabel(d, net, recipe, **QUIET)))
+    check('relabelling a set of the CPU', lambda: stays(net.net, lambda: soft_labels.relabel(d, net, recipe, **QUIET)))
     check('pruning', lambda: prune(train, test))
 
 
 def relabelled(d, net, recipe, **more):
-    return posttrain.relabel(d, net, recipe, device='cuda', **more, **QUIET)
+    return soft_labels.relabel(d, net, recipe, device='cuda', **more, **QUIET)
 
 
 def labels_in_a_folder(d, net):
@@ -609,7 +641,7 @@ def rand_augment():
 
 def prune(train, test):
     cfg = replace(pruning.slimming(train), steps=2, batch=16, widths=(4,) * 8)
-    trained = teachers.train_teacher(train, cfg, 0, **QUIET)
+    trained = teacher_training.train_teacher(train, cfg, 0, **QUIET)
     small = pruning.prune(trained.net, 0.4)
     pruning.repair(small, posttrain.random_set(train, 1), trained, post_recipe(batch=4), **QUIET)
     return posttrain.test_accuracy(small, test)
@@ -623,14 +655,14 @@ def protocols_(check):
     train, test = digits()
     t = teacher(train)
     d = coresets.random(train, t, 10, **QUIET)
-    k, recipe = d.y.shape[1], evaluate.Recipe(2)
+    k, recipe = d.y.shape[1], pretraining.Recipe(2)
     net = student(train, k)
-    pretrain = lambda out, **more: evaluate.pretrain(student(train, k), d, recipe, out=out, **more)
+    pretrain = lambda out, **more: pretraining.pretrain(student(train, k), d, recipe, out=out, **more)
     check('pre-training resumes', lambda: resumes(pretrain))
-    cosine = evaluate.Recipe(2, schedule='cosine')
-    check('pre-training in bf16', lambda: evaluate.pretrain(student(train, k), d, cosine, precision='bf16', **QUIET))
+    cosine = pretraining.Recipe(2, schedule='cosine')
+    check('pre-training in bf16', lambda: pretraining.pretrain(student(train, k), d, cosine, precision='bf16', **QUIET))
     check('evaluate', lambda: evaluate.evaluate(d, train, test, t, (0.2,), recipe=recipe, draws=1, **QUIET))
-    check('verdict', lambda: evaluate.verdict(d, train, test, t, 1, recipe, **QUIET))
+    check('verdict', lambda: label_free.verdict(d, train, test, t, 1, recipe, **QUIET))
     check('nearest neighbours', lambda: neighbours(net, train, test))
     tuning = protocols.FineTune(2, 16)
     finetune = lambda out, **more: protocols.finetune(net, train, tuning, 0.5, out=out, **more)
@@ -647,7 +679,7 @@ def protocols_(check):
 
 
 def neighbours(net, train, test):
-    return evaluate.knn(evaluate.embed(net, train), train.y, evaluate.embed(net, test), test.y)
+    return probes.knn(probes.embed(net, train), train.y, probes.embed(net, test), test.y)
 
 
 def without_data(net, cls, d, train, test):
@@ -671,7 +703,7 @@ def distances(t, d, train):
 
 def set_on_the_card(d, train):
     k = d.y.shape[1] if d.y.ndim == 2 else 10
-    evaluate.pretrain(student(train, k), d, evaluate.Recipe(2), **QUIET)
+    pretraining.pretrain(student(train, k), d, pretraining.Recipe(2), **QUIET)
     d.dataset(), d.preview(), d.hash, d.stats(), repr(d)
     with tempfile.TemporaryDirectory() as f:
         d.save(Path(f) / 'set.safetensors')
@@ -687,7 +719,7 @@ def coresets_(check):
     t = teacher(train)
     for name in ('random', 'kmeans', 'herding', 'sas', 'full'):
         check(name, lambda: getattr(coresets, name)(train, t, 8, **QUIET))
-    check('forgetting', lambda: coresets.forgetting(train, t, 8, epochs=1, **QUIET))
+    check('forgetting', lambda: forgetting.forgetting(train, t, 8, epochs=1, **QUIET))
     check('in a folder, read again', lambda: twice(train, t))
     f = t.targets(train)
     for index in (coresets.herding_index, coresets.sas_index, coresets.kmeans_index):
@@ -709,11 +741,11 @@ def memory(check):
     tuning = protocols.FineTune(1, 16)
     calls = {
         'a coreset': lambda: coresets.random(images, t, 5, **QUIET),
-        'forgetting': lambda: coresets.forgetting(images, t, 5, epochs=1, **QUIET),
+        'forgetting': lambda: forgetting.forgetting(images, t, 5, epochs=1, **QUIET),
         'fine-tuning': lambda: protocols.finetune(net, images, tuning, **QUIET),
-        'features': lambda: evaluate.embed(net, images),
+        'features': lambda: probes.embed(net, images),
         'targets': lambda: t.targets(images),
-        'experts': lambda: mkdt.experts(images, t, expert_settings(experts=1, epochs=1, batch=550), **QUIET),
+        'experts': lambda: experts_.experts(images, t, expert_settings(experts=1, epochs=1, batch=550), **QUIET),
         'test accuracy': lambda: posttrain.test_accuracy(net, images),
     }
     for name, call in calls.items():
@@ -740,7 +772,7 @@ def peers(check):
     noise = replace(matching_settings('dm', 3), init='noise')
     check('from noise', lambda: matching.matching(train, None, noise, **QUIET))
     x = torch.rand(2, 3, 8, 8).to('cuda').requires_grad_()
-    for name, change in matching.OPERATIONS.items():
+    for name, change in matching_losses.OPERATIONS.items():
         check(f'augmentation {name}', lambda: change(x, torch.rand(2, 3).to('cuda')).sum().backward())
 
 
@@ -783,10 +815,10 @@ def comparisons(check):
 
 
 def compare_all(train, test, t, cls):
-    methods, target = ('none', 'random', 'krrst', 'full'), compare.Target(train, test, cls)
+    methods, target = ('none', 'random', 'krrst', 'full'), judging_.Target(train, test, cls)
     judged = dict(protocols=('probe', 'knn', 'finetune', 'kd'), labels=(0.2,), draws=1, targets=[target])
-    trained = dict(recipe=evaluate.Recipe(2), tuning=protocols.FineTune(2), kd_steps=2)
-    small = evaluate.Student(widths=(8, 8), norm='none')
+    trained = dict(recipe=pretraining.Recipe(2), tuning=protocols.FineTune(2), kd_steps=2)
+    small = pretraining.Student(widths=(8, 8), norm='none')
     return compare.compare(train, test, t, methods, 6, steps=2, seeds=1, student=small, **judged, **trained, **QUIET)
 
 
@@ -801,15 +833,15 @@ def compare_labelled(train, test, cls):
 
 def figure_1(train, t):
     "A point of MKDT's figure 1."
-    kept = mkdt.experts(train, t, expert_settings(same_start=True), **QUIET)
+    kept = experts_.experts(train, t, expert_settings(same_start=True), **QUIET)
     studies.scatter(kept)
     return studies.match_one(train, t, mkdt_settings(expert_settings(experts=1), steps=1, learn_y=False), 0, False)
 
 
 def a_study(train, test, cls):
     "A recovery and a student, as all studies of SC-DD make them."
-    small = evaluate.Student('resnet_tiny', WIDTHS, 'batch')
-    return scdd_studies.recovery_row(train, test, cls, scdd_settings(), 0, small, 1, 2)
+    small = pretraining.Student('resnet_tiny', WIDTHS, 'batch')
+    return study_rows.recovery_row(train, test, cls, scdd_settings(), 0, small, 1, 2)
 
 
 def costs_of(train, cls):
@@ -822,12 +854,12 @@ def costs_of(train, cls):
 @group
 def benchmarks(check):
     small = dict(net='resnet_tiny', side=8, classes=4, batch=4, device='cuda')
-    for cls in (scdd.SCDDTask, bench.PlainSCDD):
-        check(cls.__name__, lambda: exact(lambda: bench.scdd_problem(cls, **small).step()))
-    walk = dict(walk=lambda: mkdt.sweep(*walk_problem(2)))
-    check('one size of a step, timed', lambda: bench.take_turns('x', walk, 1, 'cuda', False))
-    check('a walk', lambda: exact(lambda: mkdt.sweep(*bench.mkdt_problem(2, 4, 8, 8, 8, 'cuda'))))
-    plain = bench.PlainTeacher(photos(24, 8), teaching('barlow_twins', 3, 8))
+    for cls in (scdd_task.SCDDTask, plain_.PlainSCDD):
+        check(cls.__name__, lambda: exact(lambda: plain_.scdd_problem(cls, **small).step()))
+    walk = dict(walk=lambda: trajectory_gradient.sweep(*walk_problem(2)))
+    check('one size of a step, timed', lambda: plain_.take_turns('x', walk, 1, 'cuda', False))
+    check('a walk', lambda: exact(lambda: trajectory_gradient.sweep(*plain_.mkdt_problem(2, 4, 8, 8, 8, 'cuda'))))
+    plain = plain_.PlainTeacher(photos(24, 8), teaching('barlow_twins', 3, 8))
     check('a plain teacher', lambda: exact(plain.step))
     check('a plain expert', lambda: exact(plain_expert))
     check('ssdd-bench without names', bench_all)
@@ -835,13 +867,13 @@ def benchmarks(check):
 
 def plain_expert():
     Y = torch.randn(24, 5).to('cuda')
-    return bench.PlainExpert(photos(24, 8), Y, expert_settings(batch=8)).step()
+    return plain_.PlainExpert(photos(24, 8), Y, expert_settings(batch=8)).step()
 
 
 def bench_all():
     "All benchmarks, with nothing in place of those that measure: what is left is how they are called."
     kept = dict(bench.BENCHES)
-    rates, bench.rates = bench.rates, lambda device: {}
+    rates, costs_.rates = costs_.rates, lambda device: {}
     bench.BENCHES.update({n: lambda reps, device, show: [] for n in kept if n != 'ranks'})
     try:
         with tempfile.TemporaryDirectory() as d:
@@ -849,7 +881,7 @@ def bench_all():
             assert (Path(d) / 'bench.json').exists()
     finally:
         bench.BENCHES.update(kept)
-        bench.rates = rates
+        costs_.rates = rates
 
 
 @group
@@ -873,9 +905,9 @@ def pictures(check):
     check('neighbours of a set of the CPU', lambda: viz.show_nearest(d.pixels(), train.pixels(), of_set, real))
     check('neighbours of features of the CPU', lambda: viz.nearest(d.y, real))
     check('embedding', lambda: viz.plot_embedding(viz.embed_2d(dict(real=real, krrst=made), 'pca'), train.y))
-    check('explorer of a set', lambda: viz.explore_set(d, train, t))
-    check('explorers of pixels', lambda: (viz.explore_steps({0: x, 1: x}), viz.explore_methods(dict(random=x))))
-    check('explorer of a set on the card', lambda: viz.explore_set(d.to('cuda'), train, t))
+    check('explorer of a set', lambda: explore.explore_set(d, train, t))
+    check('explorers of pixels', lambda: (explore.explore_steps({0: x, 1: x}), explore.explore_methods(dict(random=x))))
+    check('explorer of a set on the card', lambda: explore.explore_set(d.to('cuda'), train, t))
     import matplotlib.pyplot as plt
 
     plt.close('all')
@@ -992,15 +1024,17 @@ def waits(check):
     t = teacher(train)
     d = coresets.random(train, t, 10, **QUIET)
     long_walk = mkdt_settings(syn_steps=40, batch=4)
-    kept = mkdt.experts(train, t, long_walk.experts, **QUIET)
+    kept = experts_.experts(train, t, long_walk.experts, **QUIET)
     tasks = {
         'KRR-ST': lambda: krrst.KRRSTTask(train, t, krrst_settings(steps=9, max_steps=9)),
-        'MKDT, 40 inner steps': lambda: mkdt.MKDTTask(train, t, kept, long_walk),
-        'SC-DD': lambda: scdd.SCDDTask(train, classifier(train), scdd_settings(steps=9, **scdd.RRC)),
-        'SC-DD, rolled': lambda: scdd.SCDDTask(train, classifier(train), scdd_settings(steps=9)),
-        'teacher': lambda: teachers.TeacherTask(train, teaching(steps=9)),
-        'teacher, photographs': lambda: teachers.TeacherTask(photos(), teaching('barlow_twins', 3, 16, steps=9)),
-        'pre-training': lambda: evaluate.Pretraining(student(train, d.y.shape[1]), d, evaluate.Recipe(9)),
+        'MKDT, 40 inner steps': lambda: mkdt_task.MKDTTask(train, t, kept, long_walk),
+        'SC-DD': lambda: scdd_task.SCDDTask(train, classifier(train), scdd_settings(steps=9, **scdd.RRC)),
+        'SC-DD, rolled': lambda: scdd_task.SCDDTask(train, classifier(train), scdd_settings(steps=9)),
+        'teacher': lambda: teacher_training.TeacherTask(train, teaching(steps=9)),
+        'teacher, photographs': lambda: teacher_training.TeacherTask(
+            photos(), teaching('barlow_twins', 3, 16, steps=9)
+        ),
+        'pre-training': lambda: pretraining.Pretraining(student(train, d.y.shape[1]), d, pretraining.Recipe(9)),
     }
     for name, make in tasks.items():
         check(name, lambda: waits_of(check, name, make))
@@ -1023,10 +1057,10 @@ def waits_of(check, name, make):
 def two_cards():
     "What two processes do together, each with a card of its own: {name: a function of the folder that they share}."
     train, test = [images.to(core.get_device('auto')) for images in on_the_cpu()]
-    with core.alone():
+    with processes_.alone():
         frozen = teachers.load_teacher('digits')
     keep = dict(checkpoint_steps=1, **QUIET)
-    teach = lambda loss: lambda out: teachers.train_teacher(train, teaching(loss), 0, out, **keep)
+    teach = lambda loss: lambda out: teacher_training.train_teacher(train, teaching(loss), 0, out, **keep)
     ridge = lambda **more: lambda out: krrst.krrst(train, frozen, krrst_settings(**more), 0, out, **keep)
     walk = lambda **more: lambda out: mkdt.mkdt(train, frozen, mkdt_settings(**more), 0, out, **keep)
     frepo = replace(kernels.tiny('frepo', 10, 2), batch=16, pool=2, max_steps=2)
@@ -1036,7 +1070,7 @@ def two_cards():
         'dino': teach('dino'),
         'KRR-ST': ridge(),
         'KRR-ST, batch norm': ridge(norm='batch'),
-        'experts': lambda out: mkdt.experts(train, frozen, expert_settings(), 0, out, **keep),
+        'experts': lambda out: experts_.experts(train, frozen, expert_settings(), 0, out, **keep),
         'MKDT': walk(init='highloss'),
         'MKDT, two problems': walk(problems=2),
         'SC-DD': lambda out: scdd.scdd(train, classifier(train), scdd_settings(**scdd.RRC), 0, out, **keep),
@@ -1048,4 +1082,4 @@ def two_cards():
 
 def join():
     "Become one of the processes."
-    core.join('auto')
+    processes_.join('auto')
