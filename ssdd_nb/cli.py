@@ -31,7 +31,7 @@ from .compare_commands import compare, demo
 
 # %% ../nbs/50_cli.ipynb #30b779a2
 core, processes, files, trackers = map(Late, ('core', 'processes', 'files', 'trackers'))
-records, methods, hub, teachers = map(Late, ('records', 'methods', 'hub', 'teachers'))
+records, hub, teachers = map(Late, ('records', 'hub', 'teachers'))
 teacher_training, label_free, posttrain, costs = map(Late, ('teacher_training', 'label_free', 'posttrain', 'costs'))
 registry, measuring, cmp, benches = map(Late, ('registry', 'measuring', 'comparison', 'bench'))
 studies, lab, scdd_studies, tables = map(Late, ('studies', 'labelled', 'scdd_studies', 'reproduce'))
@@ -107,7 +107,7 @@ def distill(
     known(precision, core.PRECISIONS, 'precision')
     if log_to:
         trackers.find_tracker(log_to)
-    how = methods.METHODS[name := known(method, methods.METHODS, 'method')]
+    how = registry.METHODS[name := known(method, registry.METHODS, 'method')]
     need(how.makes, 'method', method, 'makes no set; use views, krrst, mkdt, random, kmeans or full')
     need(
         processes.world().size == 1 or how.divided,

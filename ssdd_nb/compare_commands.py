@@ -16,7 +16,7 @@ from .eval_command import _classifier, _seen, _testable
 
 # %% ../nbs/48_compare_commands.ipynb #624ba248
 core, processes, files, data = map(Late, ('core', 'processes', 'files', 'data'))
-loading, methods_, pretraining, posttrain = map(Late, ('loading', 'methods', 'pretraining', 'posttrain'))
+loading, registry, pretraining, posttrain = map(Late, ('loading', 'registry', 'pretraining', 'posttrain'))
 views_, judging_, measuring, score_tables = map(Late, ('views', 'judging', 'measuring', 'score_tables'))
 score_figures, cmp, lab, frozen_comparison = map(Late, ('score_figures', 'comparison', 'labelled', 'frozen_comparison'))
 
@@ -91,7 +91,7 @@ def compare(
         need(m is None, 'm', m, 'the protocol frozen goes by images per class; use --ipc')
         need(not who and not targets and seen == ['off'], 'student, targets, views', protocol, 'frozen takes none')
         return _compare_frozen(
-            _names(methods or ','.join(frozen_comparison.FROZEN), methods_.METHODS), _numbers(ipc), encoders, **both
+            _names(methods or ','.join(frozen_comparison.FROZEN), registry.METHODS), _numbers(ipc), encoders, **both
         )
     need(
         not {'posttrain', 'frozen'} & {p.strip() for p in protocol.lower().split(',')},
@@ -102,7 +102,7 @@ def compare(
     known(protocol.split(',')[0].strip(), (*judging_.PROTOCOLS, 'posttrain', 'frozen', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
     _compare_students(
-        _names(methods or 'none,random,kmeans,krrst,views,full', methods_.METHODS),
+        _names(methods or 'none,random,kmeans,krrst,views,full', registry.METHODS),
         list(budgets),
         judging.get(protocol, labels),
         targets,
@@ -131,9 +131,9 @@ def _compare_students(
     "Pre-training on sets, and protocols for what was learnt."
     if every:
         names = [
-            n for n in names if methods_.METHODS[n].teaching == 'tiny'
+            n for n in names if registry.METHODS[n].teaching == 'tiny'
         ]  # those for sets with labels have a protocol of their own
-    alone = [n for n in names if methods_.METHODS[n].teaching == 'tiny-supervised']
+    alone = [n for n in names if registry.METHODS[n].teaching == 'tiny-supervised']
     need(
         not alone or teaching.teacher or teaching.teacher_preset,
         'methods',
@@ -141,7 +141,7 @@ def _compare_students(
         'needs a supervised network, and here all methods share one teacher; use --protocol posttrain',
     )
     for n in names:
-        if 'self-supervised teacher' in methods_.METHODS[n].needs:
+        if 'self-supervised teacher' in registry.METHODS[n].needs:
             print(f'note: {n} makes sets with labels; --protocol posttrain trains classifiers on them')
     train, test = _start(src, out)
     _testable(test, train, how, told=not targets)

@@ -13,7 +13,7 @@ from .errors import BadInput, changed, known, need, Late
 
 # %% ../nbs/46b_flags.ipynb #ea0af424
 core, processes, files, images_ = map(Late, ('core', 'processes', 'files', 'images'))
-reading, data, methods_, nets = map(Late, ('reading', 'data', 'methods', 'nets'))
+reading, data, registry, nets = map(Late, ('reading', 'data', 'registry', 'nets'))
 ssl_losses, teachers, teacher_training, pretraining = map(
     Late, ('ssl_losses', 'teachers', 'teacher_training', 'pretraining')
 )
@@ -265,7 +265,7 @@ def _agreed(methods, train, m, preset, steps, out, yes, teaching, times=1):
     "Say what a long run will take; stop if that is not there, or not wanted."
     net, first = (
         teaching.costs(train)
-        if any(methods_.METHODS[n].asks_teacher() for n in methods)
+        if any(registry.METHODS[n].asks_teacher() for n in methods)
         else (None, costs.Estimate(()))
     )
     plans = {n: measuring.settings_of(n, train, m, preset, steps).cost(train, net) for n in methods}
