@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 import numpy as np
 import torch
-from .errors import BadInput, known, need, safe
+from .errors import BadInput, first_line, known, need, safe
 from .moved import moved_names
 from .processes import progress_bar
 from .files import as_path, need_file
@@ -38,7 +38,7 @@ def from_torchvision(
     try:
         parts = list(_official(cls, root, kwargs))
     except Exception as e:  # its classes raise whatever their files or arguments do
-        why = safe((str(e) or type(e).__name__).splitlines()[0], most=120)
+        why = first_line(e, most=120)
         raise BadInput(
             f'source={name}: torchvision cannot provide it from {root} ({why}); '
             'put its files there, or use folder:PATH or zip:PATH'

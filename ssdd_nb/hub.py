@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
-from .errors import BadInput, need, optional, safe
+from .errors import BadInput, first_line, need, optional, safe
 from .files import as_json, as_path, atomic, digest
 from .records import Run
 from .reading import folder_files, from_files, image_endings
@@ -79,14 +79,16 @@ def write_table(
 ) -> None:
     "A set as a table, exactly."
     pa, pq = (optional(m, 'export', path.name, EXTRA) for m in ('pyarrow', 'pyarrow.parquet'))
+    tensors = d.tensors()
+    own = _columns(tensors)
     columns = dict(row=pa.array(range(len(d)), pa.int64()), file_name=pa.array(files, pa.string()))
-    for name, t in _columns(d.tensors()).items():
+    for name, t in own.items():
         flat = pa.array(t.cpu().contiguous().flatten().numpy())
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, t[0].numel()) if t.ndim > 1 else flat
-    shapes = {k: list(t.shape) for k, t in _columns(d.tensors()).items()}
+    shapes = {k: list(t.shape) for k, t in own.items()}
     about = json.loads(json.dumps(dict(d.manifest, hash=d.hash, shapes=shapes)))
     head = {'ssdd-nb': json.dumps(dict(about, seal=digest(about)))}
-    shared = {k: t.cpu().contiguous() for k, t in d.tensors().items() if k in SHARED}
+    shared = {k: t.cpu().contiguous() for k, t in tensors.items() if k in SHARED}
     if shared:
         head['ssdd-nb views'] = base64.b64encode(safetensors.torch.save(shared))
     pq.write_table(pa.table(columns).replace_schema_metadata(head), path, write_page_checksum=True)
@@ -98,9 +100,8 @@ SHARED = 'views.scale', 'views.basis', 'views.mean'  # belong to all images
 
 def _columns(tensors):
     "A set's tensors that have a row for each image, by the names of columns."
-    target = 'label' if tensors['y'].ndim == 1 else 'target'
-    names = {'y': target, 'views.values': 'view_values', 'x': 'pixels'}
-    return {column: tensors[k] for k, column in names.items() if k in tensors}
+    other = 'target' if tensors['y'].ndim == 1 else 'label'
+    return {column: tensors[k] for column, k in COLUMNS.items() if k in tensors and column != other}
 
 # %% ../nbs/02b_hub.ipynb #4ddcb51b
 def read_table(
@@ -121,8 +122,7 @@ def read_table(
         if shared:
             tensors |= safetensors.torch.load(base64.b64decode(shared, validate=True))
     except Exception as e:  # JSON, base64, pyarrow and torch raise what they like
-        said = safe(next(iter(str(e).splitlines()), type(e).__name__), most=80)
-        raise BadInput(f'path={path}: {damaged} ({said})') from None
+        raise BadInput(f'path={path}: {damaged} ({first_line(e)})') from None
     need(seal == whole, 'path', path, f'its manifest does not match its seal; {damaged}')
     return manifest, tensors
 

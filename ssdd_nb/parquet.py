@@ -6,14 +6,13 @@
 __all__ = ['IMAGE', 'LABEL', 'Columns', 'open_table', 'rows_of', 'table_files', 'from_parquet']
 
 # %% ../nbs/01c_parquet.ipynb #12f0a408
-import functools, json, re, shutil
+import functools, json, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from .errors import BadInput, need, optional, safe
+from .errors import BadInput, first_line, need, optional, safe
 from .files import as_path, need_file
 from .records import free_gib
-from .images import Images
 from .layouts import part_of
 from .reading import LARGE, MEMBER, RATIO, from_files
 
@@ -89,7 +88,7 @@ def open_table(
         table = pq.ParquetFile(file, page_checksum_verification=True)
         size = sum(_claims(table))
     except Exception as e:  # its reader raises its own errors, and the system's
-        raise BadInput(f'{arg}={path}: not a parquet file, or damaged ({_first(e)})') from None
+        raise BadInput(f'{arg}={path}: not a parquet file, or damaged ({first_line(e)})') from None
     free, own = free_gib(), file.stat().st_size
     need(0 <= size <= max(LARGE, RATIO * own), arg, path, f'{own:,} bytes claim to hold {size:,}; not read')
     right = f'takes {size / 2**30:.1f} GiB, and {free or 0:.1f} are free'
@@ -103,11 +102,6 @@ def _claims(table):
     for g in range(head.num_row_groups):
         group = head.row_group(g)
         yield from (group.column(c).total_uncompressed_size for c in range(group.num_columns))
-
-
-def _first(e):
-    "The first line of a message."
-    return safe(next(iter(str(e).splitlines()), type(e).__name__), most=80)
 
 # %% ../nbs/01c_parquet.ipynb #a4d1d4ac
 def rows_of(
@@ -125,7 +119,7 @@ def rows_of(
             for image, label in zip(images, labels):
                 yield image.get('bytes') if isinstance(image, dict) else image, label
     except Exception as e:  # as above
-        raise BadInput(f'source={what}: damaged ({_first(e)})') from None
+        raise BadInput(f'source={what}: damaged ({first_line(e)})') from None
 
 # %% ../nbs/01c_parquet.ipynb #9cd4d5ff
 def table_files(

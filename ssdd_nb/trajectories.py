@@ -281,9 +281,7 @@ def truncated(
     for n in range(len(batches)):
         (_, *leaves, _), (after, _) = walk.graph(n, theta, v)  # θ is a leaf that nothing is asked of
         gx, gy, gl = torch.autograd.grad(after, leaves, a / world().size, allow_unused=True, materialize_grads=True)
-        mine, theta = world().share(batches[n]), after.detach()
-        grads[0].index_add_(0, mine, gx)
-        grads[1].index_add_(0, mine, gy)
-        grads[2] += gl
+        walk.add(grads, n, gx, gy, gl)
+        theta = after.detach()
     all_sum(*grads)
     return value.detach(), tuple(grads)

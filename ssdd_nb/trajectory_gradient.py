@@ -137,10 +137,7 @@ def sweep(
         back = [torch.zeros_like(o) if g is None else g / world().size for g, o in zip(adjoint, outs)]
         a, gx, gy, gl, b = torch.autograd.grad(outs, leaves, back, allow_unused=True, materialize_grads=True)
         all_sum(*(adjoint := [a, b]))
-        mine = world().share(batches[n])
-        grads[0].index_add_(0, mine, gx)
-        grads[1].index_add_(0, mine, gy)
-        grads[2] += gl
+        walk.add(grads, n, gx, gy, gl)
     all_sum(*grads)
     return value.detach(), tuple(grads)
 
@@ -200,6 +197,20 @@ class Walk:
         return leaves, inner_step(
             lambda t: w * self.loss(t, x, y, n), th, v, l, *self.how, create_graph=True, part=True
         )
+
+    def add(
+        self,
+        grads: list,  # with respect to X, Y and lr: changed in place
+        n: int,  # which step, from 0
+        gx: Tensor,  # with respect to this process's images of the step
+        gy: Tensor,  # their targets
+        gl: Tensor,  # and α
+    ):
+        "Add what one step's graph gave."
+        i, _ = self.part(n)
+        grads[0].index_add_(0, i, gx)
+        grads[1].index_add_(0, i, gy)
+        grads[2] += gl
 
     def forward(
         self,
