@@ -144,6 +144,7 @@ def arguments():
     ap.add_argument('--out', default='gpu', help='folder for the records and gpu.json (default: gpu)')
     ap.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
     ap.add_argument('--share', help='2/4: the second quarter of the checks, for processes side by side')
+    ap.add_argument('--only', action='append', help='this check alone; may be given more than once')
     ap.add_argument('--commit', help='of the library, where the checkout has no history')
     ap.add_argument('--tiny', action='store_true', help='on the CPU, with digits and tiny settings')
     args = ap.parse_args()
@@ -201,6 +202,8 @@ def run_part(name, how, records, whole, args):
     if name == 'check' and args.share:
         at, of = map(int, args.share.split('/'))
         items = items[at - 1 :: of]
+    if name == 'check' and args.only:
+        items = [(n, compute) for n, compute in items if n in args.only]
     left_out = run_items(name, items, records, clock, part.show)
     records.write(
         name,
