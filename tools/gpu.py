@@ -20,7 +20,8 @@ A rented machine whose commands are cut at 600 seconds, and which has 900 second
 
 With `--share` several processes check side by side, for a check waits for the CPU more than for the card.
 
-Start-up, the first kernels and the copying of files take the rest. Where a call leaves only what is in a folder of its
+Start-up, the first kernels and the copying of files take the rest: a machine took one minute to come, another nearly
+three. Where a call leaves only what is in a folder of its
 own, copy both folders into one and run `python tools/gpu.py report --out THAT_FOLDER` anywhere.
 
 What has to be there: PyTorch, torchvision, scikit-learn, SciPy, safetensors, NumPy and Pillow, and of this repository

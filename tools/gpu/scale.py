@@ -17,7 +17,7 @@ from ssdd_nb.distilled import distilled_from
 from ssdd_nb.loading import load
 from ssdd_nb.pretraining import Pretraining, Recipe, Student, pretrain
 from ssdd_nb.views import with_views
-from ssdd_nb.probes import embed, probe_scores, target_mse
+from ssdd_nb.probes import probe, probe_scores, target_mse
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
 VIEWS = ' + views'  # behind the name of a set whose views the teacher is asked about at pre-training
@@ -246,7 +246,7 @@ class Scale:
 
     def judge(self, net, seed):
         train, test = self.images
-        scores = probe_scores(embed(net, train), embed(net, test), train, test, self.how.labels, seed, self.how.draws)
+        scores = probe(net, train, test, self.how.labels, seed, self.how.draws)
         return {str(k): v for k, v in scores.items()}
 
     def student(self, method, seed):
