@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 import numpy as np
 from .errors import BadInput, need
-from .reading import decode
+from .reading import decode, members
 
 # %% ../nbs/01a_archives.ipynb #606f3db4
 class Files:
@@ -32,7 +32,7 @@ class Files:
             self.names = sorted(p.relative_to(self.path).as_posix() for p in found)
         elif zipfile.is_zipfile(self.path):
             self.archive = zipfile.ZipFile(self.path)
-            self.names = [i.filename for i in self.archive.infolist() if not i.is_dir()]
+            self.names = [i.filename for i in members(self.archive)]
         else:
             need(
                 self.path.suffix not in ('.gz', '.tgz'),
