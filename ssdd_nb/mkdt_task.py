@@ -74,7 +74,7 @@ class MKDTTask:
 # %% ../nbs/10b_mkdt_task.ipynb #071d56a5
 @patch
 def draw(self: MKDTTask) -> tuple:  # an expert, an epoch, and N index tensors
-    "Line 6: where a walk starts, and the mini-batches of its steps."
+    "Lines 6, 7 and 11: where a walk starts, and the mini-batches of its steps."
     last = self.cfg.max_start_epoch + self.cfg.include_last
     i, t = (int(torch.randint(n, (1,), generator=self.gen)) for n in (self.cfg.experts.experts, max(1, last)))
     return i, t, list(to_device(torch.stack([self.batches.next() for _ in range(self.cfg.syn_steps)]), self.device))
@@ -86,7 +86,7 @@ def between(
     i: int,  # which expert
     t: int,  # an epoch
 ) -> tuple:  # θ_t* and θ_{t+M}*, each (P,)
-    "Line 7: where the expert was, and where it was M epochs later."
+    "Lines 8 and 17: where the expert was, and where it was M epochs later."
     return self.to.get(i, t, self.device), self.to.get(i, t + self.cfg.expert_epochs, self.device)
 
 # %% ../nbs/10b_mkdt_task.ipynb #df10ec1c
@@ -117,7 +117,7 @@ def walk(
     t: int,  # the epoch at which it starts
     batches: list,  # N index tensors
 ) -> tuple:  # eq. 4, and its gradients, see `gradient`
-    "Lines 7 to 17: a walk on the synthetic images, and how far from the expert it ends."
+    "Lines 8 to 17: a walk on the synthetic images, and how far from the expert it ends."
     start, end = self.between(i, t)
     scale = (start - end).square().sum()
     loss = lambda th, x, y, n: self.loss(th, x, y, seed_of(self.seed, 'mkdt views', self.t * self.cfg.problems + p, n))

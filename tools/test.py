@@ -148,6 +148,8 @@ def ruff():
     yield 'written as `ruff format` writes', r.stdout if r.returncode else ''
     r = sh(sys.executable, '-m', 'ruff', 'check', 'nbs', 'ssdd_nb', 'tools', 'setup.py')
     yield 'nothing that ruff.toml forbids', r.stdout if r.returncode else ''
+    r = sh(sys.executable, 'tools/pasted.py')
+    yield 'a reader can paste what the pages show', r.stdout if r.returncode else ''
 
 
 def readme():
