@@ -6,7 +6,7 @@ is read. An API reference is made from the docments of each module. Ends with an
 link leads nowhere.
 """
 
-import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
+import ast, dataclasses, functools, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
@@ -14,6 +14,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 import nbformat
 from fastcore.docments import docments
 
+inspect.getsourcelines = functools.cache(inspect.getsourcelines)  # read five times for each function
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
 parser = ConfigParser(delimiters=['='])
@@ -181,7 +182,7 @@ def names():
         p
         for _, _, o in public
         if inspect.isfunction(o) or inspect.isclass(o)
-        for p in docments(o if not inspect.isclass(o) or dataclasses.is_dataclass(o) else o.__init__, full=True)
+        for p in inspect.signature(o if not inspect.isclass(o) or dataclasses.is_dataclass(o) else o.__init__).parameters
     }
     counts = Counter(n for n, *_ in public)
     return {
@@ -249,6 +250,7 @@ def shown(nb, path, public):
     return nb
 
 
+@functools.cache
 def comments(fn):
     "What the source says of parameters and result: [(names that share a line, their comment)], the result's comment."
     text = textwrap.dedent(inspect.getsource(fn))
