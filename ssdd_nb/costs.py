@@ -25,7 +25,8 @@ from .taps import Taps
 from .ssl_losses import LOSSES, projector
 from .teacher_training import TeacherConfig
 
-# %% ../nbs/14_costs.ipynb #5b99ce12
+# %% ../nbs/14_costs.ipynb #4c805559
+_FILLING = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}  # with random numbers: nothing to do
 _KNOWN = {}  # (operation, what goes in without its content): operations counted, what comes out
 
 
@@ -68,6 +69,8 @@ class Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func in _FILLING and args[0].is_meta:
+            return args[0]
         tensors = [a for a in args if isinstance(a, Tensor)]
         key = None
         if tensors and all(a.is_meta for a in tensors) and _makes_new(func):  # a meta batch norm takes 12 ms
@@ -208,7 +211,7 @@ def on_meta(
     "A network without weights."
     how = (net, images.x.shape[1], images.x.shape[2:], out_dim)
     try:
-        with torch.device('meta'):
+        with torch.device('meta'), Flops():
             return make_net(*how, **options)
     except NotImplementedError:
         return make_net(*how, **options).to('meta')  # RegNets look at numbers while they are built
