@@ -79,7 +79,6 @@ def _lbfgs(
     return x
 
 # %% ../nbs/05d_probes.ipynb #9a9b3939
-@torch.no_grad()
 def linear_probe(
     f: Tensor,  # features of the labelled images (n, d)
     y: Tensor,  # their classes (n,)
@@ -88,7 +87,7 @@ def linear_probe(
     iterations: int = 100,  # of L-BFGS
 ) -> tuple:  # V (d, n_classes) and b (n_classes,), float64
     "Multinomial logistic regression with a ridge, by L-BFGS in float64."
-    f, basis = f.double(), None
+    f, basis = f.detach().double(), None
     if len(f) < f.shape[1]:
         basis, R = torch.linalg.qr(f.T)  # f = Rᵀ basisᵀ
         f = R.T
