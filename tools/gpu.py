@@ -14,10 +14,14 @@ file, gpu.json, which goes to nbs/results/runs/gpu.json.
 
 A rented machine whose commands are cut at 600 seconds, and which has 900 seconds in all: two calls.
 
-    call 1   python tools/gpu.py check speed --seconds 290 --out gpu
-    call 2   python tools/gpu.py scale --seconds 520 --data DATA --out gpu
+    call 1   for i in 1 2 3 4; do python tools/gpu.py check --share $i/4 --out gpu & done; wait
+             python tools/gpu.py speed --seconds 150 --out gpu
+    call 2   python tools/gpu.py scale --seconds 400 --data DATA --out gpu
 
-Start-up, the first kernels and the copying of files take the rest. Where a call leaves only what is in a folder of its
+With `--share` several processes check side by side, for a check waits for the CPU more than for the card.
+
+Start-up, the first kernels and the copying of files take the rest: a machine took one minute to come, another nearly
+three. Where a call leaves only what is in a folder of its
 own, copy both folders into one and run `python tools/gpu.py report --out THAT_FOLDER` anywhere.
 
 What has to be there: PyTorch, torchvision, scikit-learn, SciPy, safetensors, NumPy and Pillow, and of this repository
@@ -30,6 +34,7 @@ DATA is a folder with train.zip and test.zip, a folder for each class in each.
 
 import argparse
 import os
+import re
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -76,7 +81,7 @@ class Settings:
     labels: tuple = (0.01, 0.05, 0.1)
     draws: int = 5  # of labelled images, where there are at most 20 a class
     teacher_share: float = 0.4  # of the time that is left after loading
-    krrst_share: float = 0.3  # the rest is for students and probes
+    krrst_share: float = 0.25  # the rest is for students and probes
     fill_share: float = 0.15  # of KRR-ST's share, at most, to fill its pool of models
     safety: float = 0.85  # of a share is planned for: clocks and cards vary
     late: float = 1.25  # a share's multiple after which a training is ended where it stands
@@ -139,6 +144,9 @@ def arguments():
     ap.add_argument('--data', help='folder with train.zip and test.zip, for scale')
     ap.add_argument('--out', default='gpu', help='folder for the records and gpu.json (default: gpu)')
     ap.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 (default: auto)')
+    ap.add_argument('--share', help='2/4: the second quarter of the checks, for processes side by side')
+    ap.add_argument('--only', action='append', help='this check alone; may be given more than once')
+    ap.add_argument('--commit', help='of the library, where the checkout has no history')
     ap.add_argument('--tiny', action='store_true', help='on the CPU, with digits and tiny settings')
     args = ap.parse_args()
     wrong = [p for p in args.parts if p not in (*PARTS, 'report')]
@@ -148,6 +156,8 @@ def arguments():
         ap.error('scale needs --data, a folder with train.zip and test.zip')
     if args.data and not all((Path(args.data) / f'{n}.zip').is_file() for n in ('train', 'test')):
         ap.error(f'--data {args.data}: there is no train.zip and test.zip in it')
+    if args.share and not re.fullmatch(r'[1-9]/[1-9]', args.share):
+        ap.error(f'--share {args.share}: must be such as 2/4')
     return args
 
 
@@ -170,7 +180,7 @@ def main():
     device = get_device('cpu' if args.tiny else args.device)
     parts = args.parts or PARTS
     kept = {k: v for k, v in asdict(how).items() if not k.endswith('seconds')}
-    records = Records(args.out, device, dict(kept, tiny=args.tiny))
+    records = Records(args.out, device, dict(kept, tiny=args.tiny), args.commit)
     print(f"{records.made['device']}, torch {records.made['versions']['torch']}, commit {records.made['commit']}")
     for name in PARTS:
         if name in parts:
@@ -190,8 +200,17 @@ def run_part(name, how, records, whole, args):
     print(f'\n{name}, {max(0, limit):.0f} s')
     part = dict(check=check, speed=speed, scale=scale)[name]
     items = part.items(how, records, clock, args)
+    if name == 'check' and args.share:
+        at, of = map(int, args.share.split('/'))
+        items = items[at - 1 :: of]
+    if name == 'check' and args.only:
+        items = [(n, compute) for n, compute in items if n in args.only]
     left_out = run_items(name, items, records, clock, part.show)
-    records.write(name, 'summary', dict(limit=round(limit), taken=round(limit - clock.left()), left_out=left_out))
+    records.write(
+        name,
+        ' '.join(['summary', *filter(None, [name == 'check' and args.share])]),
+        dict(limit=round(limit), taken=round(limit - clock.left()), left_out=left_out),
+    )
     if left_out:
         print(f"no time was left for {', '.join(left_out)}")
 

@@ -28,10 +28,10 @@ class Clock:
 class Records:
     "One JSON file for each item, written when the item is done; the next call skips what is there."
 
-    def __init__(self, out, device, about):
+    def __init__(self, out, device, about, commit=None):
         self.out = Path(out)
         self.device = device
-        self.made = {**describe(device), 'command': command_line()}
+        self.made = {**describe(device), 'command': command_line(), **(dict(commit=commit) if commit else {})}
         made_by = [self.made[k] for k in ('device', 'versions', 'commit')]
         self.key = digest(made_by, json.loads(json.dumps(about)))
 

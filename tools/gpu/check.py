@@ -205,20 +205,26 @@ def on_the_cpu(name, steps):
 
 
 def agrees(name, how, device):
-    "The card against the CPU."
+    """The card against the CPU: the first loss, and more loosely all losses and the set.
+
+    After a step the two see different networks: with convolutions off by a millionth on one CPU, DC's losses already
+    differ by 4 %, because a unit lies on the other side of a kink.
+    """
     reset_peak(device)
     got = makers(how.steps)[name](problem(device))
     peak = peak_mib(device)
     want = on_the_cpu(name, how.steps)
-    gap, images = loss_gap(got, want), relative(got.x, want.x)
+    images = relative(got.x, want.x)
+    first, all_ = (loss_gap(got, want, n) for n in (1, None))
     row = dict(
-        gap=gap if gap is not None else images,
+        gap=images if first is None else first,
+        gap_losses=all_,
         tolerance=how.close,
         peak_mib=round(peak, 1),
         gap_set=images,
         bit_equal=torch.equal(got.x.cpu(), want.x.cpu()),
     )
-    return dict(row, passed=row['gap'] <= how.close and images <= how.close_set)
+    return dict(row, passed=row['gap'] <= how.close and max(images, all_ or 0) <= how.close_set)
 
 
 def lowered(name, how, device):
@@ -260,8 +266,10 @@ def resumes(make, first, second, at=2):
 
 
 def resume(name, how, device):
-    "To the last bit."
+    "To the last bit, but where gradients go through a crop: its backward pass adds up in any order on a card."
     row = resumes(makers(how.steps)[name], device, device)
+    if name in matching.MATCHERS and matching.MATCHERS[name].siamese:
+        return dict(row, tolerance=how.close_set)
     return dict(row, tolerance=0, passed=row['bit_equal'])
 
 
@@ -280,7 +288,7 @@ def with_views(name, steps):
 
 
 def resume_views(name, how, device):
-    "The backward pass of a crop adds up in any order on a card, so recovery need not repeat to the last bit."
+    "Recovery, whose gradients go through a crop, need not repeat to the last bit."
     row = resumes(with_views(name, how.steps), device, device)
     tolerance = 0 if name == 'teacher' else how.close_set
     return dict(row, tolerance=tolerance)

@@ -16,9 +16,12 @@ from ssdd_nb.data import alike, load_images
 from ssdd_nb.distilled import distilled_from
 from ssdd_nb.loading import load
 from ssdd_nb.pretraining import Pretraining, Recipe, Student, pretrain
-from ssdd_nb.probes import embed, probe_scores, target_mse
+from ssdd_nb.views import with_views
+from ssdd_nb.probes import probe, probe_scores, target_mse
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
+VIEWS = ' + views'  # behind the name of a set whose views the teacher is asked about at pre-training
+UNDER_VIEWS = tuple(n + VIEWS for n in ('random', 'kmeans', 'full'))
 TIMED_STEPS = 10  # how many are timed to plan the rest, after three to warm up
 
 
@@ -203,6 +206,8 @@ class Scale:
         train, _ = self.images
         if method == 'none':
             return None
+        if method.endswith(VIEWS):
+            return with_views(self.set_of(method.removesuffix(VIEWS), seed), self.teacher, 'unlimited')
         if method == 'random':
             return coresets.random(train, self.teacher, self.how.m, seed, show=False)
         if method == 'full':
@@ -226,21 +231,22 @@ class Scale:
 
     def plan_students(self):
         "As many steps of pre-training, for all the same, as leave time for the probes."
-        d = self.set_of('random', 0)
-        net = self.fresh_student(0)
-        each = self.step_seconds(Pretraining(net, d, Recipe(1000, batch=self.how.student_batch)).step)
+        net, recipe = self.fresh_student(0), Recipe(1000, batch=self.how.student_batch)
+        each = self.step_seconds(Pretraining(net, self.set_of('random', 0), recipe).step)
+        viewed = Pretraining(net, self.set_of('random' + VIEWS, 0), recipe, teacher=self.teacher)
+        each_view = self.step_seconds(viewed.step)
         start = self.now()
         self.judge(net, 0)
         judging = self.now() - start
-        trained = (len(SETS) - 1) * self.how.seeds
+        together = ((len(SETS) - 1) * each + len(UNDER_VIEWS) * each_view) * self.how.seeds
         left = min(self.plan['shares']['students'], self.clock.left()) * self.how.safety
-        steps = (left - judging * len(SETS) * self.how.seeds) / trained / each
+        steps = (left - judging * len(SETS + UNDER_VIEWS) * self.how.seeds) / together
         steps = int(min(self.how.most_student_steps, max(10, steps)))
-        return dict(step_seconds=each, judging_seconds=judging, steps=steps)
+        return dict(step_seconds=each, view_seconds=each_view, judging_seconds=judging, steps=steps)
 
     def judge(self, net, seed):
         train, test = self.images
-        scores = probe_scores(embed(net, train), embed(net, test), train, test, self.how.labels, seed, self.how.draws)
+        scores = probe(net, train, test, self.how.labels, seed, self.how.draws)
         return {str(k): v for k, v in scores.items()}
 
     def student(self, method, seed):
@@ -251,7 +257,8 @@ class Scale:
         start = self.now()
         if d is not None:
             recipe = Recipe(steps, batch=self.how.student_batch, schedule='cosine')
-            pretrain(net, d, recipe, seed, precision=self.how.precision, show=False)
+            asked = self.teacher if d.views else None
+            pretrain(net, d, recipe, seed, teacher=asked, precision=self.how.precision, show=False)
         seconds = self.now() - start
         mse = target_mse(net.eval(), test, self.teacher.targets(test))
         return dict(
@@ -278,7 +285,9 @@ def items(how, records, clock, args):
         ('KRR-ST', s.distil),
         ('plan of the students', s.plan_students),
     ]
-    return listed + [(f'{n}, seed {i}', lambda n=n, i=i: s.student(n, i)) for i in range(how.seeds) for n in SETS]
+    return listed + [
+        (f'{n}, seed {i}', lambda n=n, i=i: s.student(n, i)) for i in range(how.seeds) for n in SETS + UNDER_VIEWS
+    ]
 
 
 def show(r):
