@@ -26,8 +26,8 @@ from .ssl_losses import LOSSES, projector
 from .teacher_training import TeacherConfig
 
 # %% ../nbs/14_costs.ipynb #4c805559
-_FILLING = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}  # with random numbers: nothing to do
-_KNOWN = {}  # (operation, what goes in without its content): operations counted, what comes out
+_FILLING = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}  # with random numbers
+_KNOWN = {}  # (operation, arguments without content): operations counted, what comes out
 
 
 def _described(a):
@@ -57,7 +57,7 @@ def _makes_new(
     "Whether nothing that comes out shares memory with what goes in."
     schema = func._schema
     shared = any(a.alias_info for a in [*schema.arguments, *schema.returns])
-    return not shared and func is not torch.ops.aten._unsafe_view.default  # which does, and does not say so
+    return not shared and func is not torch.ops.aten._unsafe_view.default  # it does share
 
 # %% ../nbs/14_costs.ipynb #43a2ba51
 class Flops(TorchDispatchMode):
@@ -73,7 +73,7 @@ class Flops(TorchDispatchMode):
             return args[0]
         tensors = [a for a in args if isinstance(a, Tensor)]
         key = None
-        if tensors and all(a.is_meta for a in tensors) and _makes_new(func):  # a meta batch norm takes 12 ms
+        if tensors and all(a.is_meta for a in tensors) and _makes_new(func):
             key = func, *map(_described, (args, *kwargs.items()))
             if key in _KNOWN:
                 n, out = _KNOWN[key]

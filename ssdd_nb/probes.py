@@ -10,6 +10,7 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import solve_triangular
 from torch.optim.lbfgs import _strong_wolfe  # the line search alone has no public name
 from .errors import known, need
 from .core import meeting_place, place
@@ -19,15 +20,15 @@ from .nets import Encoder, in_batches
 
 # %% ../nbs/05d_probes.ipynb #9ba51292
 class _Curvature:
-    "What L-BFGS remembers: steps s, changes of the gradient y, and their products; all by matrices."
+    "What L-BFGS remembers: steps, changes of the gradient, and their products."
 
     def __init__(
         self,
         x: Tensor,  # where it starts (p,)
         n: int,  # how many steps there can be
     ):
-        self.S, self.Y, self.R = x.new_zeros(n, len(x)), x.new_zeros(n, len(x)), x.new_zeros(n, n)
-        self.n, self.scale = 0, 1.0
+        self.S, self.Y = x.new_zeros(n, len(x)), x.new_zeros(n, len(x))
+        self.R, self.n, self.scale = x.new_zeros(n, n), 0, 1.0  # R = S Yᵀ, its upper triangle
 
     def add(
         self,
@@ -45,11 +46,14 @@ class _Curvature:
         self,
         g: Tensor,  # the gradient (p,)
     ) -> Tensor:  # (p,)
-        "Minus the inverse Hessian, as far as it is known, times the gradient: the usual two loops are two triangles."
+        "Minus the inverse Hessian, as far as it is known, times the gradient."
+        if not self.n:
+            return -g
         S, Y, R = self.S[: self.n], self.Y[: self.n], self.R[: self.n, : self.n]
-        a = torch.linalg.solve_triangular(R, -(S @ g)[:, None], upper=True)[:, 0]
+        a = solve_triangular(R, -(S @ g)[:, None], upper=True)[:, 0]  # the loop backwards
         q = self.scale * (-g - a @ Y)
-        c = torch.linalg.solve_triangular(R.T, (R.diagonal() * a - Y @ q)[:, None], upper=False)[:, 0]
+        back = R.diagonal() * a - Y @ q
+        c = solve_triangular(R.T, back[:, None], upper=False)[:, 0]  # and forwards
         return q + c @ S
 
 # %% ../nbs/05d_probes.ipynb #09d975fa
@@ -60,17 +64,20 @@ def _lbfgs(
 ) -> Tensor:  # (p,)
     "The steps of `torch.optim.LBFGS` with its line search, in a third of its time."
     curvature, evaluations = _Curvature(x, iterations), 1
+    at = lambda x, t, d: function(x + t * d)
     value, g = function(x)
     for i in range(iterations):
         if g.abs().max() <= 1e-6:
             break
-        d, t = (curvature.direction(g), 1.0) if i else (-g, min(1.0, 1 / g.abs().sum().item()))
+        d, t = curvature.direction(g), 1.0
+        if i == 0:  # nothing is known yet: a short step
+            t = min(1.0, 1 / g.abs().sum().item())
         slope = g.dot(d)
         left = iterations * 5 // 4 - evaluations  # of the function
         if slope > -1e-10 or left <= 0:
             break
         before, g_before = value, g
-        value, g, t, n = _strong_wolfe(lambda x, t, d: function(x + t * d), x, t, d, value, g, slope, max_ls=left)
+        value, g, t, n = _strong_wolfe(at, x, t, d, value, g, slope, max_ls=left)
         step, evaluations = t * d, evaluations + n
         x = x + step
         if step.abs().max() <= 1e-10 or abs(value - before) < 1e-10:

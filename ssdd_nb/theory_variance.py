@@ -198,7 +198,8 @@ def gradient_variance(
     draw,  # (generator) → a batch: whatever `loss` takes
     n: int = 200,  # how many batches, 10 or more; n·P numbers are held
     seed: int = 0,  # of the batches
-    together: int = 1,  # gradients at a time; above 1, batches are tuples of tensors, and `loss` goes through `vmap`
+    # gradients at a time; above 1, batches are tuples of tensors, and `loss` goes through `vmap`
+    together: int = 1,
 ) -> Spread:
     "The variance over batches of a loss's gradient, with its standard error (MKDT, Theorem 4.1)."
     need(n >= 10, 'n', n, 'at least 10 batches, or the standard error means nothing')
