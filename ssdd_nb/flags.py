@@ -100,7 +100,7 @@ def teacher_config(
 ) -> 'teacher_training.TeacherConfig':
     "The settings of a teacher by name; raises `BadInput`."
     need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
-    small = {'tiny': 'barlow_twins', **{f"tiny-{l.replace('_', '-')}": l for l in ssl_losses.LOSSES}}
+    small = {'tiny': None, **{f"tiny-{l.replace('_', '-')}": l for l in ssl_losses.LOSSES}}
     name = known(preset, (*small, 'barlow_twins', 'simclr', 'moco', 'supervised'), flag + 'preset')
     cfg = (
         teacher_training.tiny(images.x.shape[1], min(images.x.shape[2:]), small[name])

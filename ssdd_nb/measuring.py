@@ -149,14 +149,11 @@ def set_of(
     about = dict(method=own_name(method), m=m, seed=seed, train=train.hash, teacher=teacher.hash(), precision=precision)
     if isinstance(method, Distilled):
         return dict(**about, set=method.hash)
-    how = METHODS[own_name(method)] if isinstance(method, str) else method
-    if not isinstance(method, str):
-        about['settings'] = json.loads(json.dumps(asdict(how)))
-    elif how.tunable:
-        about |= dict(preset=preset, steps=steps)
+    how = settings_of(method, train, m, preset, steps)
+    about['settings'] = json.loads(json.dumps(asdict(how)))  # not the preset's name: what it means may change
     if how.reads_labels():
         about['label_hash'] = train.label_hash
-    return dict(**about, **_code(how if isinstance(how, type) else type(how)))
+    return dict(**about, **_code(type(how)))
 
 # %% ../nbs/35_measuring.ipynb #42e179e3
 def _code(kind):

@@ -27,7 +27,7 @@ from .teachers import Classifier, Teacher, load_teacher
 
 # %% ../nbs/05b_teacher_training.ipynb #ff27c475
 PHOTO_VIEWS = Views(crop=(0.25, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, grey=0.2, padding='reflection')
-MILD_VIEWS = replace(PHOTO_VIEWS, crop=(0.6, 1.0), flip=0.0, rotate=10, grey=0.0)
+MILD_VIEWS = replace(PHOTO_VIEWS, crop=(0.6, 1.0), flip=0.0, rotate=10)
 GREY_VIEWS = Views(rotate=15, shift=0.1, scale=0.15, shear=0.1, noise=0.2)
 
 
@@ -118,13 +118,14 @@ SUPERVISED_VIEWS = Views(crop=(0.5, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, paddin
 def tiny(
     channels: int = 1,  # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
     side: int = 8,  # of the images
-    loss: str = 'barlow_twins',  # one of `LOSSES`
+    loss: str | None = None,  # one of `LOSSES`; None: SimCLR for colour images from 24 pixels on, else Barlow Twins
 ) -> TeacherConfig:
     """A teacher for a laptop: a small ResNet and some hundred steps.
 
-    For colour images from 24 pixels on, its features keep where things are.
+    For colour images from 24 pixels on, the features of these two keep where things are.
     """
-    known(loss, LOSSES, 'loss')
+    photographs = channels > 1 and side >= 24
+    loss = known(loss or ('simclr' if photographs else 'barlow_twins'), LOSSES, 'loss')
     if channels == 1:
         cfg = TeacherConfig(
             'resnet_tiny', projector=(128, 128), steps=800, batch=64, lr=2e-3, lam_bt=0.01, views=GREY_VIEWS
@@ -139,11 +140,9 @@ def tiny(
             lr=2e-3,
             lam_bt=0.01,
         )
-    if loss != 'barlow_twins':
-        return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
-    if channels == 1 or side < 24:
-        return cfg
-    return replace(cfg, grid=4, batch=64, steps=1600, views=MILD_VIEWS)
+    if photographs and loss in ('simclr', 'barlow_twins'):
+        return replace(cfg, loss=loss, temperature=0.2, grid=4, steps=1000, views=MILD_VIEWS)
+    return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY.get(loss, {'widths': None})})
 
 
 TINY = dict(
@@ -274,7 +273,7 @@ def teacher_settings(
     right = "must be a TeacherConfig, as tiny and paper give it, or a loss such as 'simclr'"
     need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), right)
     if cfg is None:
-        cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', 'barlow_twins'))
+        cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', None))
     if chosen.get('epochs') and 'steps' not in chosen:
         chosen['steps'] = None  # or the preset's steps would count
     for k in chosen.keys() & {'widths', 'projector'}:
