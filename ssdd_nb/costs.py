@@ -9,7 +9,7 @@ __all__ = ['Flops', 'traced', 'rates', 'timed', 'Part', 'Estimate', 'operations'
 # %% ../nbs/14_costs.ipynb #cdaf4370
 import copy, math, os, statistics, time
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cache, singledispatch
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,6 +25,40 @@ from .taps import Taps
 from .ssl_losses import LOSSES, projector
 from .teacher_training import TeacherConfig
 
+# %% ../nbs/14_costs.ipynb #4c805559
+_FILLING = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}  # with random numbers
+_KNOWN = {}  # (operation, arguments without content): operations counted, what comes out
+
+
+def _described(a):
+    "What can be known of an argument, or of a result, on the meta device."
+    if isinstance(a, Tensor):
+        return Tensor, a.shape, a.stride(), a.dtype
+    if isinstance(a, (list, tuple)):
+        return type(a), *map(_described, a)
+    return type(a), a
+
+
+def _made_again(
+    known,  # from `_described`
+):
+    "A result like one that there was before."
+    kind, *what = known
+    if kind is Tensor:
+        shape, stride, dtype = what
+        return torch.empty_strided(shape, stride, dtype=dtype, device='meta')
+    return kind(map(_made_again, what)) if kind in (list, tuple) else what[0]
+
+
+@cache
+def _makes_new(
+    func,  # an operation of PyTorch's
+) -> bool:
+    "Whether nothing that comes out shares memory with what goes in."
+    schema = func._schema
+    shared = any(a.alias_info for a in [*schema.arguments, *schema.returns])
+    return not shared and func is not torch.ops.aten._unsafe_view.default  # it does share
+
 # %% ../nbs/14_costs.ipynb #43a2ba51
 class Flops(TorchDispatchMode):
     "Counts the operations of products and convolutions by PyTorch's own formulas, in nested gradients too."
@@ -34,9 +68,23 @@ class Flops(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func.overloadpacket):
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        kwargs = kwargs or {}
+        if func in _FILLING and args[0].is_meta:
+            return args[0]
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        key = None
+        if tensors and all(a.is_meta for a in tensors) and _makes_new(func):
+            key = func, *map(_described, (args, *kwargs.items()))
+            if key in _KNOWN:
+                n, out = _KNOWN[key]
+                self.total += n
+                return _made_again(out)
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        n = formula(*args, **kwargs, out_val=out) if formula else 0
+        if key:
+            _KNOWN[key] = n, _described(out)
+        self.total += n
         return out
 
 # %% ../nbs/14_costs.ipynb #0feda7d0
@@ -163,7 +211,7 @@ def on_meta(
     "A network without weights."
     how = (net, images.x.shape[1], images.x.shape[2:], out_dim)
     try:
-        with torch.device('meta'):
+        with torch.device('meta'), Flops():
             return make_net(*how, **options)
     except NotImplementedError:
         return make_net(*how, **options).to('meta')  # RegNets look at numbers while they are built

@@ -257,12 +257,8 @@ def per_class(
         f'must be from 1 to {least}, the number of images in the smallest class of {images.name}',
     )
     y = images.y.cpu()
-    return torch.cat(
-        [
-            (i := (y == c).nonzero().flatten())[torch.randperm(len(i), generator=gen)[:ipc]]
-            for c in range(len(images.classes))
-        ]
-    )
+    of_class = y.argsort(stable=True).split(torch.bincount(y, minlength=len(images.classes)).tolist())
+    return torch.cat([i[torch.randperm(len(i), generator=gen)[:ipc]] for i in of_class])
 
 # %% ../nbs/08_posttrain.ipynb #04bff6db
 def paper_post(

@@ -107,7 +107,8 @@ def gradient_bias(
         checked(p, r)
         drawn = torch.multinomial(p.double().cpu().expand(n, -1), r, True, generator=generator(seed, 'gradient bias'))
         w, prob = (torch.nn.functional.one_hot(drawn, len(p)).sum(1) / r).to(p), p.new_full((n,), 1 / n)
-    each = torch.stack([through(solve, outer, x, a)[0] for a in w])
+    outcomes, which = w.unique(dim=0, return_inverse=True)  # some are drawn more than once
+    each = torch.stack([through(solve, outer, x, a)[0] for a in outcomes])[which]
     return Bias(through(solve, outer, x, p)[0], each, prob, n is None)
 
 # %% ../nbs/20_theory_bias.ipynb #cd0c4347

@@ -198,10 +198,20 @@ def gradient_variance(
     draw,  # (generator) → a batch: whatever `loss` takes
     n: int = 200,  # how many batches, 10 or more; n·P numbers are held
     seed: int = 0,  # of the batches
+    # gradients at a time; above 1, batches are tuples of tensors, and `loss` goes through `vmap`
+    together: int = 1,
 ) -> Spread:
     "The variance over batches of a loss's gradient, with its standard error (MKDT, Theorem 4.1)."
     need(n >= 10, 'n', n, 'at least 10 batches, or the standard error means nothing')
     gen, at = generator(seed, 'gradient variance'), theta.detach().requires_grad_()
-    G = torch.stack([torch.autograd.grad(loss(at, draw(gen)), at)[0].flatten() for _ in range(n)]).double()
+    if together > 1:
+        gradients, sizes = (
+            torch.func.vmap(torch.func.grad(loss), (None, 0)),
+            [min(together, n - i) for i in range(0, n, together)],
+        )
+        drawn = [tuple(map(torch.stack, zip(*[draw(gen) for _ in range(k)]))) for k in sizes]
+        G = torch.cat([gradients(at.detach(), batch).flatten(1) for batch in drawn]).double()
+    else:
+        G = torch.stack([torch.autograd.grad(loss(at, draw(gen)), at)[0].flatten() for _ in range(n)]).double()
     off = (G - G.mean(0)).square().sum(1)
     return Spread(G.mean(0), off.sum().item() / (n - 1), (off.std() / n**0.5).item(), n)

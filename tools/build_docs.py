@@ -6,7 +6,8 @@ is read. An API reference is made from the docments of each module. Ends with an
 link leads nowhere.
 """
 
-import ast, dataclasses, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap, tokenize
+import ast, dataclasses, functools, html, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap
+import tokenize
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 import nbformat
 from fastcore.docments import docments
 
+inspect.getsourcelines = functools.cache(inspect.getsourcelines)  # read five times for each function
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
 parser = ConfigParser(delimiters=['='])
@@ -181,7 +183,7 @@ def names():
         p
         for _, _, o in public
         if inspect.isfunction(o) or inspect.isclass(o)
-        for p in docments(o if not inspect.isclass(o) or dataclasses.is_dataclass(o) else o.__init__, full=True)
+        for p in inspect.signature(o.__init__ if inspect.isclass(o) else o).parameters
     }
     counts = Counter(n for n, *_ in public)
     return {
@@ -249,6 +251,7 @@ def shown(nb, path, public):
     return nb
 
 
+@functools.cache
 def comments(fn):
     "What the source says of parameters and result: [(names that share a line, their comment)], the result's comment."
     text = textwrap.dedent(inspect.getsource(fn))
@@ -461,33 +464,35 @@ def toc(modules):
     )
 
 
-class Links(html.parser.HTMLParser):
-    "All links and anchors of a page."
+class Links:
+    "All links and anchors of a page as Sphinx writes it: names in small letters, values between double quotes."
+
+    TAG = re.compile(r'<(\w+)\s([^<>]*)>')
+    ATTRIBUTE = re.compile(r'(?<![\w-])(id|name|href|src)="([^"]+)"')
+    CODE = re.compile(r'<(script|style)\b([^>]*)>.*?</\1>|<!--.*?-->', re.S)
 
     def __init__(self, text):
-        super().__init__()
         self.links, self.ids = [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        a = dict(attrs)
-        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
-        self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script')]
+        for tag, attributes in self.TAG.findall(self.CODE.sub(r'<\1 \2>', text)):
+            for key, value in self.ATTRIBUTE.findall(attributes):
+                if key in ('id', 'name'):
+                    self.ids.add(html.unescape(value))
+                elif tag in ('a', 'img', 'link', 'script'):
+                    self.links.append(html.unescape(value))
 
 
 def broken(out):
     "Internal links that lead nowhere."
     pages = {p.resolve(): Links(p.read_text(encoding='utf8')) for p in out.rglob('*.html') if '_static' not in p.parts}
-    bad = []
+    bad, resolved = [], functools.cache(lambda folder, path: (folder / path).resolve())
+    exists = functools.cache(Path.exists)
     for page, found in pages.items():
         for link in found.links:
             if re.match(r'^[a-z]+:|^//|^#?$|^data:', link):
                 continue
             path, anchor = urldefrag(unquote(link.split('?')[0]))
-            target = (page.parent / path).resolve() if path else page
-            if not target.exists():
-                bad.append(f'{page.relative_to(out.resolve())}: {link}')
-            elif anchor and target in pages and anchor not in pages[target].ids:
+            target = resolved(page.parent, path) if path else page
+            if not exists(target) or anchor and target in pages and anchor not in pages[target].ids:
                 bad.append(f'{page.relative_to(out.resolve())}: {link}')
     return bad, len(pages), sum(len(f.links) for f in pages.values())
 

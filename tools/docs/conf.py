@@ -1,5 +1,7 @@
 "Sphinx settings of the docs site; tools/build_docs.py prepares what they read."
 
+import functools
+import re
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +27,7 @@ mathjax = (
 )  # one file, fonts and all
 mathjax_path = mathjax.name
 html_static_path, html_css_files = [str(Path(__file__).parent / 'static'), str(mathjax)], ['site.css']
+templates_path = ['templates']
 html_show_sphinx, html_last_updated_fmt = False, None
 html_theme_options = dict(
     repository_url=cfg['git_url'],
@@ -39,3 +42,24 @@ html_theme_options = dict(
     use_sidenotes=False,
     navbar_persistent=[],
 )
+
+
+def setup(app):
+    "The tree of pages is the same everywhere, but for links and for the page that one is on: it is made once."
+    made = []
+
+    def tree_of_pages(page, make):
+        "The tree as a page shows it."
+        if not made:
+            made.append(str(make('sidebar', 0, collapse=False, includehidden=True, titles_only=True, maxdepth=4)))
+        here = f'<li class="toctree-l1"><a class="reference internal" href="{page}.html">'
+        there = '<li class="toctree-l1 current active"><a class="current reference internal" href="#">'
+        tree, up = made[0].replace(here, there), '../' * page.count('/')
+        return re.sub(r'href="(?!#)', f'href="{up}', tree)
+
+    def told(app, pagename, templatename, context, doctree):
+        "As the root sees the tree, before the theme asks for it."
+        context['toctree'] = functools.partial(app.builder._get_local_toctree, app.config.root_doc)
+        context['tree_of_pages'] = functools.partial(tree_of_pages, pagename)
+
+    app.connect('html-page-context', told, priority=400)
