@@ -10,80 +10,11 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.linalg import solve_triangular
-from torch.optim.lbfgs import _strong_wolfe  # the line search alone has no public name
 from .errors import known, need
 from .core import meeting_place, place
 from .pixels import in_short, index_to
 from .images import Images, labelled
 from .nets import Encoder, in_batches
-
-# %% ../nbs/05d_probes.ipynb #9ba51292
-class _Curvature:
-    "What L-BFGS remembers: steps, changes of the gradient, and their products."
-
-    def __init__(
-        self,
-        x: Tensor,  # where it starts (p,)
-        n: int,  # how many steps there can be
-    ):
-        self.S, self.Y = x.new_zeros(n, len(x)), x.new_zeros(n, len(x))
-        self.R, self.n, self.scale = x.new_zeros(n, n), 0, 1.0  # R = S Yᵀ, its upper triangle
-
-    def add(
-        self,
-        s: Tensor,  # the step (p,)
-        y: Tensor,  # what it changed in the gradient (p,)
-    ) -> None:
-        "Remember a step, if the function is convex along it."
-        n, sy = self.n, s.dot(y)
-        if sy > 1e-10:
-            self.S[n], self.Y[n] = s, y
-            self.R[: n + 1, n] = self.S[: n + 1] @ y
-            self.n, self.scale = n + 1, sy / y.dot(y)
-
-    def direction(
-        self,
-        g: Tensor,  # the gradient (p,)
-    ) -> Tensor:  # (p,)
-        "Minus the inverse Hessian, as far as it is known, times the gradient."
-        if not self.n:
-            return -g
-        S, Y, R = self.S[: self.n], self.Y[: self.n], self.R[: self.n, : self.n]
-        a = solve_triangular(R, -(S @ g)[:, None], upper=True)[:, 0]  # the loop backwards
-        q = self.scale * (-g - a @ Y)
-        back = R.diagonal() * a - Y @ q
-        c = solve_triangular(R.T, back[:, None], upper=False)[:, 0]  # and forwards
-        return q + c @ S
-
-# %% ../nbs/05d_probes.ipynb #09d975fa
-def _lbfgs(
-    function,  # of a point (p,): its value, a float, and its gradient (p,)
-    x: Tensor,  # where to start (p,)
-    iterations: int,  # at most
-) -> Tensor:  # (p,)
-    "The steps of `torch.optim.LBFGS` with its line search, in a third of its time."
-    curvature, evaluations = _Curvature(x, iterations), 1
-    at = lambda x, t, d: function(x + t * d)
-    value, g = function(x)
-    for i in range(iterations):
-        if g.abs().max() <= 1e-6:
-            break
-        d, t = curvature.direction(g), 1.0
-        if i == 0:  # nothing is known yet: a short step
-            t = min(1.0, 1 / g.abs().sum().item())
-        slope = g.dot(d)
-        left = iterations * 5 // 4 - evaluations  # of the function
-        if slope > -1e-10 or left <= 0:
-            break
-        before, g_before = value, g
-        value, g, t, n = _strong_wolfe(at, x, t, d, value, g, slope, max_ls=left)
-        step, evaluations = t * d, evaluations + n
-        x = x + step
-        if step.abs().max() <= 1e-10 or abs(value - before) < 1e-10:
-            break
-        curvature.add(step, g - g_before)
-    return x
 
 # %% ../nbs/05d_probes.ipynb #9a9b3939
 def linear_probe(
@@ -94,22 +25,24 @@ def linear_probe(
     iterations: int = 100,  # of L-BFGS
 ) -> tuple:  # V (d, n_classes) and b (n_classes,), float64
     "Multinomial logistic regression with a ridge, by L-BFGS in float64."
-    f, basis = f.detach().double(), None
+    f, basis = f.double(), None
     if len(f) < f.shape[1]:
         basis, R = torch.linalg.qr(f.T)  # f = Rᵀ basisᵀ
         f = R.T
-    classes, d = F.one_hot(y, n_classes).double(), f.shape[1]
+    V, b = f.new_zeros(f.shape[1], n_classes, requires_grad=True), f.new_zeros(n_classes, requires_grad=True)
+    opt = torch.optim.LBFGS(
+        [V, b], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn='strong_wolfe'
+    )
 
-    def function(x):
-        V, b = x[:-n_classes].view(d, n_classes), x[-n_classes:]
-        log_p = (f @ V + b).log_softmax(1)
-        e = (log_p.exp() - classes) / len(f)
-        loss = l2 * V.square().sum() - (classes * log_p).sum() / len(f)
-        return loss.item(), torch.cat([(f.T @ e + 2 * l2 * V).flatten(), e.sum(0)])
+    def closure():
+        opt.zero_grad()
+        loss = F.cross_entropy(f @ V + b, y) + l2 * V.square().sum()
+        loss.backward()
+        return loss
 
-    x = _lbfgs(function, f.new_zeros((d + 1) * n_classes), iterations)
-    V, b = x[:-n_classes].view(d, n_classes), x[-n_classes:]
-    return (V if basis is None else basis @ V), b
+    with torch.enable_grad():
+        opt.step(closure)
+    return (V if basis is None else basis @ V).detach(), b.detach()
 
 # %% ../nbs/05d_probes.ipynb #99240a5e
 def accuracy(
