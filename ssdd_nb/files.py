@@ -52,8 +52,9 @@ def read_json(
     path,  # a file
     what: str,  # what it should be, for messages: `a record of a run`
     most: int = 2**24,  # bytes; a larger file is refused unread
+    sealed: bool = False,  # whether `write_sealed` wrote it, so that it must have a seal
 ) -> dict:
-    "A JSON object from a file; raises `BadInput` that names it. What `write_sealed` wrote is checked against its seal."
+    "A JSON object from a file, which has to match its seal if it has one; raises `BadInput` that names it."
     path = need_file(path)
     mend = 'put back the right one, or remove it'
     need(path.stat().st_size <= most, 'path', path, f'is too large for {what}; {mend}')
@@ -63,7 +64,8 @@ def read_json(
         raise BadInput(f'{path}: not {what} ({safe(e, most=80) or type(e).__name__}); {mend}') from None
     need(isinstance(got, dict), 'path', path, f'not {what} (no JSON object); {mend}')
     seal = got.pop('seal', None)
-    need(seal in (None, digest(got)), 'path', path, f'does not match its seal: it was damaged or changed; {mend}')
+    fits = [digest(got)] if sealed else [None, digest(got)]
+    need(seal in fits, 'path', path, f'does not match its seal: it was damaged or changed; {mend}')
     return got
 
 # %% ../nbs/00b_files.ipynb #6aabad90

@@ -121,7 +121,7 @@ def once(
     "The result of `compute()`, or of an earlier one that was asked the same."
     path = folder and Path(folder) / f'{name}-{digest(ask)}.json'
     if path and path.exists():
-        got = read_json(path, 'a result of this library')
+        got = read_json(path, 'a result of this library', sealed=True)
         need(
             got.get('ask') == json.loads(json.dumps(ask)) and 'result' in got,
             'path',

@@ -48,7 +48,7 @@ def pack(
         with atomic(folder) as part:
             _write_pack(files, what, part, ask, size)
     barrier()  # of several processes, one decodes and the others wait
-    got = read_json(folder / 'images.json', 'the names of decoded images', 2**31)
+    got = read_json(folder / 'images.json', 'the names of decoded images', 2**31, sealed=True)
     need(
         got.get('ask') == ask,
         'on_disk',

@@ -46,7 +46,7 @@ class Run:
     @classmethod
     def load(cls, path: Path):  # a JSON file that `save` wrote
         "Read a record back; raises `BadInput` if the file is not one."
-        got, what = read_json(path, 'a Run record'), f'{path}: not a Run record'
+        got, what = read_json(path, 'a Run record', sealed=True), f'{path}: not a Run record'
         types = {f.name: f.type for f in dataclasses.fields(cls)}
         wrong = [
             k

@@ -156,7 +156,7 @@ def load_labels(
 ) -> SoftLabels:
     "Stored soft labels; raises `BadInput`."
     try:
-        about = read_json(Path(folder) / 'labels.json', 'the record of soft labels')
+        about = read_json(Path(folder) / 'labels.json', 'the record of soft labels', sealed=True)
     except BadInput as e:
         raise BadInput(f'labels={folder}: no finished soft labels there; relabel makes them ({e})') from None
     numbers = [k for k in ('pieces', 'per_piece', 'steps', 'seed') if not isinstance(about.get(k), int)]

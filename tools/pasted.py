@@ -19,7 +19,7 @@ KNOWN = {*dir(builtins), '__name__', '__file__', 'get_ipython', 'display'}
 UNSEEN = re.compile(r'^#\|\s*(hide\b|echo:\s*false)', re.M)
 EXPORTED = re.compile(r'^#\|\s*export\w*', re.M)
 # pages whose examples still lean on hidden cells; named, they are looked at as well
-LATER = '05d_probes', '15_worth', '40_compare', '50_cli', 'tutorials/several_processes'
+LATER = '40_compare', '50_cli'
 SHELL = re.compile(r'^(\s*)[%!].*$', re.M)
 
 
