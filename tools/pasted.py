@@ -18,8 +18,6 @@ NBS = Path(__file__).resolve().parent.parent / 'nbs'
 KNOWN = {*dir(builtins), '__name__', '__file__', 'get_ipython', 'display'}
 UNSEEN = re.compile(r'^#\|\s*(hide\b|echo:\s*false)', re.M)
 EXPORTED = re.compile(r'^#\|\s*export\w*', re.M)
-# pages whose examples still lean on hidden cells; named, they are looked at as well
-LATER = '40_compare', '50_cli'
 SHELL = re.compile(r'^(\s*)[%!].*$', re.M)
 
 
@@ -67,8 +65,7 @@ def missing(nb):
 
 def main(args):
     files = [NBS / f'{name}.ipynb' for name in args] or sorted(NBS.rglob('*.ipynb'))
-    later = [] if args else [NBS / f'{name}.ipynb' for name in LATER]
-    files = [p for p in files if '.ipynb_checkpoints' not in p.parts and p not in later]
+    files = [p for p in files if '.ipynb_checkpoints' not in p.parts]
     found = [
         f"{p.relative_to(NBS)}, cell {c.id}: {', '.join(unknown)}"
         for p in files
