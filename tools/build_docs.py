@@ -237,6 +237,12 @@ def shown(nb, path, public):
                 continue
             if 'echo: false' in d:
                 c.metadata.setdefault('tags', []).append('remove-input')
+            elif only_imports(c.source):  # whoever pastes the page needs them; whoever reads it does not
+                if out and out[-1].metadata.get('mystnb') == FOLDED:
+                    out[-1].source += '\n' + c.source
+                    continue
+                c.metadata.setdefault('tags', []).append('hide-input')
+                c.metadata['mystnb'] = FOLDED
             if alt := [x.removeprefix('fig-alt:').strip() for x in d if x.startswith('fig-alt:')]:
                 c.metadata['mystnb'] = dict(image=dict(alt=alt[0]))
             for o in c.outputs:  # without a kernel a widget is a blank: show what else there is
@@ -249,6 +255,17 @@ def shown(nb, path, public):
     nb.cells = out
     nb.metadata.pop('widgets', None)
     return nb
+
+
+FOLDED = dict(code_prompt_show='imports', code_prompt_hide='imports')
+
+
+def only_imports(source):
+    "Whether a cell does nothing but import."
+    try:
+        return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+    except SyntaxError:  # IPython's own
+        return False
 
 
 @functools.cache
