@@ -83,6 +83,10 @@ LOOK = r"""() => {
         bad.push('a formula wider than the text: ' + m.math.trim().slice(0, 50))
   if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container'))
     bad.push('formulas that are not drawn')
+  article.querySelectorAll('.highlight pre').forEach(o => {
+    if (!o.closest('.cell_output') && o.scrollWidth > o.clientWidth + 1)
+      bad.push('a line of code that is cut off: ' + o.textContent.trim().slice(0, 50))
+  })
   article.querySelectorAll('.cell_output').forEach(o => {
     if (!o.textContent.trim() && !o.querySelector('img, svg, canvas')) bad.push('an empty output')
   })
