@@ -161,7 +161,7 @@ def check_use(context, address):
     )
     if not any('F_s F_s^' in tex and width > 100 for tex, width in drawn.items()):
         bad.append('the head of kernel ridge regression is not drawn on the page of KRR-ST')
-    cell = page.locator('.cell_input').first
+    cell = page.locator('.cell_input:visible').first  # imports are folded
     cell.hover()
     cell.locator('button.copybtn').click()
     page.wait_for_timeout(300)
