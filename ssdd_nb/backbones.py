@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from .errors import BadInput, known, need, optional
+from .errors import BadInput, first_line, known, need, optional
 from .files import need_file
 from .pixels import in_short
 from .nets import headless
@@ -107,9 +107,8 @@ def make_foreign(
     except BadInput:
         raise
     except Exception as e:  # theirs raise anything: no file, no network, no such tag
-        said = str(e).splitlines()[0][:80] if str(e) else type(e).__name__
         raise BadInput(
-            f'teacher={name}: its weights cannot be had ({said}); put them in a file, and name it: {name}@FILE'
+            f'teacher={name}: its weights cannot be had ({first_line(e)}); put them in a file, and name it: {name}@FILE'
         ) from None
 
 # %% ../nbs/04b_backbones.ipynb #74c69df1

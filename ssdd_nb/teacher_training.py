@@ -142,10 +142,11 @@ def tiny(
         )
     if photographs and loss in ('simclr', 'barlow_twins'):
         return replace(cfg, loss=loss, temperature=0.2, grid=4, steps=1000, views=MILD_VIEWS)
-    return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY.get(loss, {'widths': None})})
+    return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
 
 
 TINY = dict(
+    barlow_twins=dict(widths=None),
     simclr=dict(widths=None),
     moco=dict(projector=(128, 64), optimiser='sgd', lr=0.06, weight_decay=5e-4, temperature=0.1, queue=1024),
     moco_v3=dict(temperature=0.2),

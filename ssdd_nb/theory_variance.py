@@ -205,10 +205,8 @@ def gradient_variance(
     need(n >= 10, 'n', n, 'at least 10 batches, or the standard error means nothing')
     gen, at = generator(seed, 'gradient variance'), theta.detach().requires_grad_()
     if together > 1:
-        gradients, sizes = (
-            torch.func.vmap(torch.func.grad(loss), (None, 0)),
-            [min(together, n - i) for i in range(0, n, together)],
-        )
+        gradients = torch.func.vmap(torch.func.grad(loss), (None, 0))
+        sizes = [min(together, n - i) for i in range(0, n, together)]
         drawn = [tuple(map(torch.stack, zip(*[draw(gen) for _ in range(k)]))) for k in sizes]
         G = torch.cat([gradients(at.detach(), batch).flatten(1) for batch in drawn]).double()
     else:

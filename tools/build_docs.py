@@ -6,8 +6,8 @@ is read. An API reference is made from the docments of each module. Ends with an
 link leads nowhere.
 """
 
-import ast, dataclasses, functools, html, importlib, inspect, io, itertools, re, shutil, subprocess, sys, textwrap
-import tokenize
+import ast, dataclasses, functools, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys
+import textwrap, tokenize
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
@@ -238,7 +238,7 @@ def shown(nb, path, public):
             if 'echo: false' in d:
                 c.metadata.setdefault('tags', []).append('remove-input')
             elif only_imports(c.source):  # whoever pastes the page needs them; whoever reads it does not
-                if out and out[-1].metadata.get('mystnb') == FOLDED:
+                if out and out[-1].metadata.get('mystnb') == FOLDED and not c.outputs:
                     out[-1].source += '\n' + c.source
                     continue
                 c.metadata.setdefault('tags', []).append('hide-input')
@@ -263,9 +263,10 @@ FOLDED = dict(code_prompt_show='imports', code_prompt_hide='imports')
 def only_imports(source):
     "Whether a cell does nothing but import."
     try:
-        return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+        body = ast.parse(source).body
     except SyntaxError:  # IPython's own
         return False
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
 
 
 @functools.cache
@@ -481,21 +482,18 @@ def toc(modules):
     )
 
 
-class Links:
-    "All links and anchors of a page as Sphinx writes it: names in small letters, values between double quotes."
-
-    TAG = re.compile(r'<(\w+)\s([^<>]*)>')
-    ATTRIBUTE = re.compile(r'(?<![\w-])(id|name|href|src)="([^"]+)"')
-    CODE = re.compile(r'<(script|style)\b([^>]*)>.*?</\1>|<!--.*?-->', re.S)
+class Links(html.parser.HTMLParser):
+    "All links and anchors of a page."
 
     def __init__(self, text):
+        super().__init__()
         self.links, self.ids = [], set()
-        for tag, attributes in self.TAG.findall(self.CODE.sub(r'<\1 \2>', text)):
-            for key, value in self.ATTRIBUTE.findall(attributes):
-                if key in ('id', 'name'):
-                    self.ids.add(html.unescape(value))
-                elif tag in ('a', 'img', 'link', 'script'):
-                    self.links.append(html.unescape(value))
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
+        self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script')]
 
 
 def broken(out):

@@ -200,17 +200,14 @@ def run_part(name, how, records, whole, args):
     print(f'\n{name}, {max(0, limit):.0f} s')
     part = dict(check=check, speed=speed, scale=scale)[name]
     items = part.items(how, records, clock, args)
+    summary = 'summary'
     if name == 'check' and args.share:
         at, of = map(int, args.share.split('/'))
-        items = items[at - 1 :: of]
+        items, summary = items[at - 1 :: of], f'summary {args.share}'
     if name == 'check' and args.only:
         items = [(n, compute) for n, compute in items if n in args.only]
     left_out = run_items(name, items, records, clock, part.show)
-    records.write(
-        name,
-        ' '.join(['summary', *filter(None, [name == 'check' and args.share])]),
-        dict(limit=round(limit), taken=round(limit - clock.left()), left_out=left_out),
-    )
+    records.write(name, summary, dict(limit=round(limit), taken=round(limit - clock.left()), left_out=left_out))
     if left_out:
         print(f"no time was left for {', '.join(left_out)}")
 

@@ -15,9 +15,10 @@ from ssdd_nb.runs import run
 from ssdd_nb.data import alike, load_images
 from ssdd_nb.distilled import distilled_from
 from ssdd_nb.loading import load
-from ssdd_nb.pretraining import Pretraining, Recipe, Student, pretrain
+from ssdd_nb.pretraining import Pretraining, Recipe, Student
 from ssdd_nb.views import with_views
-from ssdd_nb.probes import probe, probe_scores, target_mse
+from ssdd_nb.evaluation import pretrained
+from ssdd_nb.probes import probe, probe_scores
 
 SETS = 'none', 'random', 'kmeans', 'krrst', 'full'
 VIEWS = ' + views'  # behind the name of a set whose views the teacher is asked about at pre-training
@@ -224,14 +225,15 @@ class Scale:
 
     # ---- the students
 
-    def fresh_student(self, seed):
-        train, _ = self.images
-        k = self.teacher.targets(train).shape[1]
-        return Student(widths=self.how.widths, norm=self.how.norm).make(train, k, seed)
+    @property
+    def kind_of_student(self):
+        return Student(widths=self.how.widths, norm=self.how.norm)
 
     def plan_students(self):
         "As many steps of pre-training, for all the same, as leave time for the probes."
-        net, recipe = self.fresh_student(0), Recipe(1000, batch=self.how.student_batch)
+        train, _ = self.images
+        net = self.kind_of_student.make(train, self.teacher.targets(train).shape[1], 0)
+        recipe = Recipe(1000, batch=self.how.student_batch)
         each = self.step_seconds(Pretraining(net, self.set_of('random', 0), recipe).step)
         viewed = Pretraining(net, self.set_of('random' + VIEWS, 0), recipe, teacher=self.teacher)
         each_view = self.step_seconds(viewed.step)
@@ -251,16 +253,10 @@ class Scale:
 
     def student(self, method, seed):
         "One row of the table."
-        _, test = self.images
         steps = self.records.read('scale', 'plan of the students')['steps']
-        d, net = self.set_of(method, seed), self.fresh_student(seed)
-        start = self.now()
-        if d is not None:
-            recipe = Recipe(steps, batch=self.how.student_batch, schedule='cosine')
-            asked = self.teacher if d.views else None
-            pretrain(net, d, recipe, seed, teacher=asked, precision=self.how.precision, show=False)
-        seconds = self.now() - start
-        mse = target_mse(net.eval(), test, self.teacher.targets(test))
+        d, recipe = self.set_of(method, seed), Recipe(steps, batch=self.how.student_batch, schedule='cosine')
+        how = dict(precision=self.how.precision, show=False)
+        net, mse, seconds = pretrained(d, *self.images, self.teacher, recipe, self.kind_of_student, seed, **how)
         return dict(
             method=method,
             seed=seed,
