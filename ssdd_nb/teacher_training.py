@@ -120,9 +120,9 @@ def tiny(
     side: int = 8,  # of the images
     loss: str | None = None,  # one of `LOSSES`; None: SimCLR for colour images from 24 pixels on, else Barlow Twins
 ) -> TeacherConfig:
-    """A teacher for a laptop: a small ResNet and some hundred steps.
+    """A teacher for a laptop: a small ResNet and up to a thousand steps.
 
-    For colour images from 24 pixels on, the features of these two keep where things are.
+    For colour images from 24 pixels on, the features of Barlow Twins and SimCLR keep where things are.
     """
     photographs = channels > 1 and side >= 24
     loss = known(loss or ('simclr' if photographs else 'barlow_twins'), LOSSES, 'loss')
