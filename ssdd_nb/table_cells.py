@@ -26,12 +26,12 @@ from .tables import Axis, DATA, Table, wanted
 class Small:
     "What is smaller at the small scale."
 
-    steps: int = 8  # of a method
-    teacher: int = 60  # steps of a network
-    recipe: int = 40  # of pre-training
-    tuning: int = 30  # of fine-tuning, and of distillation without data
-    post: int = 10  # of post-training
-    train: int = 400  # images at most
+    steps: int = 5  # of a method
+    teacher: int = 40  # steps of a network
+    recipe: int = 30  # of pre-training
+    tuning: int = 15  # of fine-tuning, and of distillation without data
+    post: int = 8  # of post-training
+    train: int = 300  # images at most
     test: int = 200  # likewise
 
 # %% ../nbs/44b_cells.ipynb #03704d0c
@@ -90,7 +90,7 @@ def asdict_shallow(cfg) -> dict:  # a dataclass; its fields
 # %% ../nbs/44b_cells.ipynb #a3b0c596
 KEPT = 'learn_y', 'include_last', 'y_init', 'init', 'first_bn_multiplier'  # changes that the small scale makes, too
 FEWER = {1: 1, 10: 2, 50: 3, 100: 4, 200: 5}  # images per class at the paper's scale and at the small one
-AT_MOST = dict(max_steps=20, epochs=4, most=4, query=8, outer=2, inner=2)  # what small settings of methods may have
+AT_MOST = dict(max_steps=20, epochs=3, most=4, query=8, outer=2, inner=2)  # what small settings of methods may have
 
 
 def settings_of(
