@@ -162,7 +162,7 @@ def _verdict(d, train, test, t, out):
     record = records.Run.load(out / 'run.json')
     said = record.scores.get('verdict')
     if not said:
-        v = label_free.verdict(d, train, test, t, show=False)
+        v = label_free.verdict(d, train, test, t)
         if v is None:
             return
         said = v.about()

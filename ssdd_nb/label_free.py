@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .core import generator
+from .processes import progress_bar
 from .images import Images
 from .distilled import Distilled, distilled_from
 from .teachers import Teacher
@@ -145,6 +146,7 @@ def verdict(
     recipe: Recipe = Recipe(),  # how students are pre-trained
     student: Student = Student(),  # what they are
     most: int = 2000,  # images to measure on
+    show: bool = True,  # a progress bar
     **kwargs,  # for `run`
 ) -> Verdict | None:  # None for a set whose targets are not the teacher's
     "Is the set better than as many random images with the teacher's targets? No label is read."
@@ -164,14 +166,16 @@ def verdict(
 
     def distance(s, seed):
         if narrow is None:
-            net = pretrain(student.make(train, k, seed), s, recipe, seed, teacher=_asked(s, teacher), **kwargs)
+            net = pretrain(
+                student.make(train, k, seed), s, recipe, seed, teacher=_asked(s, teacher), show=False, **kwargs
+            )
             return net, target_mse(net, on, Y)
         task = NarrowPretraining(student.make(train, narrow.r, seed), s, recipe, seed, _asked(s, teacher), narrow)
-        net = train_student(task, None, **kwargs)
+        net = train_student(task, None, show=False, **kwargs)
         return net, narrow.share * target_mse(net, on, narrow(Y)) + narrow.lost(Y)
 
     ours, random = [], []
-    for seed in range(seeds):
+    for seed in progress_bar(range(seeds), show, desc='comparing with random images'):
         draw = torch.randperm(len(drawn_from), generator=generator(seed, 'verdict'))[: len(d)]
         beside = train[drawn_from[draw].sort().values]
         real = distilled_from(
