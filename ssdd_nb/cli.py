@@ -215,7 +215,7 @@ def study(
 ):
     "Measure what a figure or table of a paper shows, and record it. The same command again resumes SC-DD's."
     name = known(name, [*studies.STUDIES, *scdd_studies.SCDD_STUDIES], 'name')
-    need(seeds >= 1, 'seeds', seeds, 'at least 1')
+    need(1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     train, test = _start(src, out)
     if name in studies.STUDIES:
         studies.STUDIES[name](train, teaching.get(train, Path(out) / 'teacher'), seeds=seeds, out=Path(out))
@@ -340,7 +340,7 @@ def _value(text):
 # %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
     "Run a table, print it, draw it."
-    need(seeds is None or seeds >= 1, 'seeds', seeds, 'at least 1')
+    need(seeds is None or 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     path = out / f'{t.name}-{tables.called(t, scale)}.json'
     if not show_only:
         files.writable(out)

@@ -64,7 +64,7 @@ def compare(
     The same command again resumes; with other methods or seeds it computes only what is new.
     """
     known(precision, core.PRECISIONS, 'precision')
-    need(seeds >= 1, 'seeds', seeds, 'at least 1')
+    need(1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     who = _students(student) if student else []
     seen = [views_.how_many(v) for v in views.split(',') if v.strip()]
     need(seen, 'views', views, 'a number of views, unlimited, or off')

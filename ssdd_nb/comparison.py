@@ -65,7 +65,7 @@ def compare(
 
     Resumes, and reuses what was measured before.
     """
-    need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
+    need(isinstance(seeds, int) and 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     m, students, targets = as_list(m), as_list(student), targets or [Target(train, test)]
     views = [how_many(v) for v in as_list(views)]
     in_view = views != ['off']  # or records are as they always were

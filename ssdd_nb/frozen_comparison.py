@@ -123,7 +123,7 @@ def check_frozen(
     steps: int | None = None,  # as for `compare_frozen`
 ) -> tuple:  # {name in the table: method}, and the images per class
     "Raise `BadInput`, before anything is computed, for what cannot work."
-    need(isinstance(seeds, int) and seeds >= 1, 'seeds', seeds, 'at least 1')
+    need(isinstance(seeds, int) and 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     need(train.y is not None, 'source', train.name, 'has no labels to test by; use class folders')
     for n in as_list(methods):
         of_classes = isinstance(n, Distilled) or (METHODS[own_name(n)] if isinstance(n, str) else n).of_classes

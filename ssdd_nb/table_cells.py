@@ -250,7 +250,23 @@ def changed_by(
 # %% ../nbs/44b_cells.ipynb #b3a545bd
 def with_field(how, name: str, value):  # settings, one of their fields, what it shall be; the settings
     "Settings with another value; raises `BadInput`."
-    return replace(how, **{known(name, [f.name for f in fields(how)], 'set'): value})
+    of = {f.name: str(f.type) for f in fields(how)}
+    kind = of[known(name, of, 'set')]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
+    if 'tuple' in kind:
+        value = (value,) if number else value
+        right = 'numbers above 0 with x between, such as 32x64x128'
+        fit = isinstance(value, tuple) and all(isinstance(v, int) and v > 0 for v in value)
+    else:
+        of_kind = {
+            'bool': (isinstance(value, bool), 'true or false'),
+            'float': (number, 'a number, 0 or more'),
+            'int': (number and value == int(value), 'a whole number, 0 or more'),
+            'str': (isinstance(value, str), 'a word'),
+        }
+        fit, right = next((v for k, v in of_kind.items() if k in kind), (False, 'something that --set cannot give'))
+    need(fit or value is None and 'None' in kind, f'set {name}', value, right)
+    return replace(how, **{name: value})
 
 
 def differing(a, b, name: str = '') -> dict:  # two settings, or values; what they are called

@@ -49,7 +49,12 @@ def how_many(
     text = str(views).strip().lower()
     if text in ('unlimited', 'off'):
         return text
-    need(text.isdecimal() and int(text) >= 1, 'views', views, 'a number of views from 1 on, unlimited, or off')
+    need(
+        text.isdecimal() and 1 <= int(text) <= 10_000,
+        'views',
+        views,
+        'a number of views from 1 to 10,000, unlimited, or off',
+    )
     return int(text)
 
 # %% ../nbs/16_views.ipynb #ce9c7b19
