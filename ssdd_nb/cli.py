@@ -274,6 +274,7 @@ def reproduce(
     """
     scale = known(scale or ('paper' if dry_run else 'small'), ('small', 'paper'), 'scale')
     known(precision, core.PRECISIONS, 'precision')
+    need(seeds is None or 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     names = [known(n, tables.TABLES, 'table') for n in names]
     if not names:
         return print(tables.listing())
@@ -340,7 +341,9 @@ def _value(text):
 # %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):
     "Run a table, print it, draw it."
-    need(seeds is None or 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
+    for name, stand_in in source.items() if isinstance(source, dict) else ():
+        known(name, tables.needs(t), 'source')
+        need(stand_in, 'source', f'{name}=', 'NAME=SOURCE, such as cifar10=folder:PATH')
     path = out / f'{t.name}-{tables.called(t, scale)}.json'
     if not show_only:
         files.writable(out)

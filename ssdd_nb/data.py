@@ -257,7 +257,9 @@ def from_npz(
         f'npz:{path}',
         f"must hold an array called x (it holds {safe(', '.join(names)) or 'nothing'})",
     )
-    return from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}'), None
+    images = from_arrays(a['x'], a.get('y'), name=f'npz:{Path(path).name}')
+    others = [safe(n) for n in names if n not in a]
+    return replace(images, about=dict(images.about, left_out={'other arrays': others})) if others else images, None
 
 # %% ../nbs/01_data.ipynb #ae2b1bf5
 def load_images(

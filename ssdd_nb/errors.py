@@ -136,5 +136,6 @@ def optional(
     try:
         return importlib.import_module(module)
     except ImportError:
-        right = f'{module.partition(".")[0]} is not installed; pip install {install}'
+        missing = install if module.startswith('torch.') else module.partition('.')[0]  # a part of torch wants more
+        right = f'{missing} is not installed; pip install {install}'
         raise BadInput(f'{arg}={value}: {right}') from None

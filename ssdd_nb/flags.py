@@ -225,8 +225,20 @@ def _worth(t, train, out, flag, yes):
 # %% ../nbs/46b_flags.ipynb #79d461db
 def _start(src, out, show=True):
     "Images, after making sure that results can be written."
+    _apart(src.source, Path(out).expanduser())
     files.writable(out)
     return src.load(show)
+
+
+def _apart(source, out):
+    "Results do not go into a folder of the source's images: whatever lies beside a result is no image any more."
+    kind, _, root = source.partition(':')
+    if kind != 'folder' or not out.is_dir() or Path(root).expanduser().resolve() not in out.resolve().parents:
+        return
+    names = {p.name for p in out.iterdir()}
+    pictures = any(Path(n).suffix.lower() in reading.image_endings() for n in names)
+    right = 'holds images of the source; choose a folder for the results alone'
+    need(not pictures or names & reading.OURS, 'out', out, right)
 
 # %% ../nbs/46b_flags.ipynb #e96d7da9
 def _students(text):

@@ -201,6 +201,8 @@ def as_labels(
     device,  # where the images are
 ) -> tuple:  # int64 (n,) on that device, and the classes' names
     "Labels as class numbers; raises `BadInput` unless each image has one, and that of a class."
+    ordered = not isinstance(classes, (dict, set, frozenset))
+    need(ordered, 'classes', in_short(classes), 'must be a list of names, in the order of the labels')
     y, classes = _label_array(y), tuple(map(str, classes))
     need(len(set(classes)) == len(classes), 'classes', in_short(classes), 'must be different names')
     if y.ndim == 2 and y.shape[1] == 1:

@@ -65,6 +65,8 @@ def _eight_bit(im):
     a = np.asarray(im)
     if im.mode == 'F' and not (np.isfinite(a).all() and 0 <= a.min() and a.max() <= 1):
         raise ValueError('float pixels must be finite and lie in [0, 1]')
+    if im.mode[0] == 'I' and not 0 <= a.min() <= a.max() <= 65535:
+        raise ValueError('whole numbers must lie from 0 to 65535')
     scale = 255 if im.mode == 'F' else 1 / 257 if ';16' in im.mode or a.max() > 255 else 1
     eight = np.empty(a.shape, np.uint8)
     for at in range(0, len(a), 256):  # some rows at a time: doubles take eight times the room
@@ -158,7 +160,11 @@ def folder_files(
         linked = [below(f) for f in folders if (Path(here) / f).is_symlink()]
         if linked:
             left_out.setdefault('linked folders', []).extend(map(safe, linked))
-        names += [below(f) for f in files if (Path(here) / f).is_file()]  # no pipes, no broken links
+        plain = {f: (Path(here) / f).is_file() for f in files}
+        names += [below(f) for f, is_plain in plain.items() if is_plain]
+        other = [below(f) for f, is_plain in plain.items() if not is_plain and not _hidden(below(f))]
+        if other:
+            left_out.setdefault('broken links, pipes and devices', []).extend(map(safe, other))
     return Files(names, lambda n: functools.partial(_bytes, root / n), left_out)
 
 
