@@ -159,6 +159,8 @@ def export(
     d, verdict = _with_verdict(what)
     folder = as_path(folder, 'folder')
     need(not os.path.lexists(folder), 'folder', folder, 'exists already; choose a new one')
+    named = not re.search('[\ud800-\udfff]', str(folder))  # bytes that are no UTF-8
+    need(named, 'folder', folder, 'must be a name in UTF-8, for what goes into it names files')
     c = d.x.shape[1]
     need(c <= 4, 'channels', c, 'a PNG holds at most 4; the file of the set holds all')
     optional('pyarrow', 'folder', folder, EXTRA)

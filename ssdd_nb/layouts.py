@@ -105,7 +105,13 @@ def _kinds(paths, split):
     need(not (held or lone or apart), 'source', safe(', '.join(sorted(top))), right)
     second = {p[1] for p in paths if len(p) > 2}
     below = {part_of(s) for s in second}
-    return 'below' if {'train'} < below and None not in below and all(len(p) > 2 for p in paths) else None
+    if {'train'} < below and None not in below and all(len(p) > 2 for p in paths):
+        return 'below'
+    inside = {t: {part_of(p[1]) for p in paths if p[0] == t and len(p) > 2} for t in top}
+    whole = [t for t in sorted(top) if {'train'} < inside[t] and None not in inside[t]]  # data/train, data/test; docs
+    right = "holds a split, beside other images: give that folder as the source, or say split='none' (--split none)"
+    need(not whole, 'source', safe(', '.join(whole)), right)
+    return None
 
 # %% ../nbs/00i_layouts.ipynb #582c78a4
 def _sorted_out(names, parts, classes):

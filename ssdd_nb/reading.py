@@ -191,8 +191,15 @@ def zip_files(
         z = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
         raise BadInput(f'source=zip:{path}: not a zip file ({e})') from None
-    inside = {i.filename.replace('\\', '/').lstrip('/'): i for i in members(z)}
-    return Files(inside, lambda n: functools.partial(_member, z, inside[n]))
+    inside, left_out = {}, {}
+    for i in members(z):
+        name = i.filename.replace('\\', '/').lstrip('/')
+        why = 'names that lead out of the zip' if '..' in name.split('/') else 'names that occur twice'
+        if '..' in name.split('/') or name in inside:
+            left_out.setdefault(why, dict(files=0))['files'] += 1
+        else:
+            inside[name] = i
+    return Files(inside, lambda n: functools.partial(_member, z, inside[n]), left_out)
 
 # %% ../nbs/00j_reading.ipynb #2c565db3
 MEMBER = 2**27  # bytes: the largest file of a zip that is unpacked, and of a folder that is read
