@@ -162,7 +162,7 @@ def verdict(
         (train[left], 'images that are not in the random sets') if test is None else (test[left], 'held-out images')
     )
     Y = teacher.targets(on)
-    narrow = Narrow(teacher(train.pixels(some[:most]))) if k > OUTPUTS else None
+    narrow = Narrow(teacher.targets(train)[some[:most]]) if k > OUTPUTS else None  # remembered from the distillation
 
     def distance(s, seed):
         if narrow is None:

@@ -103,11 +103,10 @@ def _kinds(paths, split):
         "Say split='none' (--split none), or name those to test on"
     )
     need(not (held or lone or apart), 'source', safe(', '.join(sorted(top))), right)
-    second = {p[1] for p in paths if len(p) > 2}
-    below = {part_of(s) for s in second}
+    inside = {t: {part_of(p[1]) for p in paths if p[0] == t and len(p) > 2} for t in top}
+    below = set().union(*inside.values())
     if {'train'} < below and None not in below and all(len(p) > 2 for p in paths):
         return 'below'
-    inside = {t: {part_of(p[1]) for p in paths if p[0] == t and len(p) > 2} for t in top}
     whole = [t for t in sorted(top) if {'train'} < inside[t] and None not in inside[t]]  # data/train, data/test; docs
     right = "holds a split, beside other images: give that folder as the source, or say split='none' (--split none)"
     need(not whole, 'source', safe(', '.join(whole)), right)

@@ -194,8 +194,9 @@ def zip_files(
     inside, left_out = {}, {}
     for i in members(z):
         name = i.filename.replace('\\', '/').lstrip('/')
-        why = 'names that lead out of the zip' if '..' in name.split('/') else 'names that occur twice'
-        if '..' in name.split('/') or name in inside:
+        leads_out = '..' in name.split('/')
+        if leads_out or name in inside:
+            why = 'names that lead out of the zip' if leads_out else 'names that occur twice'
             left_out.setdefault(why, dict(files=0))['files'] += 1
         else:
             inside[name] = i
