@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from . import teacher_training
-from .errors import known, need
+from .errors import known, need, need_count
 from .moved import moved_names
 from .core import generator
 from .files import write_json
@@ -191,7 +191,7 @@ def bench(
     show: bool = True,  # progress bars
 ) -> dict:  # `rows`, and where they were measured
     "Run benchmarks; raises `BadInput` for an unknown name."
-    need(isinstance(reps, int) and reps >= 1, 'reps', reps, 'at least 1')
+    need_count('reps', reps)
     possible = [n for n in BENCHES if n != 'ranks' or torch.device(device).type == 'cpu']
     names = [known(n, BENCHES, 'benchmark') for n in names or possible]
     result = dict(rates=rates(device), rows=[], **describe(device))

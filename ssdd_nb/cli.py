@@ -19,10 +19,10 @@ if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
 
-import json, re
+import inspect, json, re
 from dataclasses import replace
 from pathlib import Path
-from .errors import Late, known, need
+from .errors import Late, known, need, need_count
 from .moved import moved_names
 from .commands import command
 from .flags import Source, Teaching, _agreed, _start, _store_labels, _worth, teacher_config
@@ -34,7 +34,7 @@ core, processes, files, trackers = map(Late, ('core', 'processes', 'files', 'tra
 records, hub, teachers = map(Late, ('records', 'hub', 'teachers'))
 teacher_training, label_free, posttrain, costs = map(Late, ('teacher_training', 'label_free', 'posttrain', 'costs'))
 registry, measuring, cmp, benches = map(Late, ('registry', 'measuring', 'comparison', 'bench'))
-studies, lab, scdd_studies, tables = map(Late, ('studies', 'labelled', 'scdd_studies', 'reproduce'))
+lab, scdd_studies, tables = map(Late, ('labelled', 'scdd_studies', 'reproduce'))
 
 # %% ../nbs/50_cli.ipynb #6e576eea
 @command
@@ -214,34 +214,27 @@ def study(
     out: str = 'ssdd-study',  # folder for NAME.json
 ):
     "Measure what a figure or table of a paper shows, and record it. The same command again resumes SC-DD's."
-    name = known(name, [*studies.STUDIES, *scdd_studies.SCDD_STUDIES], 'name')
-    need(1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
+    name = known(name, scdd_studies.STUDIES, 'name')
+    need_count('seeds', seeds, 1000)
     train, test = _start(src, out)
-    if name in studies.STUDIES:
-        studies.STUDIES[name](train, teaching.get(train, Path(out) / 'teacher'), seeds=seeds, out=Path(out))
+    measure, how = scdd_studies.STUDIES[name], dict(seeds=seeds, out=Path(out))
+    if 'teacher' in inspect.signature(measure).parameters:
+        measure(train, teaching.get(train, Path(out) / 'teacher'), **how)
     else:
-        need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
-        need(train.y is not None, 'source', train.name, 'has no labels')
-        need(
-            not (teaching.teacher or teaching.teacher_preset),
-            'teacher',
-            teaching.teacher or teaching.teacher_preset,
-            f'{name} trains its own networks; leave it out',
-        )
-        need(
-            name != 'compression' or not teaching.teacher_steps,
-            'teacher-steps',
-            teaching.teacher_steps,
-            'compression varies them; leave it out',
-        )
-        scdd_studies.SCDD_STUDIES[name](
-            train,
-            test,
-            seeds=seeds,
-            out=Path(out),
-            **({'teacher_steps': teaching.teacher_steps} if teaching.teacher_steps else {}),
-        )
+        _own_networks(name, train, test, teaching)
+        steps = dict(teacher_steps=teaching.teacher_steps) if teaching.teacher_steps else {}
+        measure(train, test, **how, **steps)
     print(f'the numbers  {out}/{name}.json')
+
+# %% ../nbs/50_cli.ipynb #f0f1fb31
+def _own_networks(name, train, test, teaching):
+    "Raise `BadInput` for what a study that trains its own networks cannot use."
+    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    need(train.y is not None, 'source', train.name, 'has no labels')
+    given = teaching.teacher or teaching.teacher_preset
+    need(not given, 'teacher', given, f'{name} trains its own networks; leave it out')
+    steps, varied = teaching.teacher_steps, name == 'compression'
+    need(not (varied and steps), 'teacher-steps', steps, f'{name} varies them; leave it out')
 
 # %% ../nbs/50_cli.ipynb #b069c241
 @command
@@ -274,7 +267,8 @@ def reproduce(
     """
     scale = known(scale or ('paper' if dry_run else 'small'), ('small', 'paper'), 'scale')
     known(precision, core.PRECISIONS, 'precision')
-    need(seeds is None or 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
+    if seeds is not None:
+        need_count('seeds', seeds, 1000)
     names = [known(n, tables.TABLES, 'table') for n in names]
     if not names:
         return print(tables.listing())

@@ -6,10 +6,10 @@
 __all__ = ['compare', 'demo']
 
 # %% ../nbs/48_compare_commands.ipynb #13bba43f
-import dataclasses, functools
-from dataclasses import replace
+import functools
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from .errors import BadInput, known, need, Late
+from .errors import BadInput, known, need, need_count, Late
 from .commands import command
 from .flags import JudgingFlags, Source, Teaching, _agreed, _names, _recipe, _start, _students, teacher_config
 from .eval_command import _classifier, _seen, _testable
@@ -64,11 +64,11 @@ def compare(
     The same command again resumes; with other methods or seeds it computes only what is new.
     """
     known(precision, core.PRECISIONS, 'precision')
-    need(1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
+    need_count('seeds', seeds, 1000)
     who = _students(student) if student else []
     seen = [views_.how_many(v) for v in views.split(',') if v.strip()]
     need(seen, 'views', views, 'a number of views, unlimited, or off')
-    both = dict(src=src, teaching=teaching, seeds=seeds, preset=preset, steps=steps, precision=precision, out=out)
+    asked = _Asked(src, teaching, seeds, preset, steps, precision, Path(out))
     if protocol.strip().lower() == 'posttrain':
         need(seen == ['off'], 'views', views, 'posttrain has views of its own; leave it out')
         need(m is None, 'm', m, 'the protocol posttrain goes by images per class; use --ipc')
@@ -79,20 +79,19 @@ def compare(
             'the protocol posttrain takes one student, and the source itself',
         )
         return _compare_labelled(
+            asked,
             _names(methods or 'random,sre2l,scdd,full', lab.LABELLED),
             _numbers(ipc),
             _names(label_kinds, ('hard', 'soft'), 'label-kinds'),
             students,
             post_steps,
             who[0] if who else None,
-            **both,
         )
     if protocol.strip().lower() == 'frozen':
         need(m is None, 'm', m, 'the protocol frozen goes by images per class; use --ipc')
         need(not who and not targets and seen == ['off'], 'student, targets, views', protocol, 'frozen takes none')
-        return _compare_frozen(
-            _names(methods or ','.join(frozen_comparison.FROZEN), registry.METHODS), _numbers(ipc), encoders, **both
-        )
+        names = _names(methods or ','.join(frozen_comparison.FROZEN), registry.METHODS)
+        return _compare_frozen(asked, names, _numbers(ipc), encoders)
     need(
         not {'posttrain', 'frozen'} & {p.strip() for p in protocol.lower().split(',')},
         'protocol',
@@ -102,6 +101,7 @@ def compare(
     known(protocol.split(',')[0].strip(), (*judging_.PROTOCOLS, 'posttrain', 'frozen', 'all'), 'protocol')
     budgets = _numbers(20 if m is None else m, 'm', 'numbers of images, with commas between: 10,20,50')
     _compare_students(
+        asked,
         _names(methods or 'none,random,kmeans,krrst,views,full', registry.METHODS),
         list(budgets),
         judging.get(protocol, labels),
@@ -111,8 +111,33 @@ def compare(
         yes,
         (methods or '').strip().lower() == 'all',
         seen,
-        **both,
     )
+
+# %% ../nbs/48_compare_commands.ipynb #1001cd66
+@dataclass(frozen=True)
+class _Asked:
+    "What a comparison is asked for, whatever its protocol."
+
+    src: Source  # the images
+    teaching: Teaching  # the teacher
+    seeds: int  # from 1 to 1000
+    preset: str  # of methods that have presets
+    steps: int | None  # of methods that have steps; the preset's if None
+    precision: str  # one of `core.PRECISIONS`
+    out: Path  # folder for everything
+
+    @property
+    def run(self) -> dict:
+        "For the functions that compare."
+        return dict(out=self.out, preset=self.preset, steps=self.steps, precision=self.precision)
+
+    def teacher(self, train, preset='tiny', teaching=None):
+        "The teacher that was asked for, or one of its own folder."
+        teaching = teaching or self.teaching
+        teaching = replace(teaching, teacher_preset=teaching.teacher_preset or preset)
+        cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
+        folder = self.out / f'teacher-{files.digest(train.hash, asdict(cfg))}'
+        return teaching.get(train, folder, precision=self.precision)
 
 # %% ../nbs/48_compare_commands.ipynb #5e3ad2d5
 def _numbers(text, what='ipc', right='images per class, with commas between: 1,5,10'):
@@ -125,10 +150,9 @@ def _numbers(text, what='ipc', right='images per class, with commas between: 1,5
     return tuple(dict.fromkeys(got))
 
 # %% ../nbs/48_compare_commands.ipynb #2269e6dd
-def _compare_students(
-    names, m, how, targets, recipe, students, yes, every, views, src, teaching, seeds, preset, steps, precision, out
-):
+def _compare_students(asked, names, m, how, targets, recipe, students, yes, every, views):
     "Pre-training on sets, and protocols for what was learnt."
+    teaching, preset, steps, out = asked.teaching, asked.preset, asked.steps, asked.out
     if every:
         names = [
             n for n in names if registry.METHODS[n].teaching == 'tiny'
@@ -143,40 +167,20 @@ def _compare_students(
     for n in names:
         if 'self-supervised teacher' in registry.METHODS[n].needs:
             print(f'note: {n} makes sets with labels; --protocol posttrain trains classifiers on them')
-    train, test = _start(src, out)
+    train, test = _start(asked.src, out)
     _testable(test, train, how, told=not targets)
     if every:
         names = [n for n in names if all(_possible(n, train, i, preset, steps) for i in m)]
-    on = _targets(targets, src, train, test, how)
+    on = _targets(targets, asked.src, train, test, how)
     cmp.check_grid(train, test, names, m, students, on, how, preset, steps, views)
-    _agreed(names, train, max(m), preset, steps, out, yes, teaching, seeds)
-    t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    _agreed(names, train, max(m), preset, steps, out, yes, teaching, asked.seeds)
+    t = asked.teacher(train)
     _seen(t, train)
     if 'kd' in how.protocols:
-        on = [replace(o, teacher=_classifier(o.train, out, precision)) for o in on]
-    _report(
-        cmp.compare(
-            train,
-            test,
-            t,
-            names,
-            m,
-            how.labels,
-            seeds,
-            Path(out),
-            preset,
-            steps,
-            recipe,
-            students,
-            targets=on,
-            protocols=how.protocols,
-            tuning=how.tuning,
-            kd_steps=how.kd_steps,
-            views=views,
-            precision=precision,
-        ),
-        Path(out),
-    )
+        on = [replace(o, teacher=_classifier(o.train, out, asked.precision)) for o in on]
+    judged = dict(labels=how.labels, protocols=how.protocols, tuning=how.tuning, kd_steps=how.kd_steps, targets=on)
+    trained = dict(seeds=asked.seeds, recipe=recipe, student=students, views=views)
+    _report(cmp.compare(train, test, t, names, m, **judged, **trained, **asked.run), out)
 
 # %% ../nbs/48_compare_commands.ipynb #dd916ca8
 def _targets(names, src, train, test, how):
@@ -204,76 +208,45 @@ def _possible(name, train, m, preset, steps):
     except BadInput as e:
         print(f'without {name}: {e}')
 
-
-def _teacher_in(out, train, teaching, preset, precision):
-    "The teacher that was asked for, or one of its own folder."
-    teaching = replace(teaching, teacher_preset=teaching.teacher_preset or preset)
-    cfg = teacher_config(train, teaching.teacher_preset, teaching.teacher_steps)
-    return teaching.get(
-        train, out / f'teacher-{files.digest(train.hash, dataclasses.asdict(cfg))}', precision=precision
-    )
-
 # %% ../nbs/48_compare_commands.ipynb #b8fbd287
-def _compare_labelled(
-    names, ipc, kinds, students, post_steps, student, src, teaching, seeds, preset, steps, precision, out
-):
+def _compare_labelled(asked, names, ipc, kinds, students, post_steps, student):
     "Training of classifiers on sets with labels."
-    need(students >= 1, 'students', students, 'at least 1')
-    need(post_steps is None or post_steps >= 1, 'post-steps', post_steps, 'at least 1')
-    train, test = _start(src, out)
+    need_count('students', students)
+    if post_steps is not None:
+        need_count('post-steps', post_steps)
+    train, test = _start(asked.src, asked.out)
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
-    lab.check_labelled(train, names, ipc, preset, steps)
-    kw = dict(out=Path(out), train=train, precision=precision)
+    lab.check_labelled(train, names, ipc, asked.preset, asked.steps)
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
     if 'ssl' in wanted:
-        nets['ssl'] = posttrain.align(_teacher_in(teaching=teaching, preset='tiny-moco', **kw), train)
+        nets['ssl'] = posttrain.align(asked.teacher(train, 'tiny-moco'), train)
     if 'sl' in wanted:
-        nets['sl'] = posttrain.align(
-            _teacher_in(
-                teaching=Teaching(teacher_steps=teaching.teacher_steps),
-                preset='supervised' if teaching.teacher_preset == 'moco' else 'tiny-supervised',
-                **kw,
-            ),
-            train,
-        )
+        preset = 'supervised' if asked.teaching.teacher_preset == 'moco' else 'tiny-supervised'
+        own = Teaching(teacher_steps=asked.teaching.teacher_steps)
+        nets['sl'] = posttrain.align(asked.teacher(train, preset, own), train)
     for k in (lab.LABELLED[n] for n in names):
         if k.recovered:
             k.method.suits(nets[k.net])
-    result = lab.compare_labelled(
-        train,
-        test,
-        nets,
-        names,
-        ipc,
-        kinds,
-        seeds,
-        students,
-        Path(out),
-        preset,
-        steps,
-        post_steps,
-        student,
-        precision=precision,
-    )
-    _report_labelled(result, Path(out))
+    trained = dict(students=students, post_steps=post_steps, student=student)
+    result = lab.compare_labelled(train, test, nets, names, ipc, kinds, asked.seeds, **trained, **asked.run)
+    _report_labelled(result, asked.out)
 
 # %% ../nbs/48_compare_commands.ipynb #279bfda2
-def _compare_frozen(names, ipc, encoders, src, teaching, seeds, preset, steps, precision, out):
+def _compare_frozen(asked, names, ipc, encoders):
     "Linear probes on frozen networks' features of sets with labels."
-    train, test = _start(src, out)
+    train, test = _start(asked.src, asked.out)
     need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
-    frozen_comparison.check_frozen(train, test, names, list(ipc), seeds, preset, steps)
-    t = _teacher_in(Path(out), train, teaching, 'tiny', precision)
+    frozen_comparison.check_frozen(train, test, names, list(ipc), asked.preset, asked.steps)
     others = [n.strip() for n in (encoders or '').split(',') if n.strip()]
-    all_of_them = {'its encoder': t} | {n: Teaching(teacher=n).get(train, Path(out)) for n in others}
-    run = dict(out=Path(out), preset=preset, steps=steps, precision=precision)
-    result = frozen_comparison.compare_frozen(train, test, all_of_them, names, ipc, seeds, **run)
-    over = f'mean ± std over {seeds} seeds' if seeds > 1 else 'one seed, so no spread'
+    all_of_them = {'its encoder': asked.teacher(train)}
+    all_of_them |= {n: Teaching(teacher=n).get(train, asked.out) for n in others}
+    result = frozen_comparison.compare_frozen(train, test, all_of_them, names, ipc, asked.seeds, **asked.run)
+    over = f'mean ± std over {asked.seeds} seeds' if asked.seeds > 1 else 'one seed, so no spread'
     print(f'\n{frozen_comparison.frozen_table(result)}\n(accuracy in % on {len(test):,} real images; {over})')
-    print(f"\nthe numbers   {Path(out) / 'compare.json'}")
+    print(f"\nthe numbers   {asked.out / 'compare.json'}")
     for r in result['rows']:
         if r['set'] and r['seed'] == 0 and r['encoder'] == 'its encoder' and r['ipc'] == max(ipc):
-            print(f"the set       {Path(out) / r['set']} ({r['method']}, seed 0)")
+            print(f"the set       {asked.out / r['set']} ({r['method']}, seed 0)")
 
 # %% ../nbs/48_compare_commands.ipynb #59b8821e
 def _how(s):

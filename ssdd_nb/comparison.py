@@ -7,13 +7,11 @@ __all__ = ['compare', 'check_grid', 'in_table', 'references']
 
 # %% ../nbs/40_compare.ipynb #f3353b2e
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 import torch
-from .errors import known, need
+from .errors import known, need, need_count
 from .moved import moved_names
-from .processes import progress_bar
-from .files import write_json
-from .records import describe
 from .images import Images, denormalise, same_classes
 from .distilled import Distilled
 from .nets import make_net
@@ -24,19 +22,7 @@ from .protocols import FineTune
 from .views import how_many
 from .registry import METHODS
 from .judging import Judging, PROTOCOLS, Target
-from ssdd_nb.measuring import (
-    _teacher_targets,
-    as_list,
-    check,
-    data_settings,
-    has_views,
-    in_words,
-    is_sized,
-    measure,
-    once,
-    own_name,
-    time_left,
-)
+from .measuring import Comparing, _teacher_targets, as_list, check, has_views, is_sized, measure, own_name
 
 # %% ../nbs/40_compare.ipynb #abb671d4
 def compare(
@@ -65,7 +51,7 @@ def compare(
 
     Resumes, and reuses what was measured before.
     """
-    need(isinstance(seeds, int) and 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
+    seeds = need_count('seeds', seeds, 1000)
     m, students, targets = as_list(m), as_list(student), targets or [Target(train, test)]
     views = [how_many(v) for v in as_list(views)]
     in_view = views != ['off']  # or records are as they always were
@@ -76,6 +62,8 @@ def compare(
         tuning=tuning,
         kd_steps=kd_steps,
     )
+    shared = dict(train=train, test=test, teacher=teacher, out=out, preset=preset, steps=steps, options=kwargs)
+    shared = Comparing(**shared, targets=targets, how=how, recipe=recipe)
     methods = check_grid(train, test, methods, m, students, targets, how, preset, steps, views)
     for n in methods.values():
         if not isinstance(n, Distilled):
@@ -89,8 +77,14 @@ def compare(
         )
     for i in (train, test):
         teacher.targets(i)  # now, so that no method pays for them
+
+    def cell(n, i, who, v, s):
+        method, sees = methods[n], has_views(methods[n])
+        rows = measure(n, method, i if is_sized(method) else None, s, who, v if sees else 'off', shared)
+        return [dict(r, views=str(v) if sees else None) for r in rows] if in_view else rows
+
     cells = [
-        (n, i, who, s, v)
+        ((n, i, who, v), partial(cell, n, i, who, v, s))
         for s in range(seeds)
         for who in students
         for i in m
@@ -98,45 +92,11 @@ def compare(
         for n in methods
         if (is_sized(methods[n]) or i == m[0]) and (has_views(methods[n]) or v == views[0])
     ]
-    rows, took, bar = [], [], progress_bar(cells, show=kwargs.get('show', True), desc='comparing')
-    for at, (n, i, who, s, v) in enumerate(bar):
-        shown = v if has_views(methods[n]) else 'off'
-        got = measure(
-            n,
-            methods[n],
-            train,
-            test,
-            teacher,
-            i if is_sized(methods[n]) else None,
-            s,
-            targets,
-            how,
-            out,
-            preset,
-            steps,
-            recipe,
-            who,
-            shown,
-            **kwargs,
-        )
-        if in_view:
-            got = [dict(r, views=str(v) if has_views(methods[n]) else None) for r in got]
-        rows += got
-        took.append(
-            (
-                (n, i, who, v),
-                got[0]['seconds'] + sum({(r['target'], r['protocol']): r['seconds_judging'] for r in got}.values()),
-            )
-        )
-        bar.set_postfix_str(f'about {in_words(time_left(took, [(*c[:3], c[4]) for c in cells[at + 1 :]]))} left')
     settings = dict(
-        **data_settings(train, test),
         m=m,
         labels=list(labels),
         protocols=list(how.protocols),
         seeds=seeds,
-        preset=preset,
-        steps=steps,
         recipe=asdict(recipe),
         students=[asdict(w) for w in students],
         draws=draws,
@@ -157,18 +117,8 @@ def compare(
     )
     if in_view:
         settings['views'] = [str(v) for v in views]
-
-    def kept(t):
-        own = t.train.hash != train.hash
-        about = dict(teacher=teacher.hash(), on=t.about(), own=own, labels=list(labels), seeds=seeds, draws=draws)
-        make = lambda: references(t.train, t.test, teacher, labels, seeds, draws, own)
-        return once(out and Path(out) / 'rows', 'references', about, make)
-
-    refs = [dict(r, target=t.train.name) for t in targets for r in (kept(t) if 'probe' in how.protocols else [])]
-    result = dict(rows=rows, references=refs, settings=settings, **describe(train.x.device))
-    if out:
-        write_json(Path(out) / 'compare.json', result)
-    return result
+    refs = [r for t in targets if 'probe' in how.protocols for r in _references(t, seeds, shared)]
+    return shared.experiment(cells, settings, references=refs)
 
 # %% ../nbs/40_compare.ipynb #cd5c5ca9
 def check_grid(
@@ -273,6 +223,15 @@ def references(
         for s in range(seeds)
         for l, a in probe_scores(f, g, train, test, labels, s, draws).items()
     ]
+
+# %% ../nbs/40_compare.ipynb #d932bb14
+def _references(t, seeds, shared):
+    "The references on a target, with its name; kept."
+    how, own = shared.how, t.train.hash != shared.train.hash
+    about = dict(teacher=shared.teacher.hash(), on=t.about(), own=own)
+    about |= dict(labels=list(how.labels), seeds=seeds, draws=how.draws)
+    make = lambda: references(t.train, t.test, shared.teacher, how.labels, seeds, how.draws, own)
+    return [dict(r, target=t.train.name) for r in shared.once('references', about, make)]
 
 # %% ../nbs/40_compare.ipynb #83326d1b
 __getattr__ = moved_names(__name__)  # for programs of version 0.1.0

@@ -9,7 +9,7 @@ __all__ = ['eval']
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from .errors import known, need, Late
+from .errors import known, need, need_count, Late
 from .commands import command
 from .flags import JudgingFlags, Source, _recipe, _students, teacher_config
 
@@ -48,8 +48,9 @@ def eval(
     how, pretraining, who = judging.get(protocol, labels), _recipe(recipe), _students(student)
     known(precision, core.PRECISIONS, 'precision')
     need(len(who) == 1, 'student', student, 'name one; ssdd-compare takes several')
-    for name, v in {'seeds': seeds, 'post-steps': 1 if post_steps is None else post_steps}.items():
-        need(v >= 1, name, v, 'at least 1')
+    need_count('seeds', seeds, 1000)
+    if post_steps is not None:
+        need_count('post-steps', post_steps)
     d = loading.load(path := loading.find_set(path))
     if out:
         files.writable(out)

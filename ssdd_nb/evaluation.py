@@ -9,7 +9,7 @@ __all__ = ['pretrained', 'Evaluation', 'evaluate', 'halves']
 import statistics, time
 from pathlib import Path
 import torch
-from .errors import BadInput, need
+from .errors import BadInput, need, need_count
 from .moved import moved_names
 from .core import generator
 from .pixels import in_short
@@ -158,7 +158,7 @@ def _check_evaluate(d, train, test, teacher, recipe, student, seeds, options):
     need(isinstance(recipe, Recipe), 'recipe', in_short(recipe), 'must be a Recipe, such as Recipe(steps=200)')
     right = "must be a Student, such as Student('resnet_tiny', norm='batch')"
     need(isinstance(student, Student), 'student', in_short(student), right)
-    need(isinstance(seeds, int) and 1 <= seeds <= 1000, 'seeds', in_short(seeds), 'how many: from 1 to 1000')
+    need_count('seeds', seeds, 1000)
     own = 'train', 'test', 'teacher', 'labels', 'seed', 'recipe', 'student', 'draws', 'seeds', 'out'
     known_options(options, OF_RUN, own)
 

@@ -9,7 +9,7 @@ __all__ = ['LONG', 'Source', 'teacher_config', 'Teaching', 'fractions', 'Judging
 import shutil, sys
 from dataclasses import dataclass
 from pathlib import Path
-from .errors import BadInput, changed, known, need, Late
+from .errors import BadInput, changed, known, need, need_count, Late
 
 # %% ../nbs/46b_flags.ipynb #ea0af424
 core, processes, files, images_ = map(Late, ('core', 'processes', 'files', 'images'))
@@ -99,7 +99,8 @@ def teacher_config(
     flag: str = 'teacher-',  # what the flags' names begin with, for messages
 ) -> 'teacher_training.TeacherConfig':
     "The settings of a teacher by name; raises `BadInput`."
-    need(steps is None or steps >= 1, flag + 'steps', steps, 'at least 1')
+    if steps is not None:
+        need_count(flag + 'steps', steps)
     small = {'tiny': None, **{f"tiny-{l.replace('_', '-')}": l for l in ssl_losses.LOSSES}}
     name = known(preset, (*small, 'barlow_twins', 'simclr', 'moco', 'supervised'), flag + 'preset')
     cfg = (
@@ -183,7 +184,8 @@ class JudgingFlags:
     ) -> 'judging.Judging':
         "What the functions take; raises `BadInput`."
         for name, v in {'tuning-steps': self.tuning_steps, 'kd-steps': self.kd_steps}.items():
-            need(v is None or v >= 1, name, v, 'at least 1')
+            if v is not None:
+                need_count(name, v)
         tuning = (
             protocols.FineTune()
             if known(self.tuning, ('short', 'krrst', 'krrst-fine', 'krrst-arxiv'), 'tuning') == 'short'

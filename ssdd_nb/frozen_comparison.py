@@ -8,19 +8,16 @@ __all__ = ['FROZEN', 'measure_frozen', 'compare_frozen', 'as_settings', 'check_f
 # %% ../nbs/43b_frozen_comparison.ipynb #4b39364e
 import json
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from .errors import need
-from .processes import progress_bar
-from .files import digest, write_json
-from .records import describe
+from .errors import need, need_count
 from .images import Images
 from .distilled import Distilled
 from .methods import Method
 from .viz import label
 from .frozen import frozen_probe
 from .registry import METHODS
-from .measuring import as_list, check, data_settings, make_set, once, own_name, set_of
+from .measuring import Shared, as_list, check, own_name
 from .score_tables import aligned_text, markdown_table, mean_std, pick
 from .comparison import in_table
 
@@ -30,26 +27,19 @@ def measure_frozen(
     method,  # a method's name, settings, or a set
     ipc: int | None,  # images per class; None: all
     seed: int,  # of everything random
-    train: Images,  # with labels
-    test: Images,  # held out
-    encoders: dict,  # name: frozen network; the first one makes the set
-    out: Path | None,  # folder for sets and rows
-    preset: str,  # for methods that have presets
-    steps: int | None,  # if not the preset's
-    **kwargs,  # for `run`
+    encoders: dict,  # name: frozen network
+    shared: Shared,  # the rest; its teacher makes the set
 ) -> list:  # a row for each encoder
     "Make a set, and fit a linear probe to every encoder's features of it."
-    teacher = next(iter(encoders.values()))
+    train, test = shared.train, shared.test
     m = None if ipc is None else ipc * len(train.classes)
-    setting = set_of(method, train, teacher, m, seed, preset, steps, kwargs.get('precision', 'float32'))
+    setting = shared.about(method, m, seed)
     at = f'{name}-ipc{ipc or "all"}-seed{seed}'
-    folder = out and m and Path(out) / 'sets' / f'{at}-{digest(setting)}'
+    folder = shared.folder(at, setting) if m else None
 
     @cache
     def ready():  # a set, or all images
-        return (
-            train if m is None else make_set(method, train, teacher, m, seed, folder or None, preset, steps, **kwargs)
-        )
+        return train if m is None else shared.make(method, m, seed, folder)
 
     def row(encoder):
         d = ready()
@@ -59,9 +49,8 @@ def measure_frozen(
     rows = []
     for n, e in encoders.items():
         ask = dict(**setting, protocol='frozen', encoder=e.hash(), test=[test.hash, test.label_hash])
-        got = once(out and Path(out) / 'rows', f'{at}-frozen', ask, lambda e=e: row(e))
-        path = str(folder.relative_to(out) / 'distilled.safetensors') if folder else None
-        rows.append(dict(method=name, ipc=ipc, seed=seed, encoder=n, set=path, **got))
+        got = shared.once(f'{at}-frozen', ask, lambda e=e: row(e))
+        rows.append(dict(method=name, ipc=ipc, seed=seed, encoder=n, set=shared.file(folder), **got))
     return rows
 
 # %% ../nbs/43b_frozen_comparison.ipynb #8a70adf7
@@ -81,29 +70,24 @@ def compare_frozen(
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `settings`
     "Methods × images per class × seeds, judged by probes on frozen encoders; resumes, reuses what was measured."
+    seeds = need_count('seeds', seeds, 1000)
     encoders = encoders if isinstance(encoders, dict) else {'encoder': encoders}
-    methods, ipc = check_frozen(train, test, methods, as_list(ipc), seeds, preset, steps)
-    plan = [(n, i, s) for s in range(seeds) for i in ipc for n in methods]
-    plan = [(n, None if n == 'full' else i, s) for n, i, s in plan if n != 'full' or (i, s) == (ipc[0], 0)]
+    methods, ipc = check_frozen(train, test, methods, as_list(ipc), preset, steps)
+    first = next(iter(encoders.values()))
     for k in methods.values():
         if not isinstance(k, Distilled):
-            (METHODS[k] if isinstance(k, str) else k).suits(next(iter(encoders.values())))
-    rows = []
-    for n, i, s in progress_bar(plan, show=kwargs.get('show', True), desc='comparing'):
-        rows += measure_frozen(n, methods[n], i, s, train, test, encoders, out, preset, steps, **kwargs)
+            (METHODS[k] if isinstance(k, str) else k).suits(first)
+    shared = Shared(train=train, test=test, teacher=first, out=out, preset=preset, steps=steps, options=kwargs)
+    plan = [(n, i, s) for s in range(seeds) for i in ipc for n in methods]
+    plan = [(n, None if n == 'full' else i, s) for n, i, s in plan if n != 'full' or (i, s) == (ipc[0], 0)]
+    cells = [((n, i), partial(measure_frozen, n, methods[n], i, s, encoders, shared)) for n, i, s in plan]
     settings = dict(
-        **data_settings(train, test),
         ipc=ipc,
         seeds=seeds,
-        preset=preset,
-        steps=steps,
         methods={n: as_settings(k) for n, k in methods.items()},
         encoders={n: e.about() for n, e in encoders.items()},
     )
-    result = dict(protocol='frozen', rows=rows, settings=settings, **describe(train.x.device))
-    if out:
-        write_json(Path(out) / 'compare.json', result)
-    return result
+    return shared.experiment(cells, settings, protocol='frozen')
 
 # %% ../nbs/43b_frozen_comparison.ipynb #663febb1
 def as_settings(
@@ -118,12 +102,10 @@ def check_frozen(
     test: Images,
     methods,
     ipc: list,
-    seeds: int,
     preset: str = 'tiny',
     steps: int | None = None,  # as for `compare_frozen`
 ) -> tuple:  # {name in the table: method}, and the images per class
     "Raise `BadInput`, before anything is computed, for what cannot work."
-    need(isinstance(seeds, int) and 1 <= seeds <= 1000, 'seeds', seeds, 'from 1 to 1000')
     need(train.y is not None, 'source', train.name, 'has no labels to test by; use class folders')
     for n in as_list(methods):
         of_classes = isinstance(n, Distilled) or (METHODS[own_name(n)] if isinstance(n, str) else n).of_classes

@@ -841,7 +841,8 @@ def figure_1(train, t):
 def a_study(train, test, cls):
     "A recovery and a student, as all studies of SC-DD make them."
     small = pretraining.Student('resnet_tiny', WIDTHS, 'batch')
-    return study_rows.recovery_row(train, test, cls, scdd_settings(), 0, small, 1, 2)
+    shared = study_rows.Recovery(train, test, students=1, post_steps=2)
+    return study_rows.recovery_row(shared, cls, scdd_settings(), small, False, 0)
 
 
 def costs_of(train, cls):
