@@ -62,8 +62,8 @@ def compare(
         tuning=tuning,
         kd_steps=kd_steps,
     )
-    shared = dict(train=train, test=test, teacher=teacher, out=out, preset=preset, steps=steps, options=kwargs)
-    shared = Comparing(**shared, targets=targets, how=how, recipe=recipe)
+    given = dict(train=train, test=test, teacher=teacher, out=out, preset=preset, steps=steps, options=kwargs)
+    shared = Comparing(**given, targets=targets, how=how, recipe=recipe)
     methods = check_grid(train, test, methods, m, students, targets, how, preset, steps, views)
     for n in methods.values():
         if not isinstance(n, Distilled):

@@ -218,8 +218,8 @@ def compare_labelled(
     methods = check_labelled(train, methods, ipc, preset, steps)
     kinds = [known(k, ('hard', 'soft'), 'label-kind') for k in kinds]
     who = student or same_net(nets.get('ssl') or nets['sl'])  # one for all
-    shared = dict(train=train, test=test, out=out, preset=preset, steps=steps, options=kwargs)
-    shared = Labelling(**shared, nets=nets, student=who, students=students, post_steps=post_steps)
+    given = dict(train=train, test=test, out=out, preset=preset, steps=steps, options=kwargs)
+    shared = Labelling(**given, nets=nets, student=who, students=students, post_steps=post_steps)
     cells = [
         ((n, i, k), partial(measure_labelled, n, i, k, s, shared))
         for n in methods
