@@ -260,10 +260,11 @@ def with_field(
     how,  # settings: a dataclass
     name: str,  # one of their fields
     value,  # what it shall be: a number, true or false, a word, or a tuple of numbers
+    option: str = 'set',  # who asks, for messages
 ):  # the settings
     "Settings with another value; raises `BadInput`."
     of = {f.name: str(f.type) for f in fields(how)}
-    kind = of[known(name, of, 'set')]
+    kind = of[known(name, of, option)]
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
     if 'tuple' in kind:
         value = (value,) if number else value
@@ -277,7 +278,7 @@ def with_field(
             'str': (isinstance(value, str), 'a word'),
         }
         fit, right = next((v for k, v in of_kind.items() if k in kind), (False, 'something that --set cannot give'))
-    need(fit or value is None and 'None' in kind, f'set {name}', value, right)
+    need(fit or value is None and 'None' in kind, f'{option} {name}', value, right)
     return replace(how, **{name: value})
 
 
