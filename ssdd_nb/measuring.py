@@ -210,24 +210,48 @@ class Shared:
         "How runs compute, one of `core.PRECISIONS`."
         return self.options.get('precision', 'float32')
 
-    def about(self, method, m, seed) -> dict:  # JSON
+    def about(
+        self,
+        method: str | Method | Distilled,  # see `set_of`
+        m: int | None,  # synthetic images; the preset's if None
+        seed: int,  # of everything random
+    ) -> dict:  # JSON
         "Everything a set depends on, see `set_of`."
         return set_of(method, self.train, self.teacher, m, seed, self.preset, self.steps, self.precision)
 
-    def make(self, method, m, seed, folder, shared=None):
+    def make(
+        self,
+        method: str | Method | Distilled,  # see `make_set`
+        m: int | None,  # synthetic images; the preset's if None
+        seed: int,  # of everything random
+        folder: Path | None,  # to save it to
+        shared: Path | None = None,  # folder for what other sets can use too
+    ) -> Distilled | None:  # None for `none`
         "A set, see `make_set`."
         at = folder, self.preset, self.steps, shared
         return make_set(method, self.train, self.teacher, m, seed, *at, **self.options)
 
-    def folder(self, name, about) -> Path | None:
+    def folder(
+        self,
+        name: str,  # for the reader
+        about: dict,  # everything the set depends on
+    ) -> Path | None:  # None if nothing is kept
         "Where a set is kept that depends on `about`."
         return Path(self.out) / 'sets' / f'{name}-{digest(about)}' if self.out else None
 
-    def file(self, folder) -> str | None:
+    def file(
+        self,
+        folder: Path | None,  # of a set, if it has one
+    ) -> str | None:  # relative to `out`
         "What a row says of where its set lies."
         return str(folder.relative_to(self.out) / 'distilled.safetensors') if folder else None
 
-    def once(self, name, ask, compute):
+    def once(
+        self,
+        name: str,  # of the file, for the reader
+        ask: dict,  # everything the result depends on
+        compute,  # a function that returns something JSON can hold
+    ) -> dict:
         "A result that is kept, see `once`."
         return once(self.out and Path(self.out) / 'rows', name, ask, compute)
 
@@ -235,7 +259,12 @@ class Shared:
         "What the record of a comparison says of all this."
         return dict(**data_settings(self.train, self.test), preset=self.preset, steps=self.steps)
 
-    def experiment(self, cells, settings, **more) -> dict:
+    def experiment(
+        self,
+        cells: list,  # see `experiment`
+        settings: dict,  # what the record says beside `settings()`
+        **more,  # for the record
+    ) -> dict:  # the record
         "The comparison, see `experiment`."
         path, show = self.out and Path(self.out) / 'compare.json', self.options.get('show', True)
         return experiment(cells, dict(self.settings(), **settings), self.train.x.device, path, show, **more)
