@@ -50,7 +50,7 @@ def compare(
     steps: int = None,  # of methods that have steps, if not the preset's
     post_steps: int = None,  # posttrain: steps of the students' training, if not the preset's
     # probe: pre-training: same (200 steps at .1 for all), or a paper's: krrst, mkdt (20 epochs, MKDT's sets at their
-    # own step size)
+    # own step size); perhaps changed: same,steps=1000,views=4
     recipe: str = 'same',
     # what is trained: networks of the library with commas between (default: convnet; for posttrain one, by default
     # the network that sets are recovered from)

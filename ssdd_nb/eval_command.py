@@ -31,7 +31,8 @@ def eval(
     labels: str = '0.01,0.05,0.1',  # fractions of the labels for the linear probe
     seeds: int = 3,  # students and draws of labelled images
     judging: JudgingFlags = JudgingFlags(),  # see there
-    # pre-training: same (200 steps at .1), or a paper's: krrst, mkdt (20 epochs, the set's own step size)
+    # pre-training: same (200 steps at .1), or a paper's: krrst, mkdt (20 epochs, the set's own step size); perhaps
+    # changed: same,steps=1000,views=4
     recipe: str = 'same',
     student: str = 'convnet',  # what is trained: a network of the library
     precision: str = 'float32',  # of training: float32, tf32 or bf16

@@ -18,7 +18,7 @@ ssl_losses, teachers, teacher_training, pretraining = map(
     Late, ('ssl_losses', 'teachers', 'teacher_training', 'pretraining')
 )
 soft_labels, protocols, costs, worths = map(Late, ('soft_labels', 'protocols', 'costs', 'worth'))
-judging, measuring = map(Late, ('judging', 'measuring'))
+judging, measuring, tables, table_cells = map(Late, ('judging', 'measuring', 'tables', 'table_cells'))
 
 # %% ../nbs/46b_flags.ipynb #062a7f67
 @dataclass
@@ -246,12 +246,16 @@ def _students(text):
     return [protocols.student_named(n) for n in _names(text, (*protocols.STUDENTS, *nets.NETS), 'student')]
 
 
-def _recipe(name):
-    return (
-        pretraining.Recipe()
-        if known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same'
-        else pretraining.paper_recipe(name)
-    )
+def _recipe(text):
+    "A recipe by name, perhaps with other fields behind it: krrst, or same,views=4, or steps=1000."
+    name, *changes = [p.strip() for p in str(text).split(',')]
+    if '=' in name:
+        name, changes = 'same', [name, *changes]
+    same = known(name, ('same', 'krrst', 'krrst-tinyimagenet', 'mkdt'), 'recipe').lower() == 'same'
+    recipe = pretraining.Recipe() if same else pretraining.paper_recipe(name)
+    for key, value in (c.partition('=')[::2] for c in changes):
+        recipe = table_cells.with_field(recipe, key.strip(), tables.read_value(value), 'recipe')
+    return recipe
 
 # %% ../nbs/46b_flags.ipynb #49268ed0
 def _time(seconds):

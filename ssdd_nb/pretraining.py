@@ -81,6 +81,15 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = 'constant'  # or `cosine`, to 0
+    views: int = 1  # of each image in a step, for a set with views; fewer if there is no room in `batch` for so many
+
+    def __post_init__(self):
+        for key in ('steps', 'batch', 'views'):
+            value = getattr(self, key)
+            right = 'a whole number above 0'
+            need(
+                value is None and key == 'steps' or isinstance(value, int) and value > 0, f'recipe.{key}', value, right
+            )
 
     def total(self, m: int) -> int:  # how many images there are; the number of steps
         "How many steps the training takes."
@@ -194,7 +203,8 @@ class Pretraining(Fit):
     def batch(self, i: Tensor) -> tuple:  # indices (b,); images (b, C, H, W), normalised, and their targets
         "A mini-batch of the set, or of views of its images."
         if self.views:
-            return self.views.batch(i, self.t)
+            each = max(1, min(self.recipe.views, self.recipe.batch // len(i)))
+            return self.views.batch(i.repeat(each), self.t)
         i = index_to(i, self.device)
         return self.x[i], self.y[i]
 

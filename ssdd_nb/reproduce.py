@@ -16,6 +16,8 @@ from . import comparison, judging, labelled, teacher_training, teachers
 from .errors import known, need
 from .files import digest, read_json, write_json
 from .records import describe
+from .images import Images
+from .distilled import Distilled
 from .methods import distil
 from .posttrain import align
 from .protocols import frechet, plain_probe
@@ -24,7 +26,7 @@ from .judging import Judging, PROTOCOLS, Target
 from .measuring import once
 from .comparison import in_table
 from .tables import TABLES, Table, asked, called, needs, notes, picture, show, wanted
-from .table_cells import Shelf, cells, shortened, teacher_of
+from .table_cells import Cell, Shelf, cells, shortened, teacher_of
 from .table_costs import CARD, dry_run, listing, method_cost, possible, size_of, student_cost, teacher_cost
 
 # %% ../nbs/45_reproduce.ipynb #17da8c98
@@ -89,7 +91,10 @@ def run(
     return result
 
 # %% ../nbs/45_reproduce.ipynb #d457fea0
-def merged(old: dict, new: dict) -> dict:  # records of one table
+def merged(
+    old: dict,  # the record that is there
+    new: dict,  # the record of the run that has ended, of the same table
+) -> dict:
     "The new rows, and the old ones of other lines and columns, if they were made at the same settings."
     if old['settings'].get('set') != new['settings'].get('set'):
         return new
@@ -130,12 +135,17 @@ class Job:
         )
 
 # %% ../nbs/45_reproduce.ipynb #76895d26
-def network_name(what: dict) -> str:  # a cell's
+def network_name(
+    what: dict,  # of a cell
+) -> str:
     "A network's name: moco_v3-resnet50-300, or the teacher's."
     return '-'.join(str(p) for p in what['network'] if p) if 'network' in what else what.get('teacher', '')
 
 
-def by(cells_, key) -> dict:  # of `Cell`; a function of one: {key: cells}
+def by(
+    cells_,  # of `Cell`
+    key,  # a function of one: what those of a group have in common
+) -> dict:  # {text of the key: cells}
     "In groups."
     groups = {}
     for c in cells_:
@@ -143,7 +153,10 @@ def by(cells_, key) -> dict:  # of `Cell`; a function of one: {key: cells}
     return groups
 
 # %% ../nbs/45_reproduce.ipynb #508e8bc7
-def run_transfer(job: Job, only) -> list:  # rows
+def run_transfer(
+    job: Job,  # what all cells have in common
+    only,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "Each group of cells by `compare`."
     rows, todo = [], [c for c in cells(job.table, job.shelf, only) if possible(c)]
     for group in by(
@@ -162,7 +175,10 @@ def run_transfer(job: Job, only) -> list:  # rows
     return rows
 
 # %% ../nbs/45_reproduce.ipynb #74b3c5d2
-def run_group(job, group):
+def run_group(
+    job: Job,  # what all cells have in common
+    group: list,  # of `Cell`
+) -> list:  # of rows
     "Cells that differ in method, target and labels only."
     first, p = group[0], group[0].what['protocol']
     train, test = job.shelf.source(first.what['data'])
@@ -212,7 +228,10 @@ def run_group(job, group):
     return rows + [r for c in ssl for r in run_ssl(job, c, train, targets[names.index(c.what['target'])])]
 
 # %% ../nbs/45_reproduce.ipynb #71a08081
-def row_of(cell, r):
+def row_of(
+    cell: Cell,  # where it stands
+    r: dict,  # a row of `compare`
+) -> dict:
     "What a record keeps of a number."
     return dict(
         line=cell.line,
@@ -223,7 +242,12 @@ def row_of(cell, r):
     )
 
 # %% ../nbs/45_reproduce.ipynb #7ff76f12
-def run_ssl(job, cell, train, target):
+def run_ssl(
+    job: Job,  # what all cells have in common
+    cell: Cell,  # which
+    train: Images,  # X_t
+    target: Target,  # what is judged on
+):  # yields rows
     "SSL on a random subset: the student is its own teacher (MKDT, Table 10)."
     for s in range(job.seeds):
         part = train[METHODS['random'](cell.method.m).choose(train, None, s)]
@@ -254,12 +278,19 @@ def run_ssl(job, cell, train, target):
         )
 
 # %% ../nbs/45_reproduce.ipynb #f85246a3
-def run_recover(job: Job, only) -> list:  # rows
+def run_recover(
+    job: Job,  # what all cells have in common
+    only,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "Make a set with labels, train classifiers on it."
     return [recovered(job, c, s) for c in cells(job.table, job.shelf, only) if possible(c) for s in range(job.seeds)]
 
 
-def classifier_of(job, cell, train):
+def classifier_of(
+    job: Job,  # what all cells have in common
+    cell: Cell,  # which
+    train: Images,  # with labels
+) -> teachers.Classifier:
     "What images are recovered from, aligned to the classes; a supervised one for SRe²L."
     cfg = cell.teacher
     if 'supervised teacher' in METHODS[cell.what['method']].needs and cfg.loss != 'supervised':
@@ -267,7 +298,11 @@ def classifier_of(job, cell, train):
     return align(job.teacher(cfg, train, network_name(cell.what)), train)
 
 # %% ../nbs/45_reproduce.ipynb #9c08380d
-def recovered(job, cell, seed):
+def recovered(
+    job: Job,  # what all cells have in common
+    cell: Cell,  # which
+    seed: int,  # of everything random
+) -> dict:  # a row
     "One number."
     train, test = job.shelf.source(cell.what['data'])
     net = classifier_of(job, cell, train)
@@ -294,7 +329,14 @@ def recovered(job, cell, seed):
     return dict(line=cell.line, column=cell.column, seed=seed, **got)
 
 # %% ../nbs/45_reproduce.ipynb #d992cdd6
-def made(job, cell, train, teacher, seed, ask):
+def made(
+    job: Job,  # what all cells have in common
+    cell: Cell,  # which
+    train: Images,  # X_t
+    teacher: teachers.Teacher,  # whom the method asks
+    seed: int,  # of everything random
+    ask: dict,  # all that the set depends on
+) -> Distilled:
     "The set of a cell, kept."
     if cell.method.name == 'full':
         return labelled.LABELLED['full'].make(train, teacher, 0, seed, None)
@@ -302,7 +344,10 @@ def made(job, cell, train, teacher, seed, ask):
     return distil(train, cell.method, teacher, seed, folder, job.out / 'shared', **job.kwargs)
 
 # %% ../nbs/45_reproduce.ipynb #fa7d4c07
-def run_network(job: Job, only) -> list:  # rows
+def run_network(
+    job: Job,  # what all cells have in common
+    only,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "Train a network, and probe it."
     rows = []
     for c in cells(job.table, job.shelf, only):
@@ -318,7 +363,10 @@ def run_network(job: Job, only) -> list:  # rows
     return rows
 
 # %% ../nbs/45_reproduce.ipynb #0d5deaeb
-def run_pictures(job: Job, only) -> list:  # rows
+def run_pictures(
+    job: Job,  # what all cells have in common
+    only,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "Make the sets; their pictures lie beside them."
     rows = []
     for c in cells(job.table, job.shelf, only):
@@ -340,7 +388,10 @@ def run_pictures(job: Job, only) -> list:  # rows
     return rows
 
 # %% ../nbs/45_reproduce.ipynb #6b46253a
-def run_fid(job: Job, only) -> list:  # rows
+def run_fid(
+    job: Job,  # what all cells have in common
+    only,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "The Fréchet distance between features of a set and of all images."
     rows = []
     for c in cells(job.table, job.shelf, only):
@@ -374,7 +425,10 @@ def run_fid(job: Job, only) -> list:  # rows
     return rows
 
 # %% ../nbs/45_reproduce.ipynb #bf7f6bf1
-def run_cost(job: Job, only=None) -> list:  # rows
+def run_cost(
+    job: Job,  # what all cells have in common
+    only=None,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "Operations, in PFLOP, of one seed, without any data."
     rows, dry = [], Shelf('paper', dry=True)
     for c in cells(job.table, dry, only):
@@ -388,7 +442,10 @@ def run_cost(job: Job, only=None) -> list:  # rows
     return rows
 
 # %% ../nbs/45_reproduce.ipynb #5eaa2fb6
-def run_settings(job: Job, only=None) -> list:  # rows
+def run_settings(
+    job: Job,  # what all cells have in common
+    only=None,  # labels of lines or names of methods; None: all but extra lines
+) -> list:  # of rows
     "The fields of the presets."
     return [
         dict(

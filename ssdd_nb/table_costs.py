@@ -10,6 +10,8 @@ __all__ = ['CARD', 'FREE', 'Counting', 'cached', 'count_cell', 'scaled', 'studen
 from dataclasses import fields, replace
 from . import costs, mkdt, scdd, teacher_training
 from .errors import known
+from .images import Images
+from .methods import Method
 from .pretraining import Student
 from .score_tables import aligned_text, markdown_table
 from .tables import TABLES, Table, needs
@@ -37,19 +39,25 @@ class Counting:
             self.parts[key] = (cached(key, count) or costs.Estimate(()), times)
 
     def gflop(self) -> float:
+        "Operations of all parts."
         return sum(e.gflop() * n for e, n in self.parts.values())
 
     def mib(self) -> float:
+        "Memory of the largest part."
         return max((e.mib() for e, _ in self.parts.values()), default=0.0)
 
     def disk(self) -> float:
+        "GiB of all parts."
         return sum(e.disk_gib for e, _ in self.parts.values())
 
 # %% ../nbs/44c_costs.ipynb #7c247294
 _COUNTED = {}
 
 
-def cached(key: str, count):  # what it is; a function of no arguments
+def cached(
+    key: str,  # what it depends on
+    count,  # a function of no arguments
+):  # what it gives
     "What a part takes, whichever table asks."
     if key not in _COUNTED:
         _COUNTED[key] = count()
@@ -57,10 +65,10 @@ def cached(key: str, count):  # what it is; a function of no arguments
 
 # %% ../nbs/44c_costs.ipynb #f18036f3
 def count_cell(
-    cell: Cell,
-    images,
-    targets,
-    counting: Counting,  # which, X_t and its targets without content, where
+    cell: Cell,  # which
+    images: Images,  # X_t, without content
+    targets: Images,  # what students are judged on, without content
+    counting: Counting,  # where it is added
 ) -> None:
     "Add what a cell takes."
     shape, method, recipe = (len(images), *images.x.shape[1:], len(images.classes)), cell.method, cell.recipe
@@ -92,8 +100,10 @@ def count_cell(
 
 # %% ../nbs/44c_costs.ipynb #68066c74
 def scaled(
-    e: costs.Estimate, steps: float = 1, batch: float = 1
-) -> costs.Estimate:  # of what; times so many steps, of so many times as many images
+    e: costs.Estimate,  # of a step
+    steps: float = 1,  # times so many steps
+    batch: float = 1,  # of so many times as many images
+) -> costs.Estimate:
     "An estimate in proportion."
     return costs.Estimate(
         tuple(replace(p, steps=int(p.steps * steps), gflop=p.gflop * batch, mib=p.mib * batch) for p in e.parts),
@@ -102,18 +112,18 @@ def scaled(
 
 # %% ../nbs/44c_costs.ipynb #e34d41bd
 def student_cost(
-    student: Student,
-    images,
-    steps: int,
-    batch: int,  # what is trained, on what, how long, images at a time
+    student: Student,  # what is trained
+    images: Images,  # for size and channels, without content
+    steps: int,  # how long
+    batch: int,  # images at a time
 ) -> costs.Estimate:
     "A student's training, from that on four images."
     return scaled(counted(student, images)[0], steps, batch / 4)
 
 # %% ../nbs/44c_costs.ipynb #73c098c9
 def counted(
-    student: Student,
-    images,  # what, what it takes
+    student: Student,  # which
+    images: Images,  # for size and channels, without content
 ) -> tuple:  # `Estimate` of a step on four images, parameters without the head, features
     "What is known of a student without weights."
 
@@ -126,8 +136,8 @@ def counted(
 
 # %% ../nbs/44c_costs.ipynb #22dce46b
 def teacher_cost(
-    cfg: teacher_training.TeacherConfig,
-    images,  # how, on what
+    cfg: teacher_training.TeacherConfig,  # how
+    images: Images,  # on what, without content
 ) -> costs.Estimate:
     "A teacher's training, from that of one step."
     plain = replace(cfg, steps=1, epochs=1, batch=16, views=teacher_training.PHOTO_VIEWS)
@@ -161,9 +171,9 @@ FREE = (
 
 
 def method_cost(
-    method,
-    images,
-    cfg,  # settings, X_t, the teacher's
+    method: Method,  # settings
+    images: Images,  # X_t, without content
+    cfg: teacher_training.TeacherConfig | None,  # the teacher's; None: the method asks none
 ) -> costs.Estimate | None:  # None where it is not known
     "What a set takes; nothing for real images. Settings that cost nothing are left out, so that one count serves many."
     if not method.tunable:
@@ -189,8 +199,8 @@ def method_cost(
 
 # %% ../nbs/44c_costs.ipynb #e18f4c00
 def walks_cost(
-    method: mkdt.MKDT,
-    images,  # settings of MKDT or MTT, X_t
+    method: mkdt.MKDT,  # settings of MKDT or MTT
+    images: Images,  # X_t, without content
 ) -> costs.Estimate:
     "MKDT's and its kin's, from four inner steps on 32 images."
     labels = 'labels' in method.needs
@@ -216,7 +226,10 @@ def walks_cost(
     return costs.Estimate((walk, expert), one.disk_gib / 2 * e.experts * (e.epochs + 1) * (0.5 if e.half else 1))
 
 # %% ../nbs/44c_costs.ipynb #b5533474
-def head_for(net, images):  # a network without weights, labelled images
+def head_for(
+    net,  # a network without weights
+    images: Images,  # with classes
+):  # the network
     "The network with as many outputs as there are classes."
     if net.head.out_features != len(images.classes):
         import torch
@@ -226,7 +239,10 @@ def head_for(net, images):  # a network without weights, labelled images
     return net
 
 # %% ../nbs/44c_costs.ipynb #9dfa7dbc
-def size_of(method, images) -> int:  # settings or None, X_t
+def size_of(
+    method: Method | None,  # settings
+    images: Images,  # X_t
+) -> int:
     "How many images a set will have."
     if method is None or not method.makes:
         return 0
@@ -236,9 +252,9 @@ def size_of(method, images) -> int:  # settings or None, X_t
 
 # %% ../nbs/44c_costs.ipynb #b5164636
 def parameters(
-    cell: Cell,
-    images,
-    k: int,  # which, what it takes, outputs
+    cell: Cell,  # which
+    images: Images,  # for size and channels
+    k: int,  # outputs
 ) -> float:  # in millions
     "How large a cell's student is."
     _, size, dim = counted(cell.student, images)
@@ -293,12 +309,18 @@ def dry_run(
     )
 
 # %% ../nbs/44c_costs.ipynb #2d8a93fc
-def possible(cell: Cell) -> bool:  # which
+def possible(
+    cell: Cell,  # which
+) -> bool:
     "Whether a cell can be run: a method at the data set that its authors have no settings for is not."
     return not (cell.method is None and 'method' in cell.what)
 
 # %% ../nbs/44c_costs.ipynb #53347f9b
-def said_of(cell: Cell, images, target) -> str:  # which, X_t, what is judged on
+def said_of(
+    cell: Cell,  # which
+    images: Images,  # X_t, without content
+    target: Images,  # what students are judged on
+) -> str:
     "A cell in one line: method, network, recipes, sizes."
     said, c = [cell.line], cell
     if c.method is None and 'method' in c.what:

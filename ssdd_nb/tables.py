@@ -153,7 +153,13 @@ class Reader:
                 else:
                     self.named[name] = read_settings(text, self.named)[1]
 
-    def table(self, name: str, number: str, title: str, entries: list):  # what stands in its heading, and below
+    def table(
+        self,
+        name: str,  # for the command
+        number: str,  # as in the paper
+        title: str,  # what it shows
+        entries: list,  # of lists of lines: KEY: …, and what goes on below it
+    ):
         "Put a table in."
         got, columns = dict(kind='transfer', differs=[], near=[]), ()
         for e in entries:
@@ -190,7 +196,12 @@ class Reader:
             return self.tables[known(text[1:], self.tables, 'columns')].columns
         return tuple(Axis(*read_settings(c, self.named)) for c in text.split(' | ')) if text else ()
 
-    def rows(self, name: str, rows, columns: tuple) -> tuple:  # of which table; lines of text, or @TABLE; of `Axis`
+    def rows(
+        self,
+        name: str,  # of the table
+        rows,  # lines of text, or @TABLE
+        columns: tuple,  # of `Axis`
+    ) -> tuple:  # of `Axis`, and {(line, column): the paper's number}
         "The lines, and the paper's numbers."
         if isinstance(rows, str):
             return self.tables[known(rows[1:], self.tables, 'rows')].lines, {}
@@ -236,8 +247,8 @@ TABLES = {
 
 # %% ../nbs/44a_tables.ipynb #2d11b945
 def wanted(
-    t: Table,
-    only=None,  # which; labels or names of methods
+    t: Table,  # which
+    only=None,  # labels of lines or names of methods; None: all but extra lines
 ) -> list:  # of lines
     "The lines that were asked for; raises `BadInput`."
     if not only:
@@ -259,18 +270,25 @@ def asked(
     return replace(t, base={**t.base, 'set': dict(change)}) if change else t
 
 # %% ../nbs/44a_tables.ipynb #b0c84bcc
-def needs(t: Table) -> list:  # which; names of `DATA`
+def needs(
+    t: Table,  # which
+) -> list:  # of names of `DATA`
     "The data sets it wants."
     of_ = lambda l, c, k: {**t.base, **c.what, **l.what}.get(k)
     return list(dict.fromkeys(d for k in ('data', 'target') for l in t.lines for c in t.columns if (d := of_(l, c, k))))
 
 # %% ../nbs/44a_tables.ipynb #95ac0af7
-def called(t: Table, scale: str) -> str:  # which, `small` or `paper`
+def called(
+    t: Table,  # which
+    scale: str,  # `small` or `paper`
+) -> str:
     "What a record calls its scale: the paper's with other settings is not the paper's."
     return 'shortened' if 'set' in t.base else scale
 
 # %% ../nbs/44a_tables.ipynb #00640143
-def ours(result: dict) -> dict:  # from `run`; (line, column): (mean, std, how many seeds)
+def ours(
+    result: dict,  # from `run`
+) -> dict:  # {(line, column): (mean, std, how many seeds)}
     "Mean and spread over the seeds."
     got = {}
     for r in result['rows']:
@@ -279,13 +297,19 @@ def ours(result: dict) -> dict:  # from `run`; (line, column): (mean, std, how m
     return {k: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v)) for k, v in got.items()}
 
 
-def in_digits(mean: float, std: float | None) -> str:  # a number and its spread
+def in_digits(
+    mean: float,  # a number
+    std: float | None,  # its spread
+) -> str:
     "As the papers write it."
     text = f'{mean:.2f}' if 0.1 <= abs(mean) < 1000 or mean == 0 else f'{mean:.4g}'
     return text + (f'±{std:.2f}'.replace('±0.', '±.') if std is not None else '')
 
 # %% ../nbs/44a_tables.ipynb #d378605e
-def differs(a: tuple, b: tuple) -> bool:  # (mean, std, …) of ours and of the paper's
+def differs(
+    a: tuple,  # ours: (mean, std, …)
+    b: tuple,  # the paper's: (mean, std)
+) -> bool:
     "Whether two numbers are further apart than both spreads together."
     return abs(a[0] - b[0]) > (a[1] or 0.0) + (b[1] or 0.0)
 
@@ -330,9 +354,9 @@ SCALES = dict(
 
 
 def notes(
-    t: Table,
-    result=None,
-    markdown: bool = False,  # which, from `run`, for a page
+    t: Table,  # which
+    result: dict | None = None,  # from `run`
+    markdown: bool = False,  # for a page, or else for a terminal
 ) -> list:  # of sentences
     "What has to be said below a table."
     said = []
@@ -351,8 +375,8 @@ def notes(
 
 # %% ../nbs/44a_tables.ipynb #2028befa
 def picture(
-    t: Table,
-    result: dict | None = None,  # which, from `run`
+    t: Table,  # which
+    result: dict | None = None,  # from `run`; None: the paper's numbers alone
 ):  # the figure
     "A panel for each column: the paper's numbers as rings, ours as dots."
     import matplotlib.pyplot as plt
