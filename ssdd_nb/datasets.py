@@ -34,12 +34,18 @@ class Layout:
     also: tuple = ()  # other files that must be there, relative to where the data set begins
 
 # %% ../nbs/01b_datasets.ipynb #c643bd90
-def text(files: Files, name: str) -> list:  # of a file in it; its lines, split at spaces
+def text(
+    files: Files,  # where it lies
+    name: str,  # of a text file in them
+) -> list:  # of its lines, each split at spaces
     "The lines of a text file."
     return [l.split() for l in files.read(name).decode().splitlines() if l.strip()]
 
 
-def matlab(files: Files, name: str) -> dict:  # of a file in it; its arrays
+def matlab(
+    files: Files,  # where it lies
+    name: str,  # of a .mat file in them
+) -> dict:  # {name: array}
     "A MATLAB file."
     from scipy.io import loadmat
 
@@ -51,7 +57,10 @@ def plain(name: str) -> str:  # of a class; the same, fit to be a folder's name
     return str(name).replace('/', '-')
 
 # %% ../nbs/01b_datasets.ipynb #0ada8f06
-def tiny_imagenet(files: Files, at: str):  # where, and where it begins
+def tiny_imagenet(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "train/CLASS/images/…, val/images/… with val_annotations.txt; the test images have no labels and are left out."
     title = (
         {w[0]: ' '.join(w[1:]).split(',')[0] for w in text(files, at + 'words.txt')}
@@ -70,7 +79,10 @@ def tiny_imagenet(files: Files, at: str):  # where, and where it begins
             yield 'test', named.get(of[parts[2]], of[parts[2]]), n
 
 # %% ../nbs/01b_datasets.ipynb #dd198ff0
-def cub(files: Files, at: str):  # where, and where it begins
+def cub(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "images.txt, image_class_labels.txt, train_test_split.txt: a number for each picture."
     label = dict(text(files, at + 'image_class_labels.txt'))
     train = dict(text(files, at + 'train_test_split.txt'))
@@ -79,14 +91,20 @@ def cub(files: Files, at: str):  # where, and where it begins
         yield 'train' if train[i] == '1' else 'test', named[label[i]], f'{at}images/{name}'
 
 
-def dogs(files: Files, at: str):  # where, and where it begins
+def dogs(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "train_list.mat and test_list.mat name files below Images."
     for split in ('train', 'test'):
         for name in np.atleast_1d(matlab(files, f'{at}{split}_list.mat')['file_list']):
             yield split, str(name).split('/')[0].partition('-')[2] or str(name).split('/')[0], f'{at}Images/{name}'
 
 # %% ../nbs/01b_datasets.ipynb #2062f7c9
-def cars(files: Files, at: str):  # where, and where it begins
+def cars(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "cars_train, cars_test and the annotations of the development kit; those of the test images are in a file apart."
     named = [plain(c) for c in np.atleast_1d(matlab(files, at + 'devkit/cars_meta.mat')['class_names'])]
     for split, file in (('train', 'devkit/cars_train_annos.mat'), ('test', _labels_of_cars(files, at))):
@@ -105,7 +123,10 @@ def _labels_of_cars(files, at):
     )
 
 # %% ../nbs/01b_datasets.ipynb #c0aa82b1
-def aircraft(files: Files, at: str):  # where, and where it begins
+def aircraft(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "images_variant_trainval.txt and images_variant_test.txt: a picture's number, and its variant."
     for split, name in (('train', 'trainval'), ('test', 'test')):
         for line in files.read(f'{at}data/images_variant_{name}.txt').decode().splitlines():
@@ -114,7 +135,10 @@ def aircraft(files: Files, at: str):  # where, and where it begins
                 yield split, plain(variant), f'{at}data/images/{number}.jpg'
 
 
-def flowers(files: Files, at: str):  # where, and where it begins
+def flowers(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     """Flowers-102: setid.mat has the numbers of each split's pictures, imagelabels.mat a class for each.
 
     The training and validation pictures are trained on.
@@ -125,7 +149,10 @@ def flowers(files: Files, at: str):  # where, and where it begins
             yield split, f'{int(label[i - 1]):03d}', f'{at}jpg/image_{i:05d}.jpg'
 
 # %% ../nbs/01b_datasets.ipynb #5c8d92ce
-def folders(files: Files, at: str):  # where, and where it begins
+def folders(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "train/CLASS/… and val/CLASS/… (or test/CLASS/…)."
     held = 'val' if any(n.startswith(at + 'val/') for n in files.names) else 'test'
     for n in files.names:
@@ -155,8 +182,9 @@ class _ArraysOnly(pickle.Unpickler):
 # %% ../nbs/01b_datasets.ipynb #095bc20c
 @functools.lru_cache(2)
 def batch_of(
-    files: Files, name: str
-) -> tuple:  # of which data set, a batch's file; bytes (n, 3, s, s), class numbers from 0
+    files: Files,  # where the data set lies
+    name: str,  # of a batch's file in them
+) -> tuple:  # uint8 images (n, 3, s, s), and class numbers from 0 (n,)
     "One batch of downsampled ImageNet."
     raw = files.read(name)
     try:
@@ -171,7 +199,10 @@ def batch_of(
     return x.reshape(-1, 3, side, side), np.asarray(got['labels']).astype(np.int64) - 1
 
 # %% ../nbs/01b_datasets.ipynb #bc4bd0cd
-def imagenet64(files: Files, at: str):  # where, and where it begins
+def imagenet64(
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins: a folder with / behind it, or nothing
+):  # yields split, class, and file
     "train_data_batch_1 … 10 and val_data, as pickles or .npz."
     batches = sorted(
         n for n in files.names if n.startswith(at) and Path(n).stem.startswith(('train_data_batch_', 'val_data'))
@@ -315,8 +346,8 @@ def read_set(
 
 # %% ../nbs/01b_datasets.ipynb #b8c5308d
 def find(
-    name: str,
-    path: str,  # one of `SETS`; an archive, a folder, or a folder that holds either
+    name: str,  # one of `SETS`
+    path: str,  # an archive, a folder, or a folder that holds either
 ) -> tuple:  # `Files`, and where in them the data set begins
     "Where a data set is; raises `BadInput`."
     layout, place = SETS[name], Path(path).expanduser()
@@ -342,7 +373,10 @@ def find(
     raise BadInput(f'source={name}@{path}: no {layout.title} there (a file {layout.marker} tells it); get {layout.get}')
 
 # %% ../nbs/01b_datasets.ipynb #3b03888d
-def begins(files: Files, layout: Layout) -> str | None:  # where to look, and for what; the path before it, or None
+def begins(
+    files: Files,  # where to look
+    layout: Layout,  # for what
+) -> str | None:  # the path before it; None: it is not there
     "Where a data set begins: before its marker, which is a file, or the beginning of files' names."
     if (at := files.below(layout.marker)) is not None:
         return at
@@ -351,10 +385,10 @@ def begins(files: Files, layout: Layout) -> str | None:  # where to look, and fo
 
 # %% ../nbs/01b_datasets.ipynb #7ca79628
 def listed(
-    files: Files,
-    at: str,
-    layout: Layout,
-    size: tuple,  # where, where it begins, what, (H, W)
+    files: Files,  # where the data set lies
+    at: str,  # where in them it begins
+    layout: Layout,  # which it is
+    size: tuple,  # (H, W) that pictures are squeezed to
 ) -> dict:  # name: a function that gives the picture
     "The pictures as `train/CLASS/…` and `test/CLASS/…`; raises `BadInput` where splits and files do not fit."
     found, classes = {}, dict(train=set(), test=set())
@@ -395,8 +429,8 @@ def _reader(files, name):
 
 # %% ../nbs/01b_datasets.ipynb #8314deaa
 def refuse_odd(
-    names,
-    what: str,  # paths within a folder or zip, with slashes; what they are
+    names,  # paths within a folder or zip, with slashes
+    what: str,  # what they are of, for the message
 ) -> None:
     """Raise `BadInput` for a folder that would be read as what it is not.
 
