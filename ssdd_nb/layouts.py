@@ -54,10 +54,10 @@ class Layout:
 # %% ../nbs/00i_layouts.ipynb #f20ed495
 def layout(
     names,  # paths within a folder or zip, with forward slashes
-    split: str
-    | None = None,  # the folders to test on, with commas between; `none`: folders are classes; None: by their names
-    classes: str
-    | None = None,  # the folders that are classes, with commas between; `none`: there are no labels; None: all
+    # the folders to test on, with commas between; `none`: folders are classes; None: by their names
+    split: str | None = None,
+    # the folders that are classes, with commas between; `none`: there are no labels; None: all
+    classes: str | None = None,
 ) -> Layout:
     "What the folders say: a class per folder, and a split. Raises `BadInput` where that is in doubt."
     names = list(names)
