@@ -9,7 +9,6 @@ __all__ = ['REMARKS', 'SEAL', 'Task', 'Distiller', 'Keeper', 'write_checkpoint',
 import hashlib, json, os, re, time
 from pathlib import Path
 from typing import Protocol
-from fastcore.basics import patch
 import torch
 from .errors import BadInput, need, safe
 from .processes import remark, world
@@ -42,11 +41,8 @@ class Keeper:
         ask: dict,  # what is asked for; a run found in the folder must have asked the same
         every: int | None = None,  # steps between checkpoints; by the clock if None
     ):
-        self.out, self.ask, self.every = (
-            None if out is None else as_path(out, 'out'),
-            json.loads(json.dumps(ask)),
-            every,
-        )
+        self.out = None if out is None else as_path(out, 'out')
+        self.ask, self.every = json.loads(json.dumps(ask)), every
         self.writes = bool(self.out) and world().rank == 0
         self.began = self.saved = time.monotonic()
         self.cost, self.file, self.hash = 0.0, None, hashlib.sha256()  # of the log, as far as it is written
@@ -56,6 +52,85 @@ class Keeper:
     def seconds(self) -> float:  # wall time of all sittings together
         "How long it has taken so far."
         return time.monotonic() - self.began
+
+    def finished(self) -> Run | None:  # its record, if the run is over
+        "The record of this run if it is over."
+        if not self.out or not (self.out / 'run.json').exists():
+            return None
+        done = Run.load(self.out / 'run.json')
+        _need_same(self.out, {k: getattr(done, k) for k in self.ask}, self.ask)
+        done.log, self.hash = _logged(self.out / 'log.jsonl', done.steps, done.log_hash)
+        return done
+
+    def resume(self, task: Task, log: list) -> int:  # the step to go on from
+        "Put the task and its log back to the last checkpoint, if there is one."
+        path = self.out and self.out / 'checkpoint.pt'
+        if not path or not path.exists():
+            return 0
+        s = read_checkpoint(path)
+        _need_same(self.out, s['ask'], self.ask)
+        try:
+            task.load_state_dict(s['task'])
+        except (RuntimeError, ValueError, KeyError, TypeError) as e:
+            raise BadInput(
+                f'{path}: is of another version of this library ({safe(e, most=80)}); choose another folder'
+            ) from None
+        lines, self.hash = _logged(self.out / 'log.jsonl', s['step'], s['log'])
+        log += lines
+        self.began -= s['seconds']
+        if s['threads'][-1:] != self.threads:
+            remark(
+                f"{self.out} was begun with {s['threads'][-1]} threads of PyTorch and goes on with {self.threads[0]}: "
+                'the last bits may differ from those of an undisturbed run (OMP_NUM_THREADS sets them)'
+            )
+        self.threads = s['threads'] + [n for n in self.threads if n not in s['threads'][-1:]]
+        return s['step']
+
+    def note(self, log: list):  # all lines so far
+        "Write the newest line of the log; the first time, all of them."
+        if self.tracker:
+            self.tracker.log(log[-1])
+        if not self.writes:
+            return
+        if not self.file:
+            before = ''.join(json.dumps(l) + '\n' for l in log[:-1])
+            with atomic(self.out / 'log.jsonl') as p:
+                p.write_text(before)
+            self.file, self.hash = open(self.out / 'log.jsonl', 'a', buffering=1), hashlib.sha256(before.encode())
+        line = json.dumps(log[-1]) + '\n'
+        self.file.write(line)
+        self.hash.update(line.encode())
+
+    def due(self, step: int) -> bool:  # the step just done
+        "Whether it is time for a checkpoint."
+        if not self.writes:
+            return False
+        return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20 * self.cost)
+
+    def save(self, task: Task, step: int):  # the step just done
+        "Write a checkpoint."
+        if not self.out:
+            return
+        t, state = time.monotonic(), task.state_dict()  # every process: what is spread over them has to be put together
+        if not self.writes:
+            return
+        if self.file:
+            os.fsync(self.file.fileno())  # a checkpoint counts on its log
+        about = dict(ask=self.ask, step=step, seconds=self.seconds(), log=self.hash.hexdigest(), threads=self.threads)
+        write_checkpoint(self.out / 'checkpoint.pt', dict(about, task=state))
+        self.saved = time.monotonic()
+        self.cost = self.saved - t
+
+    def close(self, rec: Run | None = None):  # the finished run's record
+        "Close the log; if the run is over, write its record and remove the checkpoint."
+        if self.file:
+            self.file.close()
+        if self.tracker:
+            self.tracker.close()
+        if self.writes and rec:
+            rec.log_hash = self.hash.hexdigest()
+            rec.save(self.out / 'run.json')
+            (self.out / 'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../nbs/00e_checkpoints.ipynb #72bcbc5d
 _HASH = re.compile('[0-9a-f]{16}')
@@ -80,29 +155,26 @@ def _differs(name, there, now):
     return safe(f'{name}: {there} there, {now} now', most=100)
 
 # %% ../nbs/00e_checkpoints.ipynb #976effc9
-@patch
-def same(self: Keeper, other: dict):  # what the folder's run asked for
+def _need_same(
+    out,  # a folder
+    there,  # what its run asked for
+    now,  # what is asked for
+):
     "Raise `BadInput`, naming what differs, unless the run in the folder asked the same."
-    there, now = dict(_flat(other)), dict(_flat(self.ask))
-    diff = [_differs(k, there.get(k), now.get(k)) for k in {**there, **now} if there.get(k) != now.get(k)]
+    there, ask = dict(_flat(there)), dict(_flat(now))
+    diff = [_differs(k, there.get(k), ask.get(k)) for k in {**there, **ask} if there.get(k) != ask.get(k)]
     said = '; '.join(diff[:3]) + (f'; and {len(diff) - 3} more' if len(diff) > 3 else '')
-    need(
-        not diff,
-        'out',
-        self.out,
-        f"holds another run of {self.ask['name']} ({said}); choose another folder, or remove this one",
-    )
+    right = f"holds another run of {now['name']} ({said}); choose another folder, or remove this one"
+    need(not diff, 'out', out, right)
 
 # %% ../nbs/00e_checkpoints.ipynb #6065a954
-@patch
-def lines(
-    self: Keeper,
-    upto: int,  # a step
-    want: str,  # the hash of the log up to there, or '' for a log of an older version
-) -> list:  # of dicts
+def _logged(
+    file,  # a log
+    upto,  # a step
+    want,  # the hash of the log up to there, or '' for a log of an older version
+):  # its lines, and their hash
     "The log up to a step; later lines, and one torn by a kill, are dropped. Raises `BadInput` if it was damaged."
-    file = self.out / 'log.jsonl'
-    kept, self.hash = [], hashlib.sha256()
+    kept, seen = [], hashlib.sha256()
     for l in _whole_lines(file) if file.exists() else []:
         try:
             line = json.loads(l)
@@ -111,10 +183,10 @@ def lines(
         if not isinstance(line, dict) or not isinstance(line.get('step'), int) or line['step'] > upto:
             break
         kept.append(line)
-        self.hash.update(l)
+        seen.update(l)
     bad = 'was damaged or changed, and the result would not be the same'
-    need(want in ('', self.hash.hexdigest()), 'log', file, f'{bad}; put it back, or remove {self.out} to begin anew')
-    return kept
+    need(want in ('', seen.hexdigest()), 'log', file, f'{bad}; put it back, or remove {file.parent} to begin anew')
+    return kept, seen
 
 # %% ../nbs/00e_checkpoints.ipynb #7d8bd789
 def _whole_lines(file):
@@ -122,17 +194,6 @@ def _whole_lines(file):
     with open(need_file(file), 'rb') as f:
         while (line := f.readline(2**20)).endswith(b'\n'):
             yield line
-
-# %% ../nbs/00e_checkpoints.ipynb #7662800a
-@patch
-def finished(self: Keeper) -> Run | None:  # its record, if the run is over
-    "The record of this run if it is over."
-    if not self.out or not (self.out / 'run.json').exists():
-        return None
-    done = Run.load(self.out / 'run.json')
-    self.same({k: getattr(done, k) for k in self.ask})
-    done.log = self.lines(done.steps, done.log_hash)
-    return done
 
 # %% ../nbs/00e_checkpoints.ipynb #2d785919
 SEAL = b'ssdd-nb sha256 '  # stands before the hash at the end of a checkpoint
@@ -180,82 +241,3 @@ def read_checkpoint(
             return torch.load(f, map_location='cpu', weights_only=True)
         except Exception as e:
             raise BadInput(f'{path}: not a checkpoint of this library ({type(e).__name__}); {mend}') from None
-
-# %% ../nbs/00e_checkpoints.ipynb #09863ce6
-@patch
-def resume(self: Keeper, task: Task, log: list) -> int:  # the step to go on from
-    "Put the task and its log back to the last checkpoint, if there is one."
-    path = self.out and self.out / 'checkpoint.pt'
-    if not path or not path.exists():
-        return 0
-    s = read_checkpoint(path)
-    self.same(s['ask'])
-    try:
-        task.load_state_dict(s['task'])
-    except (RuntimeError, ValueError, KeyError, TypeError) as e:
-        raise BadInput(
-            f'{path}: is of another version of this library ({safe(e, most=80)}); choose another folder'
-        ) from None
-    log += self.lines(s['step'], s['log'])
-    self.began -= s['seconds']
-    if s['threads'][-1:] != self.threads:
-        remark(
-            f"{self.out} was begun with {s['threads'][-1]} threads of PyTorch and goes on with {self.threads[0]}: "
-            'the last bits may differ from those of an undisturbed run (OMP_NUM_THREADS sets them)'
-        )
-    self.threads = s['threads'] + [n for n in self.threads if n not in s['threads'][-1:]]
-    return s['step']
-
-# %% ../nbs/00e_checkpoints.ipynb #ede18821
-@patch
-def note(self: Keeper, log: list):  # all lines so far
-    "Write the newest line of the log; the first time, all of them."
-    if self.tracker:
-        self.tracker.log(log[-1])
-    if not self.writes:
-        return
-    if not self.file:
-        before = ''.join(json.dumps(l) + '\n' for l in log[:-1])
-        with atomic(self.out / 'log.jsonl') as p:
-            p.write_text(before)
-        self.file, self.hash = open(self.out / 'log.jsonl', 'a', buffering=1), hashlib.sha256(before.encode())
-    line = json.dumps(log[-1]) + '\n'
-    self.file.write(line)
-    self.hash.update(line.encode())
-
-# %% ../nbs/00e_checkpoints.ipynb #d1cb146d
-@patch
-def due(self: Keeper, step: int) -> bool:  # the step just done
-    "Whether it is time for a checkpoint."
-    if not self.writes:
-        return False
-    return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20 * self.cost)
-
-# %% ../nbs/00e_checkpoints.ipynb #4f5b27bb
-@patch
-def save(self: Keeper, task: Task, step: int):  # the step just done
-    "Write a checkpoint."
-    if not self.out:
-        return
-    t, state = time.monotonic(), task.state_dict()  # every process: what is spread over them has to be put together
-    if not self.writes:
-        return
-    if self.file:
-        os.fsync(self.file.fileno())  # a checkpoint counts on its log
-    about = dict(ask=self.ask, step=step, seconds=self.seconds(), log=self.hash.hexdigest(), threads=self.threads)
-    write_checkpoint(self.out / 'checkpoint.pt', dict(about, task=state))
-    self.saved = time.monotonic()
-    self.cost = self.saved - t
-
-# %% ../nbs/00e_checkpoints.ipynb #ed064e98
-@patch
-def close(self: Keeper, rec: Run | None = None):  # the finished run's record
-    "Close the log; if the run is over, write its record and remove the checkpoint."
-    if self.file:
-        self.file.close()
-    if self.tracker:
-        self.tracker.close()
-    if self.writes and rec:
-        rec.log_hash = self.hash.hexdigest()
-        rec.save(self.out / 'run.json')
-        (self.out / 'checkpoint.pt').unlink(missing_ok=True)

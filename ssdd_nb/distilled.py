@@ -10,7 +10,6 @@ import importlib.resources, json, os, urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from PIL import Image
-from fastcore.basics import patch
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,11 +56,6 @@ class Distilled:
         right = f'{said.get("count")} views of each of {len(self)} images, as the manifest says'
         need(m == len(self) and V == said.get('count'), 'answers', f'{V} views of {m} images', right)
 
-    @property
-    def views(self) -> dict | None:  # JSON: `recipe`, `seed`, `count` (None: unlimited), `teacher`, …
-        "How students shall see views of the images; None where they see the images themselves."
-        return self.manifest.get('views')
-
     def __len__(self):
         return len(self.x)
 
@@ -75,17 +69,93 @@ class Distilled:
             f"Distilled by {made}: {len(self)} images of {c}×{h}×{w} with {what}, seed {safe(m.get('seed'), most=20)}"
         )
 
-    @property
-    def images(self) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
-        "The pixels, as they are shown: the same as `pixels()`."
-        return self.pixels()
-
     def show(self) -> Image.Image:  # as the last line of a cell, it is shown
         "The images in a grid, the first thousand of them."
         return self.preview()
 
     def _repr_png_(self):
         return self.preview()._repr_png_() if self.x.shape[1] <= 4 else None
+
+    @property
+    def views(self) -> dict | None:  # JSON: `recipe`, `seed`, `count` (None: unlimited), `teacher`, …
+        "How students shall see views of the images; None where they see the images themselves."
+        return self.manifest.get('views')
+
+    def stats(self) -> tuple:  # mean and std (C,), in pixel units
+        "The normalisation that the set was made for."
+        n = self.manifest['normalisation']
+        return tuple(torch.tensor(n[k], dtype=torch.float32, device=self.x.device) for k in ('mean', 'std'))
+
+    def normalised(self) -> Tensor:  # float32 (m, C, H, W)
+        "What a network is trained on."
+        return normalise(self.x, *self.stats())
+
+    def pixels(self) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
+        "What the eye is shown: clipped to [0, 1]."
+        return self.x.clamp(0, 1)
+
+    @property
+    def images(self) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
+        "The pixels, as they are shown: the same as `pixels()`."
+        return self.pixels()
+
+    def dataset(self, normalised: bool = True) -> torch.utils.data.TensorDataset:  # of pairs (image, target)
+        "The set as a torch `Dataset`, for normalised images or for clipped pixels."
+        return torch.utils.data.TensorDataset(self.normalised() if normalised else self.pixels(), self.y)
+
+    def preview(self, height: int = 64) -> Image.Image:  # how high an image is shown at least, in screen pixels
+        "The images in a grid, the first thousand of them."
+        return image_grid(self.pixels()[:1000], height)
+
+    def to(self, device) -> 'Distilled':  # any torch device
+        "The same set on another device."
+        return Distilled(self.x.to(device), self.y.to(device), self.manifest, self.answers and self.answers.to(device))
+
+    @property
+    def bytes(self) -> int:
+        "What a student's training is given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
+        if self.answers:
+            targets = sum(t.nbytes for t in self.answers.tensors().values())
+        else:
+            targets = self.views['teacher_bytes'] if self.views else self.y.nbytes
+        return self.x.numel() + targets
+
+    def tensors(self) -> dict:  # name: tensor
+        "What the file of the set holds."
+        answers = self.answers.tensors() if self.answers else {}
+        return dict(x=self.x, y=self.y, **{f'views.{k}': t for k, t in answers.items()})
+
+    @property
+    def hash(self) -> str:  # 16 hexadecimal digits
+        "The content hash of images, targets, normalisation and views."
+        views = (self.views, *self.answers.tensors().values()) if self.answers else (self.views,) * bool(self.views)
+        return digest(self.x, self.y, self.manifest['normalisation'], *views)
+
+    def save(self, path: Path) -> Path:  # where to: NAME.safetensors; the path of the set
+        """Write the set, with NAME.png and NAME.md beside it.
+
+        A picture or a card that fails is a note, and never the loss of a set.
+        """
+        path = as_path(path)
+        need(path.suffix == '.safetensors', 'path', path, 'the name must end in .safetensors')
+        _beside(path.with_suffix('.png'), lambda p: self.preview().save(p, 'png'))
+        _beside(path.with_suffix('.md'), lambda p: p.write_text(self.card(path.stem), encoding='utf8'))
+        write_tensors(path, self.tensors(), dict(self.manifest, hash=self.hash))
+        return path
+
+    def card(
+        self,
+        name: str = 'distilled',  # the file's name without its ending
+        verdict: str = '',  # what the set is worth beside random images, in a sentence
+        where: str = '',  # what `load` is given, if not the file
+        front: str | None = None,  # what stands above the page for the hub; see `hub.front_matter`
+    ) -> str:  # Markdown
+        "A page that says what the set is and how to use it."
+        return _card(self, name, verdict, where, front)
+
+    def export(self, folder: Path) -> Path:  # a new folder; the same
+        "Pictures, their labels, targets in a table, the set and its card: what other programs read; see `hub.export`."
+        return importlib.import_module('ssdd_nb.hub').export(self, folder)
 
 # %% ../nbs/02_distilled.ipynb #aa0bcbd6
 def need_set(
@@ -101,54 +171,6 @@ def need_set(
     elif isinstance(d, Images):
         right = 'these are images; distil makes a set of them, and random picks some'
     raise BadInput(f'{arg}={in_short(d)}: {right}')
-
-# %% ../nbs/02_distilled.ipynb #92a70a33
-@patch
-def stats(self: Distilled) -> tuple:  # mean and std (C,), in pixel units
-    "The normalisation that the set was made for."
-    n = self.manifest['normalisation']
-    return tuple(torch.tensor(n[k], dtype=torch.float32, device=self.x.device) for k in ('mean', 'std'))
-
-
-@patch
-def normalised(self: Distilled) -> Tensor:  # float32 (m, C, H, W)
-    "What a network is trained on."
-    return normalise(self.x, *self.stats())
-
-# %% ../nbs/02_distilled.ipynb #b0206bf9
-@patch
-def pixels(self: Distilled) -> Tensor:  # float32 (m, C, H, W) in [0, 1]
-    "What the eye is shown: clipped to [0, 1]."
-    return self.x.clamp(0, 1)
-
-
-@patch
-def dataset(self: Distilled, normalised: bool = True) -> torch.utils.data.TensorDataset:  # of pairs (image, target)
-    "The set as a torch `Dataset`, for normalised images or for clipped pixels."
-    return torch.utils.data.TensorDataset(self.normalised() if normalised else self.pixels(), self.y)
-
-# %% ../nbs/02_distilled.ipynb #22fcd574
-@patch
-def to(self: Distilled, device) -> Distilled:  # any torch device
-    "The same set on another device."
-    return Distilled(self.x.to(device), self.y.to(device), self.manifest, self.answers and self.answers.to(device))
-
-
-@patch
-def tensors(self: Distilled) -> dict:  # name: tensor
-    "What the file of the set holds."
-    answers = self.answers.tensors() if self.answers else {}
-    return dict(x=self.x, y=self.y, **{f'views.{k}': t for k, t in answers.items()})
-
-# %% ../nbs/02_distilled.ipynb #e512e29b
-@patch(as_prop=True)
-def bytes(self: Distilled) -> int:
-    "What a student's training is given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
-    if self.answers:
-        targets = sum(t.nbytes for t in self.answers.tensors().values())
-    else:
-        targets = self.views['teacher_bytes'] if self.views else self.y.nbytes
-    return self.x.numel() + targets
 
 # %% ../nbs/02_distilled.ipynb #2ff3faad
 def distilled_from(
@@ -180,27 +202,6 @@ def distilled_from(
     )
     return Distilled(denormalise(z.detach(), images.mean, images.std).cpu(), y.cpu(), json.loads(json.dumps(manifest)))
 
-# %% ../nbs/02_distilled.ipynb #4dd021a4
-@patch(as_prop=True)
-def hash(self: Distilled) -> str:  # 16 hexadecimal digits
-    "The content hash of images, targets, normalisation and views."
-    views = (self.views, *self.answers.tensors().values()) if self.answers else (self.views,) * bool(self.views)
-    return digest(self.x, self.y, self.manifest['normalisation'], *views)
-
-# %% ../nbs/02_distilled.ipynb #e375461b
-@patch
-def save(self: Distilled, path: Path) -> Path:  # where to: NAME.safetensors; the path of the set
-    """Write the set, with NAME.png and NAME.md beside it.
-
-    A picture or a card that fails is a note, and never the loss of a set.
-    """
-    path = as_path(path)
-    need(path.suffix == '.safetensors', 'path', path, 'the name must end in .safetensors')
-    _beside(path.with_suffix('.png'), lambda p: self.preview().save(p, 'png'))
-    _beside(path.with_suffix('.md'), lambda p: p.write_text(self.card(path.stem), encoding='utf8'))
-    write_tensors(path, self.tensors(), dict(self.manifest, hash=self.hash))
-    return path
-
 # %% ../nbs/02_distilled.ipynb #b161390e
 def _beside(path, write):
     "Write what only explains a set; say so if that fails."
@@ -209,12 +210,6 @@ def _beside(path, write):
             write(p)
     except Exception as e:
         remark(f'{path} was not written ({e}); the set itself is not affected')
-
-# %% ../nbs/02_distilled.ipynb #d2a92aff
-@patch
-def preview(self: Distilled, height: int = 64) -> Image.Image:  # how high an image is shown at least, in screen pixels
-    "The images in a grid, the first thousand of them."
-    return image_grid(self.pixels()[:1000], height)
 
 # %% ../nbs/02_distilled.ipynb #5962e5aa
 CARD = """{front}# {title}: {m} synthetic images that stand for {n:,}
@@ -265,10 +260,8 @@ post_train(student, d, tiny_post(x.shape[1]), net)      # the student: any modul
 )
 
 # %% ../nbs/02_distilled.ipynb #d33da714
-@patch
-def _for_views(self: Distilled):  # a set with views
-    "What the card says of them."
-    v = self.views
+def _for_views(v):
+    "What the card says of the views."
     how = ', '.join(f'{k} {value}' for k, value in v['recipe'].items())
     whose = (
         f"The teacher's features of {v['count']} views of each image are in the file (`views.values`; "
@@ -280,21 +273,14 @@ def _for_views(self: Distilled):  # a set with views
     return purpose.format(how=how, whose=whose), usage.format(teacher='' if v['count'] else ', teacher=…')
 
 # %% ../nbs/02_distilled.ipynb #9d2f1927
-@patch
-def card(
-    self: Distilled,
-    name: str = 'distilled',  # the file's name without its ending
-    verdict: str = '',  # what the set is worth beside random images, in a sentence
-    where: str = '',  # what `load` is given, if not the file
-    front: str | None = None,  # what stands above the page for the hub; see `hub.front_matter`
-) -> str:  # Markdown
-    "A page that says what the set is and how to use it."
-    m, norm = self.manifest, self.manifest['normalisation']
-    purpose, usage = FOR_LABELS if self.y.ndim == 1 else self._for_views() if self.views else FOR_FEATURES
+def _card(d, name, verdict, where, front):
+    "The page of a set; see `Distilled.card`."
+    m, norm = d.manifest, d.manifest['normalisation']
+    purpose, usage = FOR_LABELS if d.y.ndim == 1 else _for_views(d.views) if d.views else FOR_FEATURES
     says = lambda text: safe(text, 'markdown', 1000)  # what comes from files of other people
     file, link = repr(safe(f'{name}.safetensors').replace('`', "'")), urllib.parse.quote(os.fsencode(name))
     if front is None:
-        front = importlib.import_module('ssdd_nb.hub').front_matter(self)
+        front = importlib.import_module('ssdd_nb.hub').front_matter(d)
     return CARD.format(
         front=front,
         title=says(name),
@@ -304,26 +290,20 @@ def card(
         file=file,
         purpose=purpose,
         usage=usage,
-        m=len(self),
+        m=len(d),
         n=m['source']['n'],
         source=says(m['source']['name']),
         method=says(m['method']),
         seed=m['seed'],
-        shape='×'.join(map(str, self.x.shape[1:])),
-        target=f"{says(m['target_kind'])} ({self.y.shape[1]} numbers each)" if self.y.ndim == 2 else 'labels',
-        xs=tuple(self.x.shape),
-        ys=tuple(self.y.shape),
+        shape='×'.join(map(str, d.x.shape[1:])),
+        target=f"{says(m['target_kind'])} ({d.y.shape[1]} numbers each)" if d.y.ndim == 2 else 'labels',
+        xs=tuple(d.x.shape),
+        ys=tuple(d.y.shape),
         mean=[round(v, 4) for v in norm['mean']],
         std=[round(v, 4) for v in norm['std']],
         manifest=as_json(m, indent=1),
         licence=says(m['source'].get('licence', 'the licence of those images applies')),
     )
-
-# %% ../nbs/02_distilled.ipynb #a47ac7dd
-@patch
-def export(self: Distilled, folder: Path) -> Path:  # a new folder; the same
-    "Pictures, their labels, targets in a table, the set and its card: what other programs read; see `hub.export`."
-    return importlib.import_module('ssdd_nb.hub').export(self, folder)
 
 # %% ../nbs/02_distilled.ipynb #673222a5
 __getattr__ = moved_names(__name__)  # for programs of version 0.1.0

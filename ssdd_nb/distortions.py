@@ -9,7 +9,6 @@ __all__ = ['matrix', 'crop_matrix', 'flip_matrix', 'affine_matrix', 'warp', 'gre
 # %% ../nbs/04d_distortions.ipynb #ace66834
 import math
 from dataclasses import dataclass
-from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -195,98 +194,90 @@ class Views:
     noise: float = 0.0  # standard deviation of Gaussian noise, in pixel units
     padding: str = 'zeros'  # outside the image: `zeros`, `border` or `reflection`
 
-# %% ../nbs/04d_distortions.ipynb #7773a422
-@patch
-@precision()
-def __call__(
-    self: Views,
-    x: Tensor,  # (n, C, H, W) in [0, 1]
-    gen: torch.Generator,  # on the CPU
-    of: World = World(),  # several processes make one `share` each; numbers are drawn for all images
-) -> Tensor:  # (n, C, H, W) in [0, 1], but for the noise
-    "One view of each image."
-    p = together_to_device(self.draw(x, gen, of), x.device)
-    some = lambda which, share, changed, x: torch.where((p[which] < share).view(-1, 1, 1, 1), changed, x)
-    x = warp(of.share(x), p['M'], self.padding)
-    if self.jitter:
-        y = contrast(brightness(x, p['brightness']), p['contrast'])
-        x = some('jitter', self.jitter, hue(saturation(y, p['saturation']), p['hue']), x)
-    if self.grey:
-        x = some('grey', self.grey, grey(x), x)
-    if self.blur:
-        x = some('blur', self.blur, blur(x, p['sigma'], 2 * max(1, min(x.shape[2:]) // 20) + 1), x)
-    if self.solarise:
-        x = some('solarise', self.solarise, solarise(x, x.new_full((len(x),), 0.5)), x)
-    return x + self.noise * p['noise'] if self.noise else x
+    @precision()
+    def __call__(
+        self,
+        x: Tensor,  # (n, C, H, W) in [0, 1]
+        gen: torch.Generator,  # on the CPU
+        of: World = World(),  # several processes make one `share` each; numbers are drawn for all images
+    ) -> Tensor:  # (n, C, H, W) in [0, 1], but for the noise
+        "One view of each image."
+        p = together_to_device(self.draw(x, gen, of), x.device)
+        some = lambda which, share, changed, x: torch.where((p[which] < share).view(-1, 1, 1, 1), changed, x)
+        x = warp(of.share(x), p['M'], self.padding)
+        if self.jitter:
+            y = contrast(brightness(x, p['brightness']), p['contrast'])
+            x = some('jitter', self.jitter, hue(saturation(y, p['saturation']), p['hue']), x)
+        if self.grey:
+            x = some('grey', self.grey, grey(x), x)
+        if self.blur:
+            x = some('blur', self.blur, blur(x, p['sigma'], 2 * max(1, min(x.shape[2:]) // 20) + 1), x)
+        if self.solarise:
+            x = some('solarise', self.solarise, solarise(x, x.new_full((len(x),), 0.5)), x)
+        return x + self.noise * p['noise'] if self.noise else x
 
-# %% ../nbs/04d_distortions.ipynb #0b50178d
-@patch
-def draw(
-    self: Views,
-    x: Tensor,  # pixels (n, C, H, W), for their number and size
-    gen: torch.Generator,  # on the CPU
-    of: World = World(),  # which images of the batch are this process's
-) -> dict:  # name: a number, matrix or image for each view, on the CPU
-    """All that views depend on: the matrix, and how much of each distortion.
+    def draw(
+        self,
+        x: Tensor,  # pixels (n, C, H, W), for their number and size
+        gen: torch.Generator,  # on the CPU
+        of: World = World(),  # which images of the batch are this process's
+    ) -> dict:  # name: a number, matrix or image for each view, on the CPU
+        """All that views depend on: the matrix, and how much of each distortion.
 
-    For a distortion that some images are spared there is a number in [0, 1).
-    """
-    uniform = lambda lo, hi, *more: of.share(lo + (hi - lo) * torch.rand(len(x), *more, generator=gen))
-    p = dict(M=self.geometry(uniform, x))
-    if self.jitter:
-        for k, s in zip(('brightness', 'contrast', 'saturation'), self.strength):
-            p[k] = uniform(1 - s, 1 + s)
-        p |= dict(hue=uniform(-self.strength[3], self.strength[3]), jitter=uniform(0, 1))
-    if self.grey:
-        p['grey'] = uniform(0, 1)
-    if self.blur:
-        p |= dict(sigma=uniform(*self.sigma), blur=uniform(0, 1))
-    if self.solarise:
-        p['solarise'] = uniform(0, 1)
-    if self.noise:
-        p['noise'] = of.share(torch.randn(x.shape, generator=gen))
-    return p
+        For a distortion that some images are spared there is a number in [0, 1).
+        """
+        uniform = lambda lo, hi, *more: of.share(lo + (hi - lo) * torch.rand(len(x), *more, generator=gen))
+        p = dict(M=self.geometry(uniform, x))
+        if self.jitter:
+            for k, s in zip(('brightness', 'contrast', 'saturation'), self.strength):
+                p[k] = uniform(1 - s, 1 + s)
+            p |= dict(hue=uniform(-self.strength[3], self.strength[3]), jitter=uniform(0, 1))
+        if self.grey:
+            p['grey'] = uniform(0, 1)
+        if self.blur:
+            p |= dict(sigma=uniform(*self.sigma), blur=uniform(0, 1))
+        if self.solarise:
+            p['solarise'] = uniform(0, 1)
+        if self.noise:
+            p['noise'] = of.share(torch.randn(x.shape, generator=gen))
+        return p
 
-# %% ../nbs/04d_distortions.ipynb #23f25bef
-@patch
-@precision()
-def geometry(
-    self: Views,
-    uniform,  # draws (n, …) numbers between two bounds
-    x: Tensor,  # the images
-) -> Tensor:  # (n, 3, 3)
-    "The matrix of each view: where its pixels are taken from."
-    area, log_ratio = uniform(*self.crop), uniform(*map(math.log, self.ratio))
-    h, w = ((area * torch.exp(sign * log_ratio)).sqrt().clamp(max=1) for sign in (-1, 1))
-    M = crop_matrix((1 - h) * uniform(0, 1), (1 - w) * uniform(0, 1), h, w) @ flip_matrix(uniform(0, 1) < self.flip)
-    if not (self.rotate or self.shift or self.scale or self.shear):
-        return M
-    around = lambda v, *more: uniform(-v, v, *more)
-    return (
-        affine_matrix(
-            around(self.rotate),
-            around(self.shift, 2),
-            1 + around(self.scale),
-            around(self.shear),
-            x.shape[2] / x.shape[3],
+    @precision()
+    def geometry(
+        self,
+        uniform,  # draws (n, …) numbers between two bounds
+        x: Tensor,  # the images
+    ) -> Tensor:  # (n, 3, 3)
+        "The matrix of each view: where its pixels are taken from."
+        area, log_ratio = uniform(*self.crop), uniform(*map(math.log, self.ratio))
+        h, w = ((area * torch.exp(sign * log_ratio)).sqrt().clamp(max=1) for sign in (-1, 1))
+        M = crop_matrix((1 - h) * uniform(0, 1), (1 - w) * uniform(0, 1), h, w) @ flip_matrix(uniform(0, 1) < self.flip)
+        if not (self.rotate or self.shift or self.scale or self.shear):
+            return M
+        around = lambda v, *more: uniform(-v, v, *more)
+        return (
+            affine_matrix(
+                around(self.rotate),
+                around(self.shift, 2),
+                1 + around(self.scale),
+                around(self.shear),
+                x.shape[2] / x.shape[3],
+            )
+            @ M
         )
-        @ M
-    )
 
-# %% ../nbs/04d_distortions.ipynb #a2d15aa2
-@patch
-def matrices(
-    self: Views,
-    n: int,  # how many views
-    size,  # (H, W) of the images
-    gen: torch.Generator,  # on the CPU
-) -> Tensor:  # (n, 2, 3) half precision, on the CPU
-    "The geometry of some views, as it can be stored."
+    def matrices(
+        self,
+        n: int,  # how many views
+        size,  # (H, W) of the images
+        gen: torch.Generator,  # on the CPU
+    ) -> Tensor:  # (n, 2, 3) half precision, on the CPU
+        "The geometry of some views, as it can be stored."
 
-    def uniform(lo, hi, *more):
-        return lo + (hi - lo) * torch.rand(n, *more, generator=gen)
+        def uniform(lo, hi, *more):
+            return lo + (hi - lo) * torch.rand(n, *more, generator=gen)
 
-    return self.geometry(uniform, torch.empty(n, 1, *size))[:, :2].half()
+        return self.geometry(uniform, torch.empty(n, 1, *size))[:, :2].half()
 
 # %% ../nbs/04d_distortions.ipynb #8a937bfb
 def view_of(

@@ -10,7 +10,6 @@ __all__ = ['Images', 'need_images', 'known_options', 'same_classes', 'normalise'
 import os
 from dataclasses import dataclass, field, replace
 from PIL import Image
-from fastcore.basics import patch
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,6 +54,12 @@ class Images:
     def __len__(self):
         return len(self.x)
 
+    def __getitem__(self, i) -> 'Images':  # i: indices, a slice or a mask
+        "Some of the images, with the same normalisation."
+        at = index_to(i, self.x.device)
+        x = self.x.some(i) if isinstance(self.x, OnDisk) else self.x[at]
+        return replace(self, x=x, y=None if self.y is None else self.y[at])
+
     def __repr__(self):
         n, c, h, w = self.x.shape
         return f'{self.name}: {n:,} images of {h}×{w}, {c} channel{"s" if c > 1 else ""}, ' + (
@@ -67,6 +72,58 @@ class Images:
     ) -> Image.Image:  # as the last line of a cell, it is shown
         "The first images in a grid."
         return image_grid(self.pixels(slice(n)))
+
+    def pixels(self, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W) in [0, 1]
+        "Pixels as floats in [0, 1]."
+        return as_float(self.x[i if isinstance(self.x, OnDisk) else index_to(i, self.x.device)])
+
+    def normalised(self, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W)
+        "Pixels minus mean over std: what networks see."
+        return normalise(self.pixels(i), self.mean, self.std)
+
+    def prefetch(self, i):  # the indices that will be asked for next, or a function that tells them
+        "Begin to read images from disk in a thread; does nothing if they are in memory."
+        if isinstance(self.x, OnDisk):
+            self.x.prefetch(i() if callable(i) else i)
+
+    def batches(
+        self,
+        size: int = 512,  # images at a time
+        index: Tensor | None = None,  # which images, in which order; all if None
+    ):  # yields float32 (n, C, H, W)
+        "Normalised images, some at a time, so that a large set is never there as floats; from disk, read ahead."
+        if index is not None:
+            index = index_to(index, 'cpu' if isinstance(self.x, OnDisk) else self.x.device)
+        n = len(self) if index is None else len(index)
+        part = lambda at: slice(at, at + size) if index is None else index[at : at + size]
+        for at in range(0, n, size):
+            z = self.normalised(part(at))
+            if at + size < n:
+                self.prefetch(part(at + size))
+            yield z
+
+    def to(self, device) -> 'Images':  # any torch device
+        "The same images, kept on another device."
+        move = lambda t: None if t is None else t.to(device)
+        return replace(self, x=move(self.x), y=move(self.y), mean=move(self.mean), std=move(self.std))
+
+    def describe(self) -> dict:  # JSON
+        "What records and manifests say about images: name, hash, number, and whatever is in `about`."
+        about = {k: v for k, v in self.about.items() if k != 'left_out'}  # no part of what they are
+        return dict(name=self.name, hash=self.hash, n=len(self), **about)
+
+    @property
+    def hash(self) -> str:  # 16 hexadecimal digits
+        "The content hash of pixels and normalisation; labels and names do not count."
+        x = self.x.to('cpu') if isinstance(self.x, OnDisk) else self.x
+        if '_hash' not in self.__dict__:
+            self._hash = digest(x, self.mean, self.std)
+        return self._hash
+
+    @property
+    def label_hash(self) -> str | None:  # 16 hexadecimal digits; None without labels
+        "The content hash of labels and class names: for what depends on them."
+        return None if self.y is None else digest(self.y, list(self.classes))
 
 # %% ../nbs/00h_images.ipynb #fc048ba2
 def need_images(
@@ -94,72 +151,7 @@ def known_options(
     for name in given:
         known(name, [n for some in names for n in some], 'argument')
 
-# %% ../nbs/00h_images.ipynb #e01334cf
-@patch
-def __getitem__(self: Images, i) -> Images:  # i: indices, a slice or a mask
-    "Some of the images, with the same normalisation."
-    at = index_to(i, self.x.device)
-    x = self.x.some(i) if isinstance(self.x, OnDisk) else self.x[at]
-    return replace(self, x=x, y=None if self.y is None else self.y[at])
-
-
-@patch
-def pixels(self: Images, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W) in [0, 1]
-    "Pixels as floats in [0, 1]."
-    return as_float(self.x[i if isinstance(self.x, OnDisk) else index_to(i, self.x.device)])
-
-# %% ../nbs/00h_images.ipynb #3e0bbc77
-@patch
-def normalised(self: Images, i=slice(None)) -> Tensor:  # i: indices; float32 (n, C, H, W)
-    "Pixels minus mean over std: what networks see."
-    return normalise(self.pixels(i), self.mean, self.std)
-
-
-@patch
-def prefetch(self: Images, i):  # the indices that will be asked for next, or a function that tells them
-    "Begin to read images from disk in a thread; does nothing if they are in memory."
-    if isinstance(self.x, OnDisk):
-        self.x.prefetch(i() if callable(i) else i)
-
-# %% ../nbs/00h_images.ipynb #ee92f745
-@patch
-def batches(
-    self: Images,
-    size: int = 512,  # images at a time
-    index: Tensor | None = None,  # which images, in which order; all if None
-):  # yields float32 (n, C, H, W)
-    "Normalised images, some at a time, so that a large set is never there as floats; from disk, read ahead."
-    if index is not None:
-        index = index_to(index, 'cpu' if isinstance(self.x, OnDisk) else self.x.device)
-    n = len(self) if index is None else len(index)
-    part = lambda at: slice(at, at + size) if index is None else index[at : at + size]
-    for at in range(0, n, size):
-        z = self.normalised(part(at))
-        if at + size < n:
-            self.prefetch(part(at + size))
-        yield z
-
-# %% ../nbs/00h_images.ipynb #4995fffa
-@patch
-def to(self: Images, device) -> Images:  # any torch device
-    "The same images, kept on another device."
-    move = lambda t: None if t is None else t.to(device)
-    return replace(self, x=move(self.x), y=move(self.y), mean=move(self.mean), std=move(self.std))
-
-
-@patch
-def describe(self: Images) -> dict:  # JSON
-    "What records and manifests say about images: name, hash, number, and whatever is in `about`."
-    about = {k: v for k, v in self.about.items() if k != 'left_out'}  # no part of what they are
-    return dict(name=self.name, hash=self.hash, n=len(self), **about)
-
 # %% ../nbs/00h_images.ipynb #46fe09bf
-@patch(as_prop=True)
-def label_hash(self: Images) -> str | None:  # 16 hexadecimal digits; None without labels
-    "The content hash of labels and class names: for what depends on them."
-    return None if self.y is None else digest(self.y, list(self.classes))
-
-
 def same_classes(
     train: Images,  # where labels come from
     test: Images,  # what is judged
@@ -176,15 +168,6 @@ def same_classes(
     unseen = sorted({*test.y.unique().tolist()} - {*train.y.unique().tolist()})
     said = safe(', '.join(train.classes[i] for i in unseen[:5]))
     need(not unseen, 'test', test.name, f'has images of classes that no training image has: {said}; leave them out')
-
-
-@patch(as_prop=True)
-def hash(self: Images) -> str:  # 16 hexadecimal digits
-    "The content hash of pixels and normalisation; labels and names do not count."
-    x = self.x.to('cpu') if isinstance(self.x, OnDisk) else self.x
-    if '_hash' not in self.__dict__:
-        self._hash = digest(x, self.mean, self.std)
-    return self._hash
 
 # %% ../nbs/00h_images.ipynb #46753dbc
 def normalise(

@@ -8,7 +8,6 @@ __all__ = ['KERNELS', 'centred', 'check_labels', 'balanced', 'kernel_ridge', 'KI
 
 # %% ../nbs/32_kernels.ipynb #7ffff3bc
 from dataclasses import asdict, dataclass, fields
-from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -199,42 +198,36 @@ class KIPTask:
         self.t += 1
         return dict(loss=loss.detach())
 
-# %% ../nbs/32_kernels.ipynb #3a99f7a8
-@patch
-def state_dict(self: KIPTask) -> dict:
-    "All that `step` depends on."
-    return dict(
-        X_s=self.X_s.detach(),
-        Y_s=self.Y_s.detach(),
-        opt=self.opt.state_dict(),
-        batches=self.batches.state_dict(),
-        t=self.t,
-    )
+    def distilled(self) -> Distilled:
+        "The set as it stands."
+        return distilled_from(
+            self.X_s,
+            self.Y_s.detach(),
+            self.images,
+            method=self.name,
+            config=asdict(self.cfg),
+            seed=self.seed,
+            target_kind='centred labels',
+        )
 
-# %% ../nbs/32_kernels.ipynb #53f9166c
-@patch
-def load_state_dict(self: KIPTask, s: dict):  # from `state_dict`
-    "Go on from there."
-    with torch.no_grad():
-        self.X_s.copy_(s['X_s'])
-        self.Y_s.copy_(s['Y_s'])
-    for k in ('opt', 'batches'):
-        getattr(self, k).load_state_dict(s[k])
-    self.t = s['t']
+    def state_dict(self) -> dict:
+        "All that `step` depends on."
+        return dict(
+            X_s=self.X_s.detach(),
+            Y_s=self.Y_s.detach(),
+            opt=self.opt.state_dict(),
+            batches=self.batches.state_dict(),
+            t=self.t,
+        )
 
-# %% ../nbs/32_kernels.ipynb #917711e2
-@patch
-def distilled(self: KIPTask) -> Distilled:
-    "The set as it stands."
-    return distilled_from(
-        self.X_s,
-        self.Y_s.detach(),
-        self.images,
-        method=self.name,
-        config=asdict(self.cfg),
-        seed=self.seed,
-        target_kind='centred labels',
-    )
+    def load_state_dict(self, s: dict):  # from `state_dict`
+        "Go on from there."
+        with torch.no_grad():
+            self.X_s.copy_(s['X_s'])
+            self.Y_s.copy_(s['Y_s'])
+        for k in ('opt', 'batches'):
+            getattr(self, k).load_state_dict(s[k])
+        self.t = s['t']
 
 # %% ../nbs/32_kernels.ipynb #bf14a8aa
 def kip(

@@ -7,7 +7,6 @@ __all__ = ['one_class', 'Real', 'MatchingTask', 'GradientMatching', 'Distributio
 
 # %% ../nbs/30_loops.ipynb #6a1ef75d
 from dataclasses import asdict, replace
-from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,106 +89,92 @@ class MatchingTask:
         self.lessons = Batches(len(self.y), cfg.batch_net, seed, f'{self.stream} lessons')
         self.net, self.made, self.t, self.used, self.seen = None, 0, 0, 0, []
 
-# %% ../nbs/30_loops.ipynb #99d92c54
-@patch
-def begin(self: MatchingTask):
-    "A network with new weights."
-    self.net = place(
-        make_net(
-            self.cfg.net,
-            self.X_s.shape[1],
-            self.X_s.shape[2:],
-            len(self.images.classes),
-            seed_of(self.seed, f'{self.stream} net', self.made),
-            widths=self.cfg.widths,
-            norm=self.cfg.norm,
-        ),
-        self.device,
-    )
-    self.opt_net = torch.optim.SGD(self.net.parameters(), self.cfg.lr_net, momentum=self.cfg.momentum_net)
-    self.made, self.used, self.seen = self.made + 1, 0, []
+    def step(self) -> dict:  # `loss`, summed over the classes, and what `advance` returns
+        "One update of X_s, and then of the network."
+        cfg = self.cfg
+        if self.net is None:
+            self.begin()
+        total, grad = 0.0, torch.zeros_like(self.X_s)
+        for loss in self.losses():
+            grad += torch.autograd.grad(loss, self.X_s)[0]
+            total = total + loss.detach()
+        self.X_s.grad = grad
+        for group in self.opt.param_groups:
+            group['lr'] = cfg.lr * 0.5 ** sum(self.t >= h * cfg.steps for h in cfg.halve)
+        self.opt.step()
+        self.t += 1
+        return dict(loss=total, **self.advance())
 
-# %% ../nbs/30_loops.ipynb #e7f0bf3d
-@patch
-def pairs(self: MatchingTask):
-    "The loop over the classes: class, real images, synthetic images, both changed alike."
-    for c, rows in enumerate(torch.arange(len(self.y), device=self.device).split(self.cfg.ipc)):
-        how = draw(self.cfg.augment, 1, self.gen)
-        yield c, augment(self.real.next(c), how), augment(self.X_s[rows], how)
+    def losses(self):
+        "The losses of an update, one after the other."
+        raise NotImplementedError
 
-# %% ../nbs/30_loops.ipynb #f5f1c185
-@patch
-def step(self: MatchingTask) -> dict:  # `loss`, summed over the classes, and what `advance` returns
-    "One update of X_s, and then of the network."
-    cfg = self.cfg
-    if self.net is None:
-        self.begin()
-    total, grad = 0.0, torch.zeros_like(self.X_s)
-    for loss in self.losses():
-        grad += torch.autograd.grad(loss, self.X_s)[0]
-        total = total + loss.detach()
-    self.X_s.grad = grad
-    for group in self.opt.param_groups:
-        group['lr'] = cfg.lr * 0.5 ** sum(self.t >= h * cfg.steps for h in cfg.halve)
-    self.opt.step()
-    self.t += 1
-    return dict(loss=total, **self.advance())
+    def advance(self) -> dict:  # what else to log
+        "What happens to the network after an update of X_s."
+        raise NotImplementedError
 
-# %% ../nbs/30_loops.ipynb #01045daa
-@patch
-def epoch(self: MatchingTask):
-    "Train the network on X_s, once through; with augmentation, each image changed by itself."
-    for _ in range(max(1, len(self.y) // self.lessons.size)):
-        i = to_device(self.lessons.next(), self.device)
-        x = augment(self.X_s.detach()[i], draw(self.cfg.augment, len(i), self.gen))
-        self.opt_net.zero_grad()
-        F.cross_entropy(full(self.net(x)), self.y[i]).backward()
-        self.opt_net.step()
+    def pairs(self):
+        "The loop over the classes: class, real images, synthetic images, both changed alike."
+        for c, rows in enumerate(torch.arange(len(self.y), device=self.device).split(self.cfg.ipc)):
+            how = draw(self.cfg.augment, 1, self.gen)
+            yield c, augment(self.real.next(c), how), augment(self.X_s[rows], how)
 
-# %% ../nbs/30_loops.ipynb #d7040b49
-@patch
-def state_dict(self: MatchingTask) -> dict:
-    "All that `step` depends on."
-    net = {} if self.net is None else dict(net=self.net.state_dict(), opt_net=self.opt_net.state_dict())
-    return dict(
-        X_s=self.X_s.detach(),
-        opt=self.opt.state_dict(),
-        real=self.real.state_dict(),
-        lessons=self.lessons.state_dict(),
-        gen=self.gen.get_state(),
-        made=self.made,
-        t=self.t,
-        used=self.used,
-        seen=self.seen,
-        **net,
-    )
+    def begin(self):
+        "A network with new weights."
+        cfg, (_, c, h, w) = self.cfg, self.X_s.shape
+        seed, how = seed_of(self.seed, f'{self.stream} net', self.made), dict(widths=cfg.widths, norm=cfg.norm)
+        self.net = place(make_net(cfg.net, c, (h, w), len(self.images.classes), seed, **how), self.device)
+        self.opt_net = torch.optim.SGD(self.net.parameters(), cfg.lr_net, momentum=cfg.momentum_net)
+        self.made, self.used, self.seen = self.made + 1, 0, []
 
-# %% ../nbs/30_loops.ipynb #4405f1ab
-@patch
-def load_state_dict(self: MatchingTask, s: dict):  # from `state_dict`
-    "Go on from there."
-    with torch.no_grad():
-        self.X_s.copy_(s['X_s'])
-    for k in ('opt', 'real', 'lessons'):
-        getattr(self, k).load_state_dict(s[k])
-    self.gen.set_state(s['gen'])
-    self.net = None
-    if 'net' in s:
-        self.begin()
-        for k in ('net', 'opt_net'):
-            getattr(self, k).load_state_dict(s[k])
-    self.made, self.t, self.used, self.seen = (s[k] for k in ('made', 't', 'used', 'seen'))
+    def epoch(self):
+        "Train the network on X_s, once through; with augmentation, each image changed by itself."
+        for _ in range(max(1, len(self.y) // self.lessons.size)):
+            i = to_device(self.lessons.next(), self.device)
+            x = augment(self.X_s.detach()[i], draw(self.cfg.augment, len(i), self.gen))
+            self.opt_net.zero_grad()
+            F.cross_entropy(full(self.net(x)), self.y[i]).backward()
+            self.opt_net.step()
 
-# %% ../nbs/30_loops.ipynb #77b92d8f
-@patch
-def distilled(self: MatchingTask) -> Distilled:
-    "The images as they stand, with their labels; of `dm-ssl`, with the teacher's targets for them."
-    z = self.X_s.detach()
-    if not self.cfg.free:
+    def distilled(self) -> Distilled:
+        "The images as they stand, with their labels; of `dm-ssl`, with the teacher's targets for them."
+        z = self.X_s.detach()
         y, more = self.y, dict(target_kind='labels')
-    else:
-        y, more = self.teacher(denormalise(z, self.images.mean, self.images.std)), dict(teacher=self.teacher.about())
-    return distilled_from(z, y, self.images, method=self.cfg.method, config=asdict(self.cfg), seed=self.seed, **more)
+        if self.cfg.free:
+            y = self.teacher(denormalise(z, self.images.mean, self.images.std))
+            more = dict(teacher=self.teacher.about())
+        about = dict(method=self.cfg.method, config=asdict(self.cfg), seed=self.seed)
+        return distilled_from(z, y, self.images, **about, **more)
+
+    def state_dict(self) -> dict:
+        "All that `step` depends on."
+        net = {} if self.net is None else dict(net=self.net.state_dict(), opt_net=self.opt_net.state_dict())
+        return dict(
+            X_s=self.X_s.detach(),
+            opt=self.opt.state_dict(),
+            real=self.real.state_dict(),
+            lessons=self.lessons.state_dict(),
+            gen=self.gen.get_state(),
+            made=self.made,
+            t=self.t,
+            used=self.used,
+            seen=self.seen,
+            **net,
+        )
+
+    def load_state_dict(self, s: dict):  # from `state_dict`
+        "Go on from there."
+        with torch.no_grad():
+            self.X_s.copy_(s['X_s'])
+        for k in ('opt', 'real', 'lessons'):
+            getattr(self, k).load_state_dict(s[k])
+        self.gen.set_state(s['gen'])
+        self.net = None
+        if 'net' in s:
+            self.begin()
+            for k in ('net', 'opt_net'):
+                getattr(self, k).load_state_dict(s[k])
+        self.made, self.t, self.used, self.seen = (s[k] for k in ('made', 't', 'used', 'seen'))
 
 # %% ../nbs/30_loops.ipynb #1c4ca54c
 class GradientMatching(MatchingTask):

@@ -8,7 +8,6 @@ __all__ = ['TEACHER_FORMAT', 'Teacher', 'Classifier', 'load_teacher', 'foreign',
 # %% ../nbs/05_teachers.ipynb #933b3ba3
 import os
 from pathlib import Path
-from fastcore.basics import patch
 import torch
 from torch import Tensor, nn
 from .errors import BadInput, need, safe
@@ -51,27 +50,22 @@ class Teacher:
 
         The network goes to a card where the images are, and never leaves one.
         """
-        fit = bool(self.mean.isfinite().all() and self.std.isfinite().all() and (self.std > 0).all()) and len(
-            self.mean
-        ) == len(self.std)
-        need(
-            fit,
-            'mean, std',
-            (self.mean.tolist(), self.std.tolist()),
-            'one finite mean and one positive std for each channel',
-        )
-        need(
-            x.shape[1] == len(self.mean),
-            'teacher',
-            f'made for {len(self.mean)} channels',
-            f'the images have {x.shape[1]}; train one on such images',
-        )
+        _need_channels(x, self.mean, self.std)
         device = meeting_place(self.net, x.device)
         mean, std = (to_device(t, device) for t in (self.mean, self.std))
         one_by_one = lambda b: need_features(self.answer(b), len(b))
         parts = (normalise(to_device(b, device), mean, std) for b in x.split(512))
         out = in_batches(one_by_one, self.net.to(device), parts)
         return out.float().to(x.device)
+
+    def targets(
+        self,
+        images: Images,  # any images
+    ) -> Tensor:  # Y_t = g_φ(X_t), float32 (n, k), on the images' device
+        "The targets of images, computed once for each (teacher, images)."
+        if images.hash not in self.cache:
+            self.cache[images.hash] = _targets(self, images)
+        return self.cache[images.hash].to(images.x.device)
 
     def answer(self, x: Tensor):  # normalised images (n, C, H, W)
         "What the network says of a batch, whatever it is; raises `BadInput` for images that it cannot take."
@@ -121,6 +115,19 @@ class Teacher:
         "What a distilled set's manifest says about its teacher."
         return {**self.manifest, 'hash': self.hash()}
 
+    def save(self, path: Path) -> Path:  # NAME.safetensors
+        "Write weights and manifest, whole or not at all."
+        about = dict(
+            format=TEACHER_FORMAT,
+            **self.about(),
+            spec=getattr(self.net, 'spec', None),
+            mean=self.mean.tolist(),
+            std=self.std.tolist(),
+        )
+        path = as_path(path)
+        write_tensors(path, self.kept.state_dict(), about)
+        return path
+
 # %% ../nbs/05_teachers.ipynb #2c9811d9
 class Classifier(Teacher):
     "A teacher whose targets are class scores: the whole network counts, its head included."
@@ -135,35 +142,30 @@ class Classifier(Teacher):
         super().__init__(net, mean, std, {'what': 'class scores', **(manifest or dict(net=type(net).__name__))})
         self.g = self.kept = self.net
 
-# %% ../nbs/05_teachers.ipynb #66066d80
-@patch
-def targets(
-    self: Teacher,
-    images: Images,  # any images
-) -> Tensor:  # Y_t = g_φ(X_t), float32 (n, k), on the images' device
-    "The targets of images, computed once for each (teacher, images)."
-    if images.hash in self.cache:
-        return self.cache[images.hash].to(images.x.device)
-    file = self.folder and self.folder / f'targets-{digest(self.hash(), images.hash)}.safetensors'
+# %% ../nbs/05_teachers.ipynb #2e0b2d9c
+def _need_channels(x, mean, std):
+    "Raise `BadInput` unless images have as many channels as there are means and positive stds."
+    fit = bool(mean.isfinite().all() and std.isfinite().all() and (std > 0).all()) and len(mean) == len(std)
+    right = 'one finite mean and one positive std for each channel'
+    need(fit, 'mean, std', (mean.tolist(), std.tolist()), right)
+    right = f'the images have {x.shape[1]}; train one on such images'
+    need(x.shape[1] == len(mean), 'teacher', f'made for {len(mean)} channels', right)
+
+
+def _targets(teacher, images):
+    "The targets of images: read, if a process before this one has computed them."
+    file = teacher.folder and teacher.folder / f'targets-{digest(teacher.hash(), images.hash)}.safetensors'
     if file and file.exists():
-        y = _read_targets(file, len(images)).to(images.x.device)
-    else:
-        self.check(images)  # before anything long begins
-        barrier()  # all have looked for the file before one of them writes it
-        y = gathered(
-            torch.cat([self(images.pixels(i)) for i in world().share(torch.arange(len(images))).split(512)]),
-            len(images),
-        )
-        bad = int((~y.isfinite()).any(1).sum())
-        need(
-            not bad,
-            'teacher',
-            f'NaN or infinite targets for {bad} of {len(y)} images',
-            'its numbers ran away; train it anew, with a smaller learning rate',
-        )
-        if file:
-            write_tensors(file, dict(y=y), dict(hash=digest(y)))
-    self.cache[images.hash] = y
+        return _read_targets(file, len(images)).to(images.x.device)
+    teacher.check(images)  # before anything long begins
+    barrier()  # all have looked for the file before one of them writes it
+    parts = world().share(torch.arange(len(images))).split(512)
+    y = gathered(torch.cat([teacher(images.pixels(i)) for i in parts]), len(images))
+    bad = int((~y.isfinite()).any(1).sum())
+    found = f'NaN or infinite targets for {bad} of {len(y)} images'
+    need(not bad, 'teacher', found, 'its numbers ran away; train it anew, with a smaller learning rate')
+    if file:
+        write_tensors(file, dict(y=y), dict(hash=digest(y)))
     return y
 
 # %% ../nbs/05_teachers.ipynb #a5998cad
@@ -177,21 +179,6 @@ def _read_targets(file, n):
 
 # %% ../nbs/05_teachers.ipynb #d1e189df
 TEACHER_FORMAT = 'ssdd-nb teacher 1'
-
-
-@patch
-def save(self: Teacher, path: Path) -> Path:  # NAME.safetensors
-    "Write weights and manifest, whole or not at all."
-    about = dict(
-        format=TEACHER_FORMAT,
-        **self.about(),
-        spec=getattr(self.net, 'spec', None),
-        mean=self.mean.tolist(),
-        std=self.std.tolist(),
-    )
-    path = as_path(path)
-    write_tensors(path, self.kept.state_dict(), about)
-    return path
 
 # %% ../nbs/05_teachers.ipynb #7aeb0b19
 def load_teacher(
