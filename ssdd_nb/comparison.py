@@ -97,7 +97,7 @@ def compare(
         labels=list(labels),
         protocols=list(how.protocols),
         seeds=seeds,
-        recipe=asdict(recipe),
+        recipe=recipe.about(),
         students=[asdict(w) for w in students],
         draws=draws,
         tuning=asdict(tuning),

@@ -244,7 +244,7 @@ def _evaluate(d, train, test, t, how, seeds, recipe, student, out, precision):
         kd_steps=how.kd_steps,
         set=d.hash,
         test=test.hash,
-        recipe=dataclasses.asdict(recipe),
+        recipe=recipe.about(),
         students=[dataclasses.asdict(student)],
     )
     return dict(rows=rows, references=[], settings=settings, **records.describe(train.x.device))

@@ -295,7 +295,7 @@ def measure(
     sized = m is not None or isinstance(method, Method) and method.sized
     folder = shared.folder(f'{made_by}-seed{seed}', setting) if sized else None
     seen = {} if views == 'off' else dict(views=views)
-    ask = dict(**setting, recipe=asdict(shared.recipe), student=asdict(student), **seen)
+    ask = dict(**setting, recipe=shared.recipe.about(), student=asdict(student), **seen)
     file = f'{made_by}-{student.net}-seed{seed}'
 
     @cache

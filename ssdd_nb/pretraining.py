@@ -91,6 +91,10 @@ class Recipe:
                 value is None and key == 'steps' or isinstance(value, int) and value > 0, f'recipe.{key}', value, right
             )
 
+    def about(self) -> dict:  # JSON
+        "For records, and what results depend on; `views` only where it is not 1, as before there was such a field."
+        return {k: v for k, v in asdict(self).items() if (k, v) != ('views', 1)}
+
     def total(self, m: int) -> int:  # how many images there are; the number of steps
         "How many steps the training takes."
         return self.steps or max(1, int(self.epochs * (m // min(self.batch, m))))
@@ -241,7 +245,7 @@ def pretrain(
     right = 'the set has no views to ask a teacher about; with_views(d, teacher) draws some'
     need(teacher is None or d.views, 'teacher', in_short(teacher), right)
     task = Pretraining(net, d, recipe, seed, teacher)
-    config = dict(**asdict(recipe), set=d.hash, **(dict(teacher=teacher.hash()) if teacher else {}))
+    config = dict(**recipe.about(), set=d.hash, **(dict(teacher=teacher.hash()) if teacher else {}))
     return train_student(task, out, name='pretraining', config=config, seed=seed, **kwargs)
 
 # %% ../nbs/05c_pretraining.ipynb #1391bda5
