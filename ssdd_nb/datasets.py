@@ -26,7 +26,7 @@ class Layout:
     title: str  # its name
     get: str  # what to get, and where from
     marker: str  # the end of a path that this data set has and no other
-    pictures: Callable  # (Files, prefix) → yields (split, class, name in Files)
+    pictures: Callable  # (files, where in them it begins: a folder and /, or nothing); yields split, class, file
     n: tuple  # how many there are to train and to test on
     classes: int  # how many
     licence: str  # note
@@ -57,10 +57,7 @@ def plain(name: str) -> str:  # of a class; the same, fit to be a folder's name
     return str(name).replace('/', '-')
 
 # %% ../nbs/01b_datasets.ipynb #0ada8f06
-def tiny_imagenet(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def tiny_imagenet(files: Files, at: str):  # see `Layout.pictures`
     "train/CLASS/images/…, val/images/… with val_annotations.txt; the test images have no labels and are left out."
     title = (
         {w[0]: ' '.join(w[1:]).split(',')[0] for w in text(files, at + 'words.txt')}
@@ -79,10 +76,7 @@ def tiny_imagenet(
             yield 'test', named.get(of[parts[2]], of[parts[2]]), n
 
 # %% ../nbs/01b_datasets.ipynb #dd198ff0
-def cub(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def cub(files: Files, at: str):  # see `Layout.pictures`
     "images.txt, image_class_labels.txt, train_test_split.txt: a number for each picture."
     label = dict(text(files, at + 'image_class_labels.txt'))
     train = dict(text(files, at + 'train_test_split.txt'))
@@ -91,20 +85,14 @@ def cub(
         yield 'train' if train[i] == '1' else 'test', named[label[i]], f'{at}images/{name}'
 
 
-def dogs(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def dogs(files: Files, at: str):  # see `Layout.pictures`
     "train_list.mat and test_list.mat name files below Images."
     for split in ('train', 'test'):
         for name in np.atleast_1d(matlab(files, f'{at}{split}_list.mat')['file_list']):
             yield split, str(name).split('/')[0].partition('-')[2] or str(name).split('/')[0], f'{at}Images/{name}'
 
 # %% ../nbs/01b_datasets.ipynb #2062f7c9
-def cars(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def cars(files: Files, at: str):  # see `Layout.pictures`
     "cars_train, cars_test and the annotations of the development kit; those of the test images are in a file apart."
     named = [plain(c) for c in np.atleast_1d(matlab(files, at + 'devkit/cars_meta.mat')['class_names'])]
     for split, file in (('train', 'devkit/cars_train_annos.mat'), ('test', _labels_of_cars(files, at))):
@@ -123,10 +111,7 @@ def _labels_of_cars(files, at):
     )
 
 # %% ../nbs/01b_datasets.ipynb #c0aa82b1
-def aircraft(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def aircraft(files: Files, at: str):  # see `Layout.pictures`
     "images_variant_trainval.txt and images_variant_test.txt: a picture's number, and its variant."
     for split, name in (('train', 'trainval'), ('test', 'test')):
         for line in files.read(f'{at}data/images_variant_{name}.txt').decode().splitlines():
@@ -135,10 +120,7 @@ def aircraft(
                 yield split, plain(variant), f'{at}data/images/{number}.jpg'
 
 
-def flowers(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def flowers(files: Files, at: str):  # see `Layout.pictures`
     """Flowers-102: setid.mat has the numbers of each split's pictures, imagelabels.mat a class for each.
 
     The training and validation pictures are trained on.
@@ -149,10 +131,7 @@ def flowers(
             yield split, f'{int(label[i - 1]):03d}', f'{at}jpg/image_{i:05d}.jpg'
 
 # %% ../nbs/01b_datasets.ipynb #5c8d92ce
-def folders(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def folders(files: Files, at: str):  # see `Layout.pictures`
     "train/CLASS/… and val/CLASS/… (or test/CLASS/…)."
     held = 'val' if any(n.startswith(at + 'val/') for n in files.names) else 'test'
     for n in files.names:
@@ -199,10 +178,7 @@ def batch_of(
     return x.reshape(-1, 3, side, side), np.asarray(got['labels']).astype(np.int64) - 1
 
 # %% ../nbs/01b_datasets.ipynb #bc4bd0cd
-def imagenet64(
-    files: Files,  # where the data set lies
-    at: str,  # where in them it begins: a folder with / behind it, or nothing
-):  # yields split, class, and file
+def imagenet64(files: Files, at: str):  # see `Layout.pictures`
     "train_data_batch_1 … 10 and val_data, as pickles or .npz."
     batches = sorted(
         n for n in files.names if n.startswith(at) and Path(n).stem.startswith(('train_data_batch_', 'val_data'))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SMALL', 'SMALL_WIDTHS', 'MOCO_SCRIPT', 'KEPT', 'FEWER', 'AT_MOST', 'WIDTHS', 'KRRST_WIDTHS', 'PARTS', 'Small',
            'net_at', 'teacher_of', 'asdict_shallow', 'settings_of', 'preset_of', 'student_of', 'Cell', 'resolve',
-           'changed_by', 'with_field', 'differing', 'Shelf', 'few', 'cells', 'shortened']
+           'changed_by', 'with_field', 'differing', 'Shelf', 'few', 'cells', 'shortened', 'network_name', 'by']
 
 # %% ../nbs/44b_cells.ipynb #757df4ad
 import os
@@ -398,3 +398,21 @@ def shortened(
                 was = f'{a.epochs:g} epochs' if was is None and k.endswith('.steps') else was
                 said[f'{k} {now} (paper: {was})'] = None
     return list(said)
+
+# %% ../nbs/44b_cells.ipynb #fdd07c7d
+def network_name(
+    what: dict,  # of a cell
+) -> str:
+    "A network's name: moco_v3-resnet50-300, or the teacher's."
+    return '-'.join(str(p) for p in what['network'] if p) if 'network' in what else what.get('teacher', '')
+
+
+def by(
+    cells_,  # of `Cell`
+    key,  # a function of one: what those of a group have in common
+) -> dict:  # {text of the key: cells}
+    "In groups."
+    groups = {}
+    for c in cells_:
+        groups.setdefault(repr(key(c)), []).append(c)
+    return groups

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'DATA', 'TABLES', 'SCALES', 'Axis', 'Table', 'Data', 'read_value', 'read_settings', 'read_network',
-           'read_numbers', 'Reader', 'read_tables', 'wanted', 'asked', 'needs', 'called', 'ours', 'in_digits',
+           'read_numbers', 'Reader', 'read_tables', 'wanted', 'asked', 'needs', 'called', 'merged', 'ours', 'in_digits',
            'differs', 'show', 'notes', 'picture']
 
 # %% ../nbs/44a_tables.ipynb #135e74b0
@@ -284,6 +284,25 @@ def called(
 ) -> str:
     "What a record calls its scale: the paper's with other settings is not the paper's."
     return 'shortened' if 'set' in t.base else scale
+
+# %% ../nbs/44a_tables.ipynb #7dd74eac
+def merged(
+    old: dict,  # the record that is there
+    new: dict,  # the record of the run that has ended, of the same table
+) -> dict:
+    "The new rows, and the old ones of other lines and columns, if they were made at the same settings."
+    if old['settings'].get('set') != new['settings'].get('set'):
+        return new
+    key = lambda r: (r['line'], r['column'], r['seed'])
+    mine, columns, said = set(map(key, new['rows'])), {}, {}
+    for s in (old['settings'], new['settings']):
+        columns |= dict.fromkeys(s['columns'])
+        said |= dict.fromkeys(s.get('shortened', []))
+    more = dict(shortened=list(said)) if said else {}
+    data = {**old['settings']['data'], **new['settings']['data']}
+    took = {k: old['settings'].get(k, 0.0) + new['settings'].get(k, 0.0) for k in ('seconds', 'cpu_seconds')}
+    settings = dict(new['settings'], columns=list(columns), data=data, **took, **more)
+    return dict(new, settings=settings, rows=[r for r in old['rows'] if key(r) not in mine] + new['rows'])
 
 # %% ../nbs/44a_tables.ipynb #00640143
 def ours(
