@@ -181,8 +181,8 @@ def operations(
     gflop: float,  # in 10⁹
 ) -> str:
     "In the unit that suits."
-    power = min(3, max(0, int(math.log10(max(gflop, 1)) // 3)))
-    return f"{gflop / 1000**power:.3g} {('GFLOP', 'TFLOP', 'PFLOP', 'EFLOP')[power]}"
+    power = min(4, max(0, int(math.log10(max(gflop, 1)) // 3)))
+    return f"{gflop / 1000**power:.3g} {('GFLOP', 'TFLOP', 'PFLOP', 'EFLOP', 'ZFLOP')[power]}"
 
 # %% ../nbs/14_costs.ipynb #5f4e328a
 def stand_in(
