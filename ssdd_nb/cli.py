@@ -19,7 +19,7 @@ if os.path.basename(sys.argv[0]).startswith('ssdd-'):
     signal.signal(signal.SIGINT, _quit)
 
 
-import inspect, json, re
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from .errors import Late, known, need, need_count
@@ -34,7 +34,7 @@ core, processes, files, trackers = map(Late, ('core', 'processes', 'files', 'tra
 records, hub, teachers = map(Late, ('records', 'hub', 'teachers'))
 teacher_training, label_free, posttrain, costs = map(Late, ('teacher_training', 'label_free', 'posttrain', 'costs'))
 registry, measuring, cmp, benches = map(Late, ('registry', 'measuring', 'comparison', 'bench'))
-lab, scdd_studies, tables = map(Late, ('labelled', 'scdd_studies', 'reproduce'))
+lab, scdd_studies, tables, described = map(Late, ('labelled', 'scdd_studies', 'reproduce', 'tables'))
 
 # %% ../nbs/50_cli.ipynb #6e576eea
 @command
@@ -274,7 +274,7 @@ def reproduce(
         return print(tables.listing())
     need(network is None or '=' in network, 'network', network, 'NAME=FILE, with commas between')
     chosen = [o.strip() for o in only.split(',')] if only else None
-    given = {k: _value(v) for k, v in _settings(set).items()}
+    given = {k: described.read_value(v) for k, v in _settings(set).items()}
     for n in names:
         t = tables.asked(tables.TABLES[n], [c.strip() for c in columns.split(',')] if columns else None, given)
         if dry_run:
@@ -321,16 +321,6 @@ def _settings(text):
     got = _pairs(text or {})
     need(isinstance(got, dict), 'set', text, 'PART.FIELD=VALUE, such as krrst.steps=100')
     return got
-
-
-def _value(text):
-    "A number, a list of them with x between, or a word."
-    if re.fullmatch(r'\d+(x\d+)+', text):
-        return tuple(map(int, text.split('x')))
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 # %% ../nbs/50_cli.ipynb #bed765f4
 def _reproduced(t, only, scale, show_only, seeds, source, root, networks, device, precision, out):

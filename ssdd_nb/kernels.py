@@ -164,6 +164,12 @@ def regress(
     K_ss, K_ts = (infinite(x, X_s, cfg.depth, cfg.w_var, cfg.b_var, cfg.kernel) for x in (X_s, X_t))
     return kernel_ridge(K_ss, K_ts, Y_s, cfg.lam)
 
+# %% ../nbs/32_kernels.ipynb #c164d2c9
+def _as_set(task, method, config):
+    "The set of a task that learns labels, as it stands."
+    about = dict(method=method, config=asdict(config), seed=task.seed, target_kind='centred labels')
+    return distilled_from(task.X_s, task.Y_s.detach(), task.images, **about)
+
 # %% ../nbs/32_kernels.ipynb #f6d6aded
 class KIPTask:
     "Kernel Inducing Points, a `Distiller`; with random features for its kernel, RFAD."
@@ -200,15 +206,7 @@ class KIPTask:
 
     def distilled(self) -> Distilled:
         "The set as it stands."
-        return distilled_from(
-            self.X_s,
-            self.Y_s.detach(),
-            self.images,
-            method=self.name,
-            config=asdict(self.cfg),
-            seed=self.seed,
-            target_kind='centred labels',
-        )
+        return _as_set(self, self.name, self.cfg)
 
     def state_dict(self) -> dict:
         "All that `step` depends on."
@@ -375,15 +373,7 @@ class FRePoTask(KRRSTTask):
 
     def distilled(self) -> Distilled:
         "The set as it stands."
-        return distilled_from(
-            self.X_s,
-            self.Y_s.detach(),
-            self.images,
-            method='frepo',
-            config=asdict(self.how),
-            seed=self.seed,
-            target_kind='centred labels',
-        )
+        return _as_set(self, 'frepo', self.how)
 
 # %% ../nbs/32_kernels.ipynb #edb0585b
 def frepo(

@@ -85,8 +85,10 @@ DATA = dict(
 )
 
 # %% ../nbs/44a_tables.ipynb #577314c2
-def read_value(text: str):  # a number, true or false, or a word
-    "A setting's value."
+def read_value(text: str):  # a number, true or false, whole numbers with x between, or a word
+    "A setting's value, in a description or in a command."
+    if re.fullmatch(r'\d+(x\d+)+', text):
+        return tuple(map(int, text.split('x')))
     try:
         return json.loads(text)
     except ValueError:
