@@ -8,23 +8,24 @@ __all__ = ['ROOMS', 'DOOR']
 
 # %% ../nbs/60_door.ipynb #01f61f3a
 import importlib
+import ssdd_nb.moved  # finds modules by the names that they had
 
-ROOMS = dict(
-    data=('load_images',),
-    teachers=('load_teacher',),
-    teacher_training=('train_teacher',),
-    methods=('distil',),
-    loading=('load',),
-    viz=('show_images',),
-    pretraining=('pretrain',),
-    evaluation=('evaluate',),
-    comparison=('compare',),
-    coresets=('Random', 'KMeans'),
-    krrst=('KRRST',),
-    mkdt=('MKDT',),
-    scdd=('SCDD',),
-    views=('ViewTargets', 'with_views'),
-)  # where each name lives
+ROOMS = {
+    'data': ('load_images',),
+    'teachers': ('load_teacher',),
+    'teacher_training': ('train_teacher',),
+    'methods': ('distil',),
+    'loading': ('load',),
+    'viz': ('show_images',),
+    'pretraining': ('pretrain',),
+    'evaluation': ('evaluate',),
+    'experiments.comparison': ('compare',),
+    'methods.coresets': ('Random', 'KMeans'),
+    'methods.krrst': ('KRRST',),
+    'methods.mkdt': ('MKDT',),
+    'methods.scdd': ('SCDD',),
+    'methods.views': ('ViewTargets', 'with_views'),
+}  # where each name lives
 DOOR = {name: room for room, names in ROOMS.items() for name in names}
 __all__ = [*DOOR]
 

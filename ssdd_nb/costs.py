@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from . import bn_losses, experts, krrst, mkdt, mkdt_task, ridge, scdd, scdd_task, trajectory_gradient
+from .methods import bn_losses, experts, krrst, mkdt, mkdt_task, ridge, scdd, scdd_task, trajectory_gradient
 from .errors import need
 from .core import generator, precision
 from .records import free_gib

@@ -20,7 +20,7 @@ pretraining_, evaluation, label_free, soft_labels = map(
     Late, ('pretraining', 'evaluation', 'label_free', 'soft_labels')
 )
 posttrain, judging_, measuring, score_tables = map(Late, ('posttrain', 'judging', 'measuring', 'score_tables'))
-lab = Late('labelled')
+lab = Late('experiments.labelled')
 
 # %% ../nbs/47_eval_command.ipynb #4ad47181
 @command

@@ -16,7 +16,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = 77
-SOME = ['index', '10_krrst', 'results/digits', 'api/core']  # of the site, for the tests
+SOME = ['index', 'methods/10_krrst', 'results/digits', 'api/core']  # of the site, for the tests
 
 
 def chromium():
@@ -173,7 +173,7 @@ def check_use(context, address):
             bad.append(f'no link to the {what}')
     page.click('a.right-next')
     page.wait_for_load_state()
-    following = reading_order()[reading_order().index('10_krrst') + 1]
+    following = reading_order()[reading_order().index('methods/10_krrst') + 1]
     if following not in page.url:
         bad.append(f'the page after KRR-ST is {page.url} and not {following}')
     page.close()

@@ -24,35 +24,35 @@ CFG = parser['DEFAULT']
 GITHUB = urlparse(CFG['git_url'])
 # the reading order: caption, pages
 PARTS = [
-    ('Start here', ['tutorials/your_photographs', '10_krrst', 'results/evaluation']),
+    ('Start here', ['tutorials/your_photographs', 'methods/10_krrst', 'results/evaluation']),
     (
         'The methods',
         [
-            '09b_ridge',
-            '11_mkdt',
-            '09c_trajectory_gradient',
-            '09d_experts',
-            '10b_mkdt_task',
-            '16_views',
-            '12_scdd',
-            '09e_bn_losses',
-            '11b_scdd_task',
-            '12b_remembered',
+            'methods/09b_ridge',
+            'methods/11_mkdt',
+            'methods/09c_trajectory_gradient',
+            'methods/09d_experts',
+            'methods/10b_mkdt_task',
+            'methods/16_views',
+            'methods/12_scdd',
+            'methods/09e_bn_losses',
+            'methods/11b_scdd_task',
+            'methods/12b_remembered',
             '13_pruning',
-            '30_matching',
-            '30_distances',
-            '30_loops',
-            '31_trajectories',
-            '32_kernels',
-            '31b_wide_nets',
-            '32b_frozen',
-            '07_coresets',
-            '07a_forgetting',
+            'methods/30_matching',
+            'methods/30_distances',
+            'methods/30_loops',
+            'methods/31_trajectories',
+            'methods/32_kernels',
+            'methods/31b_wide_nets',
+            'methods/32b_frozen',
+            'methods/07_coresets',
+            'methods/07a_forgetting',
         ],
     ),
     (
         'The theorems',
-        ['20_theory_bias', '21_theory_variance', '22_theory_partitions', '23_theory_entropy', '24_theory_views'],
+        ['theory/20_bias', 'theory/21_variance', 'theory/22_partitions', 'theory/23_entropy', 'theory/24_views'],
     ),
     (
         'Measuring',
@@ -64,17 +64,17 @@ PARTS = [
             '08_posttrain',
             '07b_soft_labels',
             '09_protocols',
-            '40_compare',
-            '34_judging',
-            '35_measuring',
-            '36_score_tables',
-            '37_score_figures',
-            '43_labelled',
-            '43b_frozen_comparison',
-            '45_reproduce',
-            '44a_tables',
-            '44b_cells',
-            '44c_costs',
+            'experiments/40_compare',
+            'experiments/34_judging',
+            'experiments/35_measuring',
+            'experiments/36_score_tables',
+            'experiments/37_score_figures',
+            'experiments/43_labelled',
+            'experiments/43b_frozen_comparison',
+            'experiments/45_reproduce',
+            'experiments/44a_tables',
+            'experiments/44b_cells',
+            'experiments/44c_costs',
             '14_costs',
             '15_worth',
         ],
@@ -103,12 +103,12 @@ PARTS = [
             '46b_flags',
             '47_eval_command',
             '48_compare_commands',
-            '42_studies',
-            '44_scdd_studies',
-            '43c_study_rows',
-            '41_bench',
-            '40b_plain',
-            '40c_growth',
+            'experiments/42_studies',
+            'experiments/44_scdd_studies',
+            'experiments/43c_study_rows',
+            'experiments/41_bench',
+            'experiments/40b_plain',
+            'experiments/40c_growth',
         ],
     ),
     (
@@ -116,7 +116,7 @@ PARTS = [
         [
             'architecture',
             '60_door',
-            '33_registry',
+            'methods/33_registry',
             '000_errors',
             '00_core',
             '00a_processes',
@@ -138,7 +138,7 @@ PARTS = [
             '01d_answers',
             '02_distilled',
             '02a_loading',
-            '02a_methods',
+            'methods/02a_methods',
             '02b_hub',
             '03_viz',
             '03b_explore',
@@ -170,14 +170,18 @@ def directives(cell):
 IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begins that can be run there
 
 
-def names():
+def exported_to(nb):
+    "The module that a notebook makes; none for the door, whose names are described where they live."
+    module = next((d.split()[1] for c in nb.cells for d in directives(c) if d.startswith('default_exp')), '')
+    return module.removesuffix('__init__').rstrip('.') or None
+
+
+def names(modules):
     """Everything public: its module, and its anchor.
 
     Not those that are a parameter's name somewhere, for in prose they are the parameter.
     """
-    mods = {
-        m: importlib.import_module(f'ssdd_nb.{m}') for m in sorted(p.stem for p in (ROOT / 'ssdd_nb').glob('[a-z]*.py'))
-    }
+    mods = {m: importlib.import_module(f'ssdd_nb.{m}') for m in modules}
     public = [(n, m, getattr(mod, n)) for m, mod in mods.items() for n in mod.__all__]
     taken = {
         p
@@ -195,9 +199,8 @@ def names():
 
 def target(obj, name):
     "The anchor of an entry of the reference; case does not count in anchors, so a class says that it is one."
-    return (
-        f"api-{inspect.unwrap(obj).__module__.split('.')[-1]}-{name.lower()}{'-class' if inspect.isclass(obj) else ''}"
-    )
+    module = inspect.unwrap(obj).__module__.partition('.')[2]
+    return f"api-{module.replace('.', '-')}-{name.lower()}{'-class' if inspect.isclass(obj) else ''}"
 
 
 def linked(text, public, own):
@@ -226,7 +229,7 @@ def shown(nb, path, public):
         + (f' · [open in Colab](https://colab.research.google.com/github{where})' if colab else '')
         + '</small>'
     )
-    own = next((d.split()[1] for c in nb.cells for d in directives(c) if d.startswith('default_exp')), None)
+    own = exported_to(nb)
     for c in nb.cells:
         d = directives(c)
         if 'hide' in d or any(x.startswith('default_exp') for x in d):
@@ -429,13 +432,7 @@ def prepare(src):
         for p in sorted(NBS.rglob('*.ipynb'))
         if '.ipynb_checkpoints' not in p.parts
     }
-    modules = {
-        d.split()[1]: p.with_suffix('').as_posix()
-        for p, nb in found.items()
-        for c in nb.cells
-        for d in directives(c)
-        if d.startswith('default_exp') and not d.endswith('__init__')
-    }  # the door's names are described where they live
+    modules = {exported_to(nb): p.with_suffix('').as_posix() for p, nb in found.items() if exported_to(nb)}
     check_parts({p.with_suffix('').as_posix() for p in found})
     unseen = [
         f'{p}: {c.source.splitlines()[0]} …'
@@ -447,7 +444,7 @@ def prepare(src):
         sys.exit(
             '\n'.join(['these cells are there for what they show, and have no output (run the notebook):', *unseen])
         )
-    public = names()
+    public = names(modules)
     for p, nb in found.items():
         nb = shown(nb, p, public)
         if p.name == 'index.ipynb':

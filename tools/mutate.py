@@ -22,7 +22,9 @@ def cells(name):
         if c.cell_type == 'code' and not SKIP.search(c.source)
     ]
     module = next(m[1] for m in (re.search(r'^#\| default_exp (\S+)', c, re.M) for c in code) if m)
-    return [(c, bool(re.search(r'^#\|\s*export\s*$', c, re.M))) for c in code], f'ssdd_nb.{module}'
+    return [(c, bool(re.search(r'^#\|\s*export\s*$', c, re.M))) for c in code], f'ssdd_nb.{module}'.removesuffix(
+        '.__init__'
+    )
 
 
 def changes(tree):

@@ -12,24 +12,8 @@ from types import SimpleNamespace
 import torch
 
 from gpu import relative
-from ssdd_nb import (
-    coresets,
-    distortions,
-    experts,
-    forgetting,
-    kernels,
-    krrst,
-    matching,
-    mkdt,
-    posttrain,
-    protocols,
-    scdd,
-    soft_labels,
-    ssl_losses,
-    teacher_training,
-    teachers,
-    trajectories,
-)
+from ssdd_nb.methods import coresets, experts, forgetting, kernels, krrst, matching, mkdt, scdd, trajectories
+from ssdd_nb import distortions, posttrain, protocols, soft_labels, ssl_losses, teacher_training, teachers
 from ssdd_nb.core import compiling, generator, get_device, place, precision
 from ssdd_nb.records import peak_mib, reset_peak
 from ssdd_nb.runs import run

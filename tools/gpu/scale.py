@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from gpu import Clock
-from ssdd_nb import coresets, krrst, teacher_training, teachers
+from ssdd_nb.methods import coresets, krrst
+from ssdd_nb import teacher_training, teachers
 from ssdd_nb.core import precision
 from ssdd_nb.records import peak_mib, reset_peak
 from ssdd_nb.runs import run
@@ -16,7 +17,7 @@ from ssdd_nb.data import alike, load_images
 from ssdd_nb.distilled import distilled_from
 from ssdd_nb.loading import load
 from ssdd_nb.pretraining import Pretraining, Recipe, Student
-from ssdd_nb.views import with_views
+from ssdd_nb.methods.views import with_views
 from ssdd_nb.evaluation import pretrained
 from ssdd_nb.probes import probe, probe_scores
 

@@ -6,14 +6,16 @@ from dataclasses import replace
 import torch
 
 from gpu import free
-from ssdd_nb import experts, plain as plain_, posttrain, teacher_training, teachers, trajectory_gradient
+from ssdd_nb.methods import experts, trajectory_gradient
+from ssdd_nb.experiments import plain as plain_
+from ssdd_nb import posttrain, teacher_training, teachers
 from ssdd_nb.core import compiling, generator, precision
 from ssdd_nb.images import Images
 from ssdd_nb.distilled import distilled_from
 from ssdd_nb.nets import make_net
 from ssdd_nb.pretraining import Pretraining, Recipe, Student
 from ssdd_nb.probes import linear_probe
-from ssdd_nb.krrst import KRRSTTask
+from ssdd_nb.methods.krrst import KRRSTTask
 from ssdd_nb.costs import rates
 
 # path: the sizes to try, largest first; where one does not fit, the next one is measured

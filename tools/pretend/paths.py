@@ -18,56 +18,57 @@ from torch import nn
 
 from card import on_card
 from checks import group, raises
-from ssdd_nb import comparison as compare, evaluation as evaluate, judging as judging_, label_free, pretraining, probes
-from ssdd_nb import (
-    bench,
+from ssdd_nb.experiments import comparison as compare, judging as judging_
+from ssdd_nb import evaluation as evaluate, label_free, pretraining, probes
+from ssdd_nb.experiments import bench, labelled, plain as plain_, studies, study_rows
+from ssdd_nb.methods import (
     bn_losses,
+    coresets,
+    experts as experts_,
+    forgetting,
+    kernels,
+    krrst,
+    matching,
+    matching_losses,
+    mkdt,
+    mkdt_task,
+    remembered,
+    scdd,
+    scdd_task,
+    trajectories,
+    trajectory_gradient,
+)
+from ssdd_nb import (
     cli,
     core,
-    coresets,
     costs,
     costs as costs_,
     data,
     distortions,
     errors,
-    experts as experts_,
     explore,
-    forgetting,
     functional,
     images as images_,
-    kernels,
-    krrst,
-    labelled,
-    matching,
-    matching_losses,
-    mkdt,
-    mkdt_task,
     nets,
     pixels,
-    plain as plain_,
     posttrain,
     processes as processes_,
     protocols,
     pruning,
     records,
-    remembered,
     runs,
-    scdd,
-    scdd_task,
     soft_labels,
     ssl_losses,
-    studies,
-    study_rows,
     teacher_training,
     teachers,
-    theory_bias,
-    theory_entropy,
-    theory_partitions,
-    theory_variance,
-    theory_views,
-    trajectories,
-    trajectory_gradient,
     viz,
+)
+from ssdd_nb.theory import (
+    bias as theory_bias,
+    entropy as theory_entropy,
+    partitions as theory_partitions,
+    variance as theory_variance,
+    views as theory_views,
 )
 
 QUIET = dict(show=False)
