@@ -150,7 +150,7 @@ def check_use(context, address):
     page.wait_for_selector('#search-results li a', timeout=60_000)
     page.click('#search-results li a >> nth=0')
     page.wait_for_load_state()
-    if 'holesky' not in page.inner_text('article'):
+    if 'holesky' not in page.text_content('article'):
         bad.append('the first result of a search for Cholesky does not mention it')
     page.goto(f'{address}/methods/10_krrst.html')
     typeset(page)

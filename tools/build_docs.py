@@ -247,6 +247,9 @@ def shown(nb, path, public):
                     continue
                 c.metadata.setdefault('tags', []).append('hide-input')
                 c.metadata['mystnb'] = FOLDED
+            elif is_long(c.source) and 'export' in d and 'code-fold: false' not in d:
+                c.metadata.setdefault('tags', []).append('hide-input')
+                c.metadata['mystnb'] = folded(f'{defined_in(c.source)}: {len(c.source.splitlines())} lines of code')
             if alt := [x.removeprefix('fig-alt:').strip() for x in d if x.startswith('fig-alt:')]:
                 c.metadata['mystnb'] = dict(image=dict(alt=alt[0]))
             for o in c.outputs:  # without a kernel a widget is a blank: show what else there is
@@ -261,7 +264,24 @@ def shown(nb, path, public):
     return nb
 
 
-FOLDED = dict(code_prompt_show='imports', code_prompt_hide='imports')
+def folded(what):
+    "What tells the site to show a line in place of a cell's code, until somebody asks for it."
+    return dict(code_prompt_show=what, code_prompt_hide=what)
+
+
+FOLDED = folded('imports')
+
+
+def is_long(source):
+    "Whether code takes more of a page than a reader sees at a time; an algorithm that shall be read says so."
+    return len(source.splitlines()) > 25
+
+
+def defined_in(source):
+    "The names of what a cell defines."
+    body = ast.parse(source).body
+    named = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+    return ', '.join(named or [n.id for b in body for n in ast.walk(b) if isinstance(n, ast.Name)][:1])
 
 
 def only_imports(source):
