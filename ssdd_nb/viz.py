@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'MARKS', 'colour', 'label', 'show_images', 'as_pixels', 'filmstrip', 'Animation', 'animate', 'nearest',
-           'show_nearest', 'smooth', 'plot_log', 'plot_scores', 'embed_2d', 'plot_embedding']
+           'show_nearest', 'smooth', 'plot_log', 'seed_std', 'note', 'plot_scores', 'embed_2d', 'plot_embedding']
 
 # %% ../nbs/03_viz.ipynb #af0ff584
 import base64, io
@@ -264,6 +264,26 @@ def plot_log(
     return ax
 
 # %% ../nbs/03_viz.ipynb #a651d657
+def seed_std(
+    values,  # numbers, one for each seed
+) -> float:
+    "Standard deviation over seeds; 0 of one."
+    return np.std(values, ddof=1) if len(values) > 1 else 0
+
+
+def note(
+    ax,  # axes to write on
+    text: str,  # what
+    xy: tuple,  # the point that it is about
+    shift: tuple = (0, 5),  # how far from it the text begins, in points: to the left, or above
+    size: int = 8,  # of the letters
+) -> None:
+    "A word or a number beside a point."
+    left = shift[0] < 0
+    at = dict(ha='right' if left else 'center', va='center' if left else 'bottom')
+    ax.annotate(text, xy, xytext=shift, textcoords='offset points', fontsize=size, **at)
+
+
 def plot_scores(
     scores: dict,  # method: list of numbers, one for each seed
     ylabel: str,  # what they are, with the unit
@@ -272,30 +292,10 @@ def plot_scores(
     "Mean of each method with its standard deviation over seeds, and every seed as a small dot."
     ax = ax or plt.subplots(figsize=(1.1 * len(scores) + 0.8, 2.8), layout='constrained')[1]
     for i, (m, v) in enumerate(scores.items()):
-        ax.errorbar(
-            i, np.mean(v), np.std(v, ddof=1) if len(v) > 1 else 0, fmt='o', ms=9, color=colour(m), capsize=4, lw=2
-        )
+        ax.errorbar(i, np.mean(v), seed_std(v), fmt='o', ms=9, color=colour(m), capsize=4, lw=2)
         ax.plot(np.full(len(v), i + 0.22), v, 'o', ms=3, color=colour(m), mfc='none')
-        if len(scores) <= 6:
-            ax.annotate(
-                f'{np.mean(v):.3g}',
-                (i, np.mean(v)),
-                xytext=(-9, 0),
-                textcoords='offset points',
-                ha='right',
-                va='center',
-                fontsize=8,
-            )
-        else:
-            ax.annotate(
-                f'{np.mean(v):.3g}',
-                (i, max(v)),
-                xytext=(0, 6),
-                textcoords='offset points',
-                ha='center',
-                va='bottom',
-                fontsize=7,
-            )
+        where = ((i, np.mean(v)), (-9, 0), 8) if len(scores) <= 6 else ((i, max(v)), (0, 6), 7)
+        note(ax, f'{np.mean(v):.3g}', *where)
     ax.set_xticks(range(len(scores)), [label(m) for m in scores], fontsize=8)
     ax.margins(y=0.14)  # room for the numbers
     ax.set(ylabel=ylabel, xlim=(-0.9 if len(scores) <= 6 else -0.7, len(scores) - 0.5))

@@ -22,7 +22,7 @@ from ..core import generator
 from ..images import Images
 from ..distilled import Distilled, distilled_from
 from ..methods import distil
-from ..viz import colour, label, show_images
+from ..viz import colour, label, seed_std, show_images
 from ..teachers import Classifier
 from ..pretraining import Student
 from ..soft_labels import PostRecipe, relabel
@@ -366,7 +366,7 @@ def labelled_picture(
                 handles[name] = ax.errorbar(
                     [i for i, _ in pts],
                     [np.mean(v) for _, v in pts],
-                    [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts],
+                    [seed_std(v) for _, v in pts],
                     fmt='s--' if how.again else 'o-',
                     ms=5,
                     lw=1.5,
