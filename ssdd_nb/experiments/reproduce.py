@@ -205,13 +205,13 @@ def row_of(
     r: dict,  # a row of `compare`
 ) -> dict:
     "What a record keeps of a number."
-    return dict(
-        line=cell.line,
-        column=cell.column,
-        seed=r['seed'],
-        accuracy=r['accuracy'],
-        **{k: r[k] for k in ('m', 'seconds_set', 'set') if r.get(k)},
-    )
+    more = {k: r[k] for k in ('m', 'seconds_set', 'set') if r.get(k)}
+    return _row(cell, r['seed'], accuracy=r['accuracy'], **more)
+
+
+def _row(cell, seed=0, **found):
+    "A row of a record: where it stands, and what was found."
+    return dict(line=cell.line, column=cell.column, seed=seed, **found)
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #7ff76f12
 def run_ssl(
@@ -242,12 +242,12 @@ def run_ssl(
             )[1.0]
 
         ask = dict(cfg=asdict(cfg), part=part.hash, on=target.about(), tuning=asdict(cell.tuning), seed=s)
-        yield dict(
-            line=cell.line,
-            column=cell.column,
-            seed=s,
-            accuracy=once(job.out / 'rows', f'random-ssl-seed{s}', json.loads(json.dumps(ask)), measure),
-        )
+        yield _row(cell, s, accuracy=_kept(job, f'random-ssl-seed{s}', ask, measure))
+
+
+def _kept(job, name, ask, measure):
+    "What `measure` returns, or returned before."
+    return once(job.out / 'rows', name, json.loads(json.dumps(ask)), measure)
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #f85246a3
 def run_recover(
@@ -297,8 +297,8 @@ def recovered(
         )
         return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0)
 
-    got = once(job.out / 'rows', f'{cell.method.name}-seed{seed}', json.loads(json.dumps(dict(ask, **more))), measure)
-    return dict(line=cell.line, column=cell.column, seed=seed, **got)
+    got = _kept(job, f'{cell.method.name}-seed{seed}', dict(ask, **more), measure)
+    return _row(cell, seed, **got)
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #d992cdd6
 def made(
@@ -312,8 +312,14 @@ def made(
     "The set of a cell, kept."
     if cell.method.name == 'full':
         return labelled.LABELLED['full'].make(train, teacher, 0, seed, None)
-    folder = job.out / 'sets' / f'{cell.method.name}-seed{seed}-{digest(json.loads(json.dumps(ask)))}'
-    return distil(train, cell.method, teacher, seed, folder, job.out / 'shared', **job.kwargs)
+    return distil(
+        train, cell.method, teacher, seed, job.out / _place(cell, seed, ask), job.out / 'shared', **job.kwargs
+    )
+
+
+def _place(cell, seed, ask):
+    "Where a set is kept, below the folder of the run."
+    return f'sets/{cell.method.name}-seed{seed}-{digest(json.loads(json.dumps(ask)))}'
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #fa7d4c07
 def run_network(
@@ -324,14 +330,8 @@ def run_network(
     rows = []
     for c in cells(job.table, job.shelf, only):
         train, test = job.shelf.source(c.what['data'])
-        rows.append(
-            dict(
-                line=c.line,
-                column=c.column,
-                seed=0,
-                accuracy=labelled.accuracy_of(align(job.teacher(c.teacher, train, network_name(c.what)), train), test),
-            )
-        )
+        net = align(job.teacher(c.teacher, train, network_name(c.what)), train)
+        rows.append(_row(c, accuracy=labelled.accuracy_of(net, test)))
     return rows
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #0d5deaeb
@@ -348,15 +348,7 @@ def run_pictures(
         )
         ask = dict(settings=asdict(c.method), net=net.hash(), train=train.hash)
         d = made(job, c, train, net, 0, ask)
-        rows.append(
-            dict(
-                line=c.line,
-                column=c.column,
-                seed=0,
-                m=len(d),
-                set=f'sets/{c.method.name}-seed0-{digest(json.loads(json.dumps(ask)))}/distilled.safetensors',
-            )
-        )
+        rows.append(_row(c, m=len(d), set=f'{_place(c, 0, ask)}/distilled.safetensors'))
     return rows
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #6b46253a
@@ -381,19 +373,8 @@ def run_fid(
                 eye.targets(train),
                 quiet=True,
             )
-            rows.append(
-                dict(
-                    line=c.line,
-                    column=c.column,
-                    seed=s,
-                    accuracy=once(
-                        job.out / 'rows',
-                        f'fid-{c.method.name}-seed{s}',
-                        json.loads(json.dumps(dict(ask, eye=eye.hash()))),
-                        measure,
-                    ),
-                )
-            )
+            far = _kept(job, f'fid-{c.method.name}-seed{s}', dict(ask, eye=eye.hash()), measure)
+            rows.append(_row(c, s, accuracy=far))
     return rows
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #bf7f6bf1
@@ -410,7 +391,7 @@ def run_cost(
             method=lambda: method_cost(c.method, images, c.teacher),
             student=lambda: student_cost(c.student, images, c.recipe.total(size_of(c.method, images)), c.recipe.batch),
         )[c.what['part']]
-        rows.append(dict(line=c.line, column=c.column, seed=0, accuracy=part().gflop() / 1e6))
+        rows.append(_row(c, accuracy=part().gflop() / 1e6))
     return rows
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #5eaa2fb6
