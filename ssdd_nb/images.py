@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Images', 'need_images', 'known_options', 'same_classes', 'normalise', 'denormalise', 'from_arrays', 'stratified',
-           'labelled', 'split']
+           'need_fraction', 'labelled', 'split']
 
 # %% ../nbs/00h_images.ipynb #63bfabd4
 import os
@@ -246,6 +246,13 @@ def stratified(
     return torch.cat(chosen).sort().values
 
 # %% ../nbs/00h_images.ipynb #d45146da
+def need_fraction(
+    labels: float,  # what was passed
+) -> None:
+    "Raise `BadInput` unless it is a fraction of the labels."
+    need(0 < labels <= 1, 'labels', labels, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)')
+
+
 def labelled(
     y: Tensor,  # class numbers (N,)
     fraction: float,  # in (0, 1]
@@ -253,9 +260,7 @@ def labelled(
     *names,  # more names for the draw
 ) -> Tensor:  # sorted indices
     "Which images have labels: a fraction of each class, at least one per class."
-    need(
-        0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)'
-    )
+    need_fraction(fraction)
     return stratified(y, fraction, generator(seed, 'labelled', fraction, *names), least=1)
 
 # %% ../nbs/00h_images.ipynb #0226bc5e

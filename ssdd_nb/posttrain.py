@@ -119,7 +119,7 @@ def hard_loss(
 class PostTraining(Fit):
     "Training of a student on a set with labels."
 
-    kept = 'net', 'opt'  # views are drawn from the seed and the step
+    kept = 't', 'net', 'opt'  # views are drawn from the seed and the step
 
     def __init__(
         self,

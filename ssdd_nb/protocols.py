@@ -18,7 +18,7 @@ from .errors import known, need
 from .core import Batches, generator, meeting_place, place, seeded, to_device
 from .files import digest
 from .pixels import index_to
-from .images import Images, labelled, normalise
+from .images import Images, labelled, need_fraction, normalise
 from .distilled import Distilled
 from .nets import Encoder, NETS, in_batches
 from .fit import Fit
@@ -144,9 +144,7 @@ def plain_draw(
     seed: int,  # the draw
 ) -> Tensor:  # sorted indices
     "Which images have labels: a fraction of all, whatever their classes; at least one."
-    need(
-        0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)'
-    )
+    need_fraction(fraction)
     order = torch.randperm(n, generator=generator(seed, 'labelled without strata', fraction))
     return order[: max(1, int(fraction * n))].sort().values
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..errors import known, need
 from ..core import Batches, generator, seed_of, to_device
+from ..checkpoints import Kept
 from ..images import Images, normalise
 from ..distilled import Distilled, distilled_from, need_set
 from . import Method
@@ -251,10 +252,11 @@ class Frozen(Method):
         return FrozenTask(images, teacher, self, seed)
 
 # %% ../../nbs/methods/32b_frozen.ipynb #943b8ad4
-class FrozenTask:
+class FrozenTask(Kept):
     "Images that descend a loss of frozen features, a `Distiller` for `run`."
 
     hint = 'Lower `lr`.'
+    kept = 'opt', 'batches', 't'  # and the levels
 
     def __init__(
         self,
@@ -332,15 +334,12 @@ class FrozenTask:
 
     def state_dict(self) -> dict:
         "All that `step` depends on."
-        levels = [l.detach() for l in self.levels]
-        return dict(levels=levels, opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
+        return dict(super().state_dict(), levels=[l.detach() for l in self.levels])
 
     def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
         self.hold([to_device(l, self.device) for l in s['levels']])
-        self.opt.load_state_dict(s['opt'])
-        self.batches.load_state_dict(s['batches'])
-        self.t = s['t']
+        super().load_state_dict(s)
 
     def distilled(self) -> Distilled:
         "The set as it stands."

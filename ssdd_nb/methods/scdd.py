@@ -160,12 +160,7 @@ class SCDD(Method):
         "The settings, the labels, and the aligned network."
         return dict(**asdict(self), source=images.describe(), labels=images.label_hash, teacher=task.classifier.hash())
 
-    def finish(
-        self,
-        d: Distilled,  # the set that `task` made
-        task,  # what ran
-        out: Path | None,  # the run's folder, or None
-    ) -> Distilled:
+    def finish(self, d, task, out):  # see `Method`
         "Keep the network: whoever wants soft labels needs it."
         file = out and Path(out) / 'classifier.safetensors'
         if file and not file.exists():

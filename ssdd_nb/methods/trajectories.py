@@ -212,13 +212,7 @@ class MTTTask(MKDTTask):
         with precision():
             return torch.cat([torch.softmax(self.f(theta, x).float(), 1) for x in self.X_s.split(512)])
 
-    def walk(
-        self,
-        p: int,  # which walk of this step, from 0
-        i: int,  # which expert
-        t: int,  # the epoch at which it starts
-        batches: list,  # N index tensors
-    ) -> tuple:  # eq. 4, and its gradients, see `MKDTTask.gradient`
+    def walk(self, p, i, t, batches):  # see `TrajectoryLoss`
         "A walk, on the labels that are due."
         if self.cfg.labels == 'moving':
             self.Y_s.copy_(self.soft(self.between(i, t)[1]))
