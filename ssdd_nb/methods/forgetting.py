@@ -9,11 +9,10 @@ __all__ = ['forgotten', 'Watched', 'forgetting_events', 'most_forgotten', 'Forge
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
-from ..errors import need
 from ..core import generator
 from ..runs import run
 from ..pixels import index_to
-from ..images import Images, denormalise, normalise
+from ..images import Images, denormalise, need_labels, normalise
 from ..distilled import Distilled
 from . import distil
 from ..teachers import Teacher
@@ -98,8 +97,7 @@ def most_forgotten(
 
 def _need_labels(images):
     "Raise `BadInput` unless there are labels."
-    right = 'has no labels, and forgetting is about labels; use herding, sas or kmeans'
-    need(images.y is not None, 'images', images.name, right)
+    need_labels(images, 'has no labels, and forgetting is about labels; use herding, sas or kmeans')
 
 # %% ../../nbs/methods/07a_forgetting.ipynb #f82213c1
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import known, need
 from ..core import Batches, generator, seed_of, to_device
 from ..checkpoints import Kept
-from ..images import Images, normalise
+from ..images import Images, need_labels, normalise
 from ..distilled import Distilled, distilled_from, need_set
 from . import Method
 from ..distortions import view_of
@@ -33,7 +33,7 @@ def frozen_probe(
     encoder: Teacher,  # a frozen network: the one that made the set, or any other
 ) -> float:  # percent
     "Accuracy on real images of a linear head, fitted to a frozen encoder's features of a set; raises `BadInput`."
-    need(test.y is not None, 'test', test.name, 'has no labels')
+    need_labels(test, arg='test')
     features, y = _shown(d, test, encoder) if isinstance(d, Images) else _made(d, test, encoder)
     head = linear_probe(features, y.to(test.x.device), len(test.classes))
     return accuracy(head, encoder.targets(test), test.y)
@@ -41,7 +41,7 @@ def frozen_probe(
 
 def _shown(images, test, encoder):
     "Features and labels of real images."
-    need(images.y is not None, 'd', images.name, 'has no labels')
+    need_labels(images, arg='d')
     need(list(images.classes) == list(test.classes), 'd', images.name, f'has other classes than {test.name}')
     return encoder.targets(images), images.y
 

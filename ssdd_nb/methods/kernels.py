@@ -15,7 +15,7 @@ from ..errors import changed, known, need
 from ..moved import moved_names
 from ..core import Batches, cosine, generator, seed_of, to_device
 from ..checkpoints import Kept
-from ..images import Images
+from ..images import Images, need_labels
 from ..distilled import Distilled, distilled_from
 from . import Method, distil
 from ..nets import make_net
@@ -38,12 +38,7 @@ def check_labels(
     m: int,  # synthetic images
 ) -> None:
     "Raise `BadInput` unless there are labels, and m is so many of each class."
-    need(
-        images.y is not None,
-        'images',
-        images.name,
-        'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none',
-    )
+    need_labels(images, 'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none')
     C = len(images.classes)
     need(isinstance(m, int) and m >= 1 and m % C == 0, 'm', m, f'must be a multiple of the number of classes, {C}')
     per_class(images, m // C, generator(0))

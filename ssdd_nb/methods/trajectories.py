@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import changed, known, need
 from ..core import generator, precision
 from ..processes import all_sum, world
-from ..images import Images
+from ..images import Images, need_labels
 from ..answers import PROBABILITIES
 from ..distilled import Distilled
 from . import distil
@@ -129,12 +129,7 @@ class MTT(MKDT):
         images: Images,  # X_t, with labels
     ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
-        need(
-            images.y is not None,
-            'images',
-            images.name,
-            'has no labels, and these trajectories learn labels; mkdt needs none',
-        )
+        need_labels(images, 'has no labels, and these trajectories learn labels; mkdt needs none')
         super().check(images)
         need(self.experts.objective == 'sl', 'objective', self.experts.objective, 'sl; for the others there is mkdt')
         need(not self.learn_y, 'learn_y', True, 'False: labels are held fixed here; mkdt learns targets')
