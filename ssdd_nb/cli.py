@@ -207,7 +207,8 @@ def bench(
 # %% ../nbs/50_cli.ipynb #e78dee11
 @command
 def study(
-    name: str,  # which: figure1 (MKDT); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
+    # figure1 (MKDT); scores (of teachers); iterations, multiplier, size, compression, architectures, pruning (SC-DD)
+    name: str,
     src: Source = Source(),  # see there
     teaching: Teaching = Teaching(),  # see there
     seeds: int = 3,  # how often

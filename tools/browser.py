@@ -152,7 +152,7 @@ def check_use(context, address):
     page.wait_for_load_state()
     if 'holesky' not in page.inner_text('article'):
         bad.append('the first result of a search for Cholesky does not mention it')
-    page.goto(f'{address}/10_krrst.html')
+    page.goto(f'{address}/methods/10_krrst.html')
     typeset(page)
     drawn = dict(
         page.evaluate(

@@ -104,6 +104,7 @@ PARTS = [
             '47_eval_command',
             '48_compare_commands',
             'experiments/42_studies',
+            'experiments/42b_teacher_scores',
             'experiments/44_scdd_studies',
             'experiments/43c_study_rows',
             'experiments/41_bench',

@@ -22,6 +22,7 @@ from ..posttrain import random_set, test_accuracy
 from ..pruning import prune, repair, slimming
 from .labelled import accuracy_of
 from .studies import figure1
+from .teacher_scores import scores
 from .study_rows import KINDS, Recovery, recovery_row, vary
 
 # %% ../../nbs/experiments/44_scdd_studies.ipynb #2922b9e8
@@ -165,6 +166,7 @@ def pruning(
 # %% ../../nbs/experiments/44_scdd_studies.ipynb #c6ef7b38
 STUDIES = dict(
     figure1=figure1,
+    scores=scores,
     iterations=iterations,
     multiplier=multiplier,
     size=size,
@@ -185,7 +187,7 @@ AXES = dict(
 
 
 def show_study(
-    result: dict,  # from one of `STUDIES`, but for `figure1`
+    result: dict,  # from one of `STUDIES`, but for `figure1` and `scores`
     ax=None,  # axes to draw on
 ):  # the axes
     "Accuracy against what was varied: mean ± std over seeds."
