@@ -287,6 +287,7 @@ class SAS(Coreset):
         return sas_index(teacher.targets(images), self.m, self.groups, seed)
 
 # %% ../../nbs/methods/07_coresets.ipynb #682f9aff
+# written out, as `forgetting` and `highloss` are: it takes an argument of its own
 def sas(
     images: Images,  # what to choose from
     teacher: Teacher,  # for the targets
