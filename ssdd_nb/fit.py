@@ -9,13 +9,14 @@ __all__ = ['Fit']
 import torch
 from torch import Tensor, nn
 from .core import cosine
+from .checkpoints import Kept
 
 # %% ../nbs/04c_fit.ipynb #8d12776b
-class Fit:
+class Fit(Kept):
     "The training of a network, a `Task` for `run`. A kind of training adds `loss`."
 
     hint = 'Lower `lr`.'
-    kept = 'net', 'opt', 'batches'  # with `t`, all that a step depends on: networks, optimisers, batches, generators
+    kept = 't', 'net', 'opt', 'batches'  # all that a step depends on
 
     def __init__(
         self,
@@ -52,22 +53,3 @@ class Fit:
         self.opt.step()
         self.t += 1
         return dict(loss=loss.detach())
-
-    def state_dict(self) -> dict:
-        "All that a step depends on."
-        return dict(t=self.t, **{k: _state(getattr(self, k)) for k in self.kept})
-
-    def load_state_dict(
-        self,
-        s: dict,  # from `state_dict`
-    ) -> None:
-        "Go on from there."
-        for k in self.kept:
-            part = getattr(self, k)
-            (part.set_state if hasattr(part, 'set_state') else part.load_state_dict)(s[k])
-        self.t = s['t']
-
-
-def _state(part):
-    "The state of a network, an optimiser, batches, or a random generator."
-    return part.get_state() if hasattr(part, 'get_state') else part.state_dict()

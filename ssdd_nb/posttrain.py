@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .errors import known, need
 from .moved import moved_names
 from .core import generator, to_device
-from .images import Images, normalise
+from .images import Images, need_labels, normalise
 from .distilled import Distilled, distilled_from
 from .nets import Encoder
 from .fit import Fit
@@ -40,7 +40,7 @@ def align(
     "A linear probe on a frozen backbone (SC-DD, 2.2); raises `BadInput`."
     if isinstance(teacher, Classifier):
         return fits(teacher, images)
-    need(images.y is not None, 'images', images.name, 'has no labels, and a probe needs some')
+    need_labels(images, 'has no labels, and a probe needs some')
     f, n = teacher.targets(images).double(), len(images.classes)
     mu, s = f.mean(0), f.std(0).clamp_min(1e-6)
     z = (f - mu) / s
@@ -119,7 +119,7 @@ def hard_loss(
 class PostTraining(Fit):
     "Training of a student on a set with labels."
 
-    kept = 'net', 'opt'  # views are drawn from the seed and the step
+    kept = 't', 'net', 'opt'  # views are drawn from the seed and the step
 
     def __init__(
         self,
@@ -232,12 +232,8 @@ def ipc_of(
 ) -> int | None:  # how many of each, or None
     "Images per class, for methods that make equally many of each; raises `BadInput`."
     n = len(images.classes)
-    need(
-        images.y is not None,
-        'source',
-        images.name,
-        'has no labels, and this method makes images of classes; use class folders, or another method',
-    )
+    right = 'has no labels, and this method makes images of classes; use class folders, or another method'
+    need_labels(images, right, 'source')
     need(m is None or m % n == 0, 'm', m, f'must be a multiple of the number of classes, {n}')
     return None if m is None else m // n
 
@@ -248,7 +244,7 @@ def per_class(
     gen: torch.Generator,  # where the choice comes from
 ) -> Tensor:  # indices, class by class
     "Random images, as many of each class; raises `BadInput`."
-    need(images.y is not None, 'images', images.name, 'has no labels')
+    need_labels(images)
     least = torch.bincount(images.y, minlength=len(images.classes)).min().item()
     need(
         isinstance(ipc, int) and 1 <= ipc <= least,

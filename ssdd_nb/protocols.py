@@ -18,7 +18,7 @@ from .errors import known, need
 from .core import Batches, generator, meeting_place, place, seeded, to_device
 from .files import digest
 from .pixels import index_to
-from .images import Images, labelled, normalise
+from .images import Images, labelled, need_fraction, need_labels, normalise
 from .distilled import Distilled
 from .nets import Encoder, NETS, in_batches
 from .fit import Fit
@@ -111,7 +111,7 @@ def new_head(
     seed: int,  # of the head's weights
 ) -> Encoder:  # a copy
     "The same features under a fresh linear head for the images' classes; raises `BadInput` without labels."
-    need(images.y is not None, 'images', images.name, 'has no labels, which fine-tuning needs')
+    need_labels(images, 'has no labels, which fine-tuning needs')
     with seeded(seed, 'head'):
         return place(copy_with_head(net, net.dim, len(images.classes), images), images.x.device)
 
@@ -144,9 +144,7 @@ def plain_draw(
     seed: int,  # the draw
 ) -> Tensor:  # sorted indices
     "Which images have labels: a fraction of all, whatever their classes; at least one."
-    need(
-        0 < fraction <= 1, 'labels', fraction, 'a fraction of the labelled images, above 0 and at most 1 (1 % is 0.01)'
-    )
+    need_fraction(fraction)
     order = torch.randperm(n, generator=generator(seed, 'labelled without strata', fraction))
     return order[: max(1, int(fraction * n))].sort().values
 
@@ -159,7 +157,7 @@ def plain_probe(
     seed: int = 0,  # which labelled images
 ) -> dict:  # fraction: accuracy in percent
     "The linear probe on labels that are drawn without strata (MKDT, A.1)."
-    need(train.y is not None, 'images', train.name, 'has no labels, which the probe needs')
+    need_labels(train, 'has no labels, which the probe needs')
     f_test, scores = embed(net, test), {}
     for l in labels:
         i = plain_draw(len(train), l, seed)

@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import BadInput, known, need
 from .core import generator, meeting_place, seeded, to_device
 from .files import read_json, write_sealed
+from .checkpoints import Kept
 from .runs import run
 from .tensors import read_parts, write_parts
 from .distilled import Distilled
@@ -166,8 +167,10 @@ def load_labels(
     return SoftLabels(Path(folder), about)
 
 # %% ../nbs/07b_soft_labels.ipynb #6b14318f
-class Relabelling:
+class Relabelling(Kept):
     "Scores of all views of a training, a `Task` for `run`; a step makes a piece."
+
+    kept = 't', 'pieces'
 
     def __init__(
         self,
@@ -200,15 +203,6 @@ class Relabelling:
             self.pieces.append(piece)
         self.t += 1
         return dict(views=float(len(rows) * len(rows[0]['index'])))
-
-    def state_dict(self) -> dict:
-        return dict(t=self.t, pieces=self.pieces)
-
-    def load_state_dict(
-        self,
-        s: dict,  # from `state_dict`
-    ):
-        self.t, self.pieces = s['t'], s['pieces']
 
 # %% ../nbs/07b_soft_labels.ipynb #fd1c0924
 def view_bytes(

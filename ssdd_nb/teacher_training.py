@@ -159,7 +159,7 @@ TINY = dict(
 class TeacherTask(Fit):
     "Training of one encoder; several processes share each batch."
 
-    kept = 'net', 'objective', 'opt', 'batches', 'gen'
+    kept = 't', 'net', 'objective', 'opt', 'batches', 'gen'
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from ..errors import need, need_count
-from ..images import Images
+from ..images import Images, need_labels
 from ..distilled import Distilled
 from ..methods import Method
 from ..viz import label
@@ -106,7 +106,7 @@ def check_frozen(
     steps: int | None = None,  # as for `compare_frozen`
 ) -> tuple:  # {name in the table: method}, and the images per class
     "Raise `BadInput`, before anything is computed, for what cannot work."
-    need(train.y is not None, 'source', train.name, 'has no labels to test by; use class folders')
+    need_labels(train, 'has no labels to test by; use class folders', 'source')
     for n in as_list(methods):
         of_classes = isinstance(n, Distilled) or (METHODS[own_name(n)] if isinstance(n, str) else n).of_classes
         right = f'makes no labels for a probe; one of {", ".join(k for k in METHODS if METHODS[k].of_classes)}'

@@ -19,10 +19,10 @@ from .. import __version__, posttrain
 from ..errors import changed, known, need, need_count
 from ..moved import moved_names
 from ..core import generator
-from ..images import Images
+from ..images import Images, need_labels
 from ..distilled import Distilled, distilled_from
 from ..methods import distil
-from ..viz import colour, label, show_images
+from ..viz import colour, label, seed_std, show_images
 from ..teachers import Classifier
 from ..pretraining import Student
 from ..soft_labels import PostRecipe, relabel
@@ -249,7 +249,7 @@ def check_labelled(
 ) -> list:  # the methods' names
     "Raise `BadInput`, before anything is computed, for what cannot work."
     methods = [known(n, LABELLED, 'method') for n in methods]
-    need(train.y is not None, 'source', train.name, 'has no labels; use class folders, or the protocol probe')
+    need_labels(train, 'has no labels; use class folders, or the protocol probe', 'source')
     for i in ipc:
         posttrain.per_class(train, i, generator(0))
         for k in {LABELLED[n].method or METHODS['scdd'] for n in methods}:
@@ -366,7 +366,7 @@ def labelled_picture(
                 handles[name] = ax.errorbar(
                     [i for i, _ in pts],
                     [np.mean(v) for _, v in pts],
-                    [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in pts],
+                    [seed_std(v) for _, v in pts],
                     fmt='s--' if how.again else 'o-',
                     ms=5,
                     lw=1.5,

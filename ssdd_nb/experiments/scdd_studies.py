@@ -15,7 +15,7 @@ from ..methods import remembered, scdd_task
 from .. import ssl_losses, teacher_training
 from ..moved import moved_names
 from ..images import Images
-from ..viz import colour, label
+from ..viz import colour, label, seed_std
 from ..teacher_training import train_teacher
 from ..pretraining import Student
 from ..posttrain import random_set, test_accuracy
@@ -205,7 +205,7 @@ def show_study(
         ax.errorbar(
             at,
             [np.mean(a) for a in v],
-            [np.std(a, ddof=1) if len(a) > 1 else 0 for a in v],
+            [seed_std(a) for a in v],
             fmt='o' if names else 'o-',
             ms=5,
             capsize=3,

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator
 import numpy as np
 from ..errors import known
-from ..viz import colour, label, show_images
+from ..viz import colour, label, note, seed_std, show_images
 from .score_tables import axes, block, columns, gain, pick
 
 # %% ../../nbs/experiments/37_score_figures.ipynb #80dea2d1
@@ -54,27 +54,10 @@ def _dots(ax, methods, scores, xlabel, digits):
     for i, n in enumerate(methods):
         if not (v := scores.get(n)):
             continue
-        ax.errorbar(
-            np.mean(v),
-            i,
-            xerr=np.std(v, ddof=1) if len(v) > 1 else 0,
-            fmt='o',
-            ms=7,
-            color=colour(n),
-            capsize=3,
-            lw=1.8,
-        )
+        ax.errorbar(np.mean(v), i, xerr=seed_std(v), fmt='o', ms=7, color=colour(n), capsize=3, lw=1.8)
         ax.plot(v, np.full(len(v), i + 0.3), 'o', ms=3, color=colour(n), mfc='none')
         if len(methods) <= 8:
-            ax.annotate(
-                f'{np.mean(v):.{digits}f}',
-                (np.mean(v), i),
-                xytext=(0, 5),
-                textcoords='offset points',
-                ha='center',
-                va='bottom',
-                fontsize=8,
-            )
+            note(ax, f'{np.mean(v):.{digits}f}', (np.mean(v), i))
     ax.set_yticks(range(len(methods)), [label(n) for n in methods], fontsize=9)
     ax.set(xlabel=xlabel, ylim=(len(methods) - 0.4, -0.75))
     ax.margins(x=0.1)  # room for the numbers
@@ -97,7 +80,7 @@ def curves(
     fig, axs = plt.subplots(1, 3, figsize=(8.6, 3.3), layout='constrained', dpi=80)
 
     def bars(ax, x, v, n, fmt='o-'):
-        std = [np.std(u, ddof=1) if len(u) > 1 else 0 for u in v]
+        std = [seed_std(u) for u in v]
         look = dict(fmt=fmt, ms=4, lw=1.3, capsize=2, color=colour(n), label=label(n))
         ax.errorbar(x, [np.mean(u) for u in v], std, **look)
 
@@ -164,7 +147,7 @@ def across(
                 ax.errorbar(
                     i + 0.7 * ((j + 0.5) / len(names) - 0.5),
                     np.mean(g),
-                    np.std(g, ddof=1) if len(g) > 1 else 0,
+                    seed_std(g),
                     fmt='o',
                     ms=5,
                     capsize=2,

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..errors import known, need
 from ..core import Batches, generator, seed_of, to_device
-from ..images import Images, normalise
+from ..checkpoints import Kept
+from ..images import Images, need_labels, normalise
 from ..distilled import Distilled, distilled_from, need_set
 from . import Method
 from ..distortions import view_of
@@ -32,7 +33,7 @@ def frozen_probe(
     encoder: Teacher,  # a frozen network: the one that made the set, or any other
 ) -> float:  # percent
     "Accuracy on real images of a linear head, fitted to a frozen encoder's features of a set; raises `BadInput`."
-    need(test.y is not None, 'test', test.name, 'has no labels')
+    need_labels(test, arg='test')
     features, y = _shown(d, test, encoder) if isinstance(d, Images) else _made(d, test, encoder)
     head = linear_probe(features, y.to(test.x.device), len(test.classes))
     return accuracy(head, encoder.targets(test), test.y)
@@ -40,7 +41,7 @@ def frozen_probe(
 
 def _shown(images, test, encoder):
     "Features and labels of real images."
-    need(images.y is not None, 'd', images.name, 'has no labels')
+    need_labels(images, arg='d')
     need(list(images.classes) == list(test.classes), 'd', images.name, f'has other classes than {test.name}')
     return encoder.targets(images), images.y
 
@@ -251,10 +252,11 @@ class Frozen(Method):
         return FrozenTask(images, teacher, self, seed)
 
 # %% ../../nbs/methods/32b_frozen.ipynb #943b8ad4
-class FrozenTask:
+class FrozenTask(Kept):
     "Images that descend a loss of frozen features, a `Distiller` for `run`."
 
     hint = 'Lower `lr`.'
+    kept = 'opt', 'batches', 't'  # and the levels
 
     def __init__(
         self,
@@ -332,15 +334,12 @@ class FrozenTask:
 
     def state_dict(self) -> dict:
         "All that `step` depends on."
-        levels = [l.detach() for l in self.levels]
-        return dict(levels=levels, opt=self.opt.state_dict(), batches=self.batches.state_dict(), t=self.t)
+        return dict(super().state_dict(), levels=[l.detach() for l in self.levels])
 
     def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
         self.hold([to_device(l, self.device) for l in s['levels']])
-        self.opt.load_state_dict(s['opt'])
-        self.batches.load_state_dict(s['batches'])
-        self.t = s['t']
+        super().load_state_dict(s)
 
     def distilled(self) -> Distilled:
         "The set as it stands."

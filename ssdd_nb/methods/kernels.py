@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import changed, known, need
 from ..moved import moved_names
 from ..core import Batches, cosine, generator, seed_of, to_device
-from ..images import Images
+from ..checkpoints import Kept
+from ..images import Images, need_labels
 from ..distilled import Distilled, distilled_from
 from . import Method, distil
 from ..nets import make_net
@@ -37,12 +38,7 @@ def check_labels(
     m: int,  # synthetic images
 ) -> None:
     "Raise `BadInput` unless there are labels, and m is so many of each class."
-    need(
-        images.y is not None,
-        'images',
-        images.name,
-        'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none',
-    )
+    need_labels(images, 'has no labels, and KIP and FRePo regress on them; krrst and mkdt need none')
     C = len(images.classes)
     need(isinstance(m, int) and m >= 1 and m % C == 0, 'm', m, f'must be a multiple of the number of classes, {C}')
     per_class(images, m // C, generator(0))
@@ -171,10 +167,11 @@ def _as_set(task, method, config):
     return distilled_from(task.X_s, task.Y_s.detach(), task.images, **about)
 
 # %% ../../nbs/methods/32_kernels.ipynb #f6d6aded
-class KIPTask:
+class KIPTask(Kept):
     "Kernel Inducing Points, a `Distiller`; with random features for its kernel, RFAD."
 
     hint = 'Lower `lr`, or raise `lam`.'
+    kept = 'X_s', 'Y_s', 'opt', 'batches', 't'
 
     def __init__(
         self,
@@ -207,25 +204,6 @@ class KIPTask:
     def distilled(self) -> Distilled:
         "The set as it stands."
         return _as_set(self, self.name, self.cfg)
-
-    def state_dict(self) -> dict:
-        "All that `step` depends on."
-        return dict(
-            X_s=self.X_s.detach(),
-            Y_s=self.Y_s.detach(),
-            opt=self.opt.state_dict(),
-            batches=self.batches.state_dict(),
-            t=self.t,
-        )
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        with torch.no_grad():
-            self.X_s.copy_(s['X_s'])
-            self.Y_s.copy_(s['Y_s'])
-        for k in ('opt', 'batches'):
-            getattr(self, k).load_state_dict(s[k])
-        self.t = s['t']
 
 # %% ../../nbs/methods/32_kernels.ipynb #bf14a8aa
 def kip(

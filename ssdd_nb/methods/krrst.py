@@ -15,6 +15,7 @@ from ..errors import known, need
 from ..moved import moved_names
 from ..core import Batches, compiled, generator, place, seed_of, to_device
 from ..processes import all_sum, alone, enough, exchanged, gathered, progress_bar, world
+from ..checkpoints import Kept
 from ..runs import asked_to_stop
 from ..pixels import index_to
 from ..images import Images, normalise
@@ -104,14 +105,20 @@ class KRRST(Method):
         **kwargs,  # not used
     ):  # a `KRRSTTask`
         "Algorithm 1, ready to run."
-        return KRRSTTask(images, teacher, self, seed, show)
+        return self.task(images, teacher, self, seed, show)
+
+    def task(self, *args):  # see `KRRSTTask`
+        "What runs."
+        return KRRSTTask(*args)
 
 # %% ../../nbs/methods/10_krrst.ipynb #92f2f7aa
 paper, tiny = KRRST.paper, KRRST.tiny
 
 # %% ../../nbs/methods/10_krrst.ipynb #e6eb4a5a
-class Slot:
+class Slot(Kept):
     "One model of the pool: f_ω with a head, its optimiser, and how long it has trained."
+
+    kept = 'net', 'opt', 't'
 
     def __init__(
         self,
@@ -149,19 +156,11 @@ class Slot:
         self.t += 1
         return loss
 
-    def state_dict(self) -> dict:
-        "Weights, momentum, and the step count."
-        return dict(net=self.net.state_dict(), opt=self.opt.state_dict(), t=self.t)
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        self.net.load_state_dict(s['net'])
-        self.opt.load_state_dict(s['opt'])
-        self.t = s['t']
-
 # %% ../../nbs/methods/10_krrst.ipynb #104aeaf2
-class PoolTask:
+class PoolTask(Kept):
     "What tasks with a pool of models share; whoever inherits says in `inner_set` what a model learns."
+
+    kept = 'gen', 'made'  # and the models of the pool
 
     def __init__(
         self,
@@ -226,22 +225,22 @@ class PoolTask:
         return {}
 
     def state_dict(self) -> dict:
-        "Every model with its momentum and count, and where the random stream stands."
-        return dict(pool=[s.state_dict() for s in self.pool], gen=self.gen.get_state(), made=self.made)
+        "Every model with its momentum and count, and the rest."
+        return dict(super().state_dict(), pool=[s.state_dict() for s in self.pool])
 
     def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
         self.pool = [self.fresh() for _ in s['pool']]
         for slot, state in zip(self.pool, s['pool']):
             slot.load_state_dict(state)
-        self.gen.set_state(s['gen'])
-        self.made = s['made']
+        super().load_state_dict(s)
 
 # %% ../../nbs/methods/10_krrst.ipynb #e63b167a
 class KRRSTTask(PoolTask):
     "KRR-ST's Algorithm 1, a `Distiller` for `run`."
 
     hint = 'Lower `lr`, or raise `lam`.'
+    kept = 'X_s', 'Y_s', 'opt', 'batches', 't', *PoolTask.kept
 
     def __init__(
         self,
@@ -339,27 +338,6 @@ class KRRSTTask(PoolTask):
         d = distilled_from(self.X_s, self.Y_s.detach(), images, **about)
         d.manifest['source']['hash'] = self.images.hash
         return d
-
-    def state_dict(self) -> dict:
-        "All that `step` depends on."
-        return dict(
-            X_s=self.X_s.detach(),
-            Y_s=self.Y_s.detach(),
-            opt=self.opt.state_dict(),
-            batches=self.batches.state_dict(),
-            t=self.t,
-            **super().state_dict(),
-        )
-
-    def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        super().load_state_dict(s)
-        with torch.no_grad():
-            self.X_s.copy_(s['X_s'])
-            self.Y_s.copy_(s['Y_s'])
-        self.opt.load_state_dict(s['opt'])
-        self.batches.load_state_dict(s['batches'])
-        self.t = s['t']
 
 # %% ../../nbs/methods/10_krrst.ipynb #c3005141
 def initial(

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import changed, known, need
 from ..moved import moved_names
 from ..core import generator
-from ..images import Images
+from ..images import Images, need_labels
 from ..distilled import Distilled
 from . import Method, distil
 from ..nets import make_net
@@ -111,13 +111,9 @@ class Matching(Method):
         images: Images,  # X_t
     ):  # a network as the method uses it
         "Raise `BadInput` if these settings cannot work for these images."
-        need(
-            images.y is not None or self.free,
-            'images',
-            images.name,
-            f'has no labels, and {self.name} compares images class by class; '
-            'use class folders, or dm-ssl, krrst or mkdt',
-        )
+        if not self.free:
+            right = 'compares images class by class; use class folders, or dm-ssl, krrst or mkdt'
+            need_labels(images, f'has no labels, and {self.name} {right}')
         need(isinstance(self.steps, int) and self.steps >= 1, 'steps', self.steps, 'at least 1')
         known(self.init, ('real', 'noise'), 'init')
         for o in self.augment:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core import Batches, generator, place, seed_of, to_device
+from ..checkpoints import Kept
 from ..images import Images, denormalise
 from ..distilled import Distilled, distilled_from
 from . import Method
@@ -64,10 +65,11 @@ class Real:
             mine.load_state_dict(theirs)
 
 # %% ../../nbs/methods/30_loops.ipynb #c68543c7
-class MatchingTask:
+class MatchingTask(Kept):
     "What the systems share, a `Distiller` for `run`; each adds `losses` and `advance`."
 
     hint, stream = 'Lower `lr`.', 'matching'
+    kept = 'X_s', 'opt', 'real', 'lessons', 'gen', 'made', 't', 'used', 'seen'  # and the network, where there is one
 
     def __init__(
         self,
@@ -149,32 +151,16 @@ class MatchingTask:
     def state_dict(self) -> dict:
         "All that `step` depends on."
         net = {} if self.net is None else dict(net=self.net.state_dict(), opt_net=self.opt_net.state_dict())
-        return dict(
-            X_s=self.X_s.detach(),
-            opt=self.opt.state_dict(),
-            real=self.real.state_dict(),
-            lessons=self.lessons.state_dict(),
-            gen=self.gen.get_state(),
-            made=self.made,
-            t=self.t,
-            used=self.used,
-            seen=self.seen,
-            **net,
-        )
+        return dict(super().state_dict(), **net)
 
     def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
-        with torch.no_grad():
-            self.X_s.copy_(s['X_s'])
-        for k in ('opt', 'real', 'lessons'):
-            getattr(self, k).load_state_dict(s[k])
-        self.gen.set_state(s['gen'])
         self.net = None
         if 'net' in s:
             self.begin()
             for k in ('net', 'opt_net'):
                 getattr(self, k).load_state_dict(s[k])
-        self.made, self.t, self.used, self.seen = (s[k] for k in ('made', 't', 'used', 'seen'))
+        super().load_state_dict(s)
 
 # %% ../../nbs/methods/30_loops.ipynb #1c4ca54c
 class GradientMatching(MatchingTask):
@@ -241,6 +227,7 @@ class CAFETask(MatchingTask):
     "Aligned features of all layers, and discrimination by the synthetic centres."
 
     stream = 'cafe'
+    kept = *MatchingTask.kept, 'query'
 
     def __init__(
         self,
@@ -280,13 +267,3 @@ class CAFETask(MatchingTask):
         else:
             epochs = until(lambda: (self.epoch(), self.accuracy())[1], self.cfg.moved, self.cfg.queue, self.cfg.most)
         return dict(accuracy=accuracy, epochs=epochs)
-
-    def state_dict(self) -> dict:
-        return dict(**super().state_dict(), query=self.query.state_dict())
-
-    def load_state_dict(
-        self,
-        s: dict,  # from `state_dict`
-    ):
-        super().load_state_dict(s)
-        self.query.load_state_dict(s['query'])

@@ -156,12 +156,7 @@ class MKDT(Method):
         budget = 256.0 if task.budget is None and images.x.device.type == 'cpu' else task.budget
         return dict(**asdict(self), source=images.describe(), **about, memory_budget=budget, experts_seed=task.to.seed)
 
-    def finish(
-        self,
-        d: Distilled,  # the set that `task` made
-        task,  # what ran
-        out: Path | None,  # the run's folder, or None
-    ) -> Distilled:
+    def finish(self, d, task, out):  # see `Method`
         "What it took, with the experts; each run's own time is in its record."
         if task.to.run:
             d.run = replace(d.run, seconds=d.run.seconds + task.to.run.seconds)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import Diverged
 from ..core import Batches, fetch, generator, seed_of, to_device
 from ..processes import all_sum, alone, world
+from ..checkpoints import Kept
 from ..images import Images, denormalise
 from ..distilled import Distilled, distilled_from
 from . import Method
@@ -43,8 +44,10 @@ def affordable(
     return min(len(batches), int(room / max(one, 1e-6)))
 
 # %% ../../nbs/methods/10b_mkdt_task.ipynb #6cd5c292
-class TrajectoryLoss:
+class TrajectoryLoss(Kept):
     "Lines 3 to 17: a synthetic set, the experts, and equation 4 with its gradient."
+
+    kept = 'X_s', 'Y_s', 'lr_syn', 'gen', 'batches', 't', 'keep'  # as many graphs as before, however much is free now
 
     def __init__(
         self,
@@ -129,26 +132,9 @@ class TrajectoryLoss:
             self.keep = affordable(*problem[:6], self.budget)
         return sweep(*problem, keep=self.keep)
 
-    def state_dict(self) -> dict:
-        "All that the loss depends on."
-        return dict(
-            X_s=self.X_s,
-            Y_s=self.Y_s,
-            lr_syn=self.lr_syn,
-            gen=self.gen.get_state(),
-            batches=self.batches.state_dict(),
-            t=self.t,
-            keep=self.keep,
-        )
-
     def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
-        for k in ('X_s', 'Y_s', 'lr_syn'):
-            getattr(self, k).copy_(s[k])
-        self.gen.set_state(s['gen'])
-        self.batches.load_state_dict(s['batches'])
-        self.t = s['t']
-        self.keep = s.get('keep')  # as many graphs as before, however much is free now
+        "Go on from there; older checkpoints have no `keep`."
+        super().load_state_dict(dict(keep=None) | s)
 
 # %% ../../nbs/methods/10b_mkdt_task.ipynb #26e25ebd
 class LongGradient:
@@ -196,6 +182,7 @@ class MKDTTask(TrajectoryLoss):
 
     name = 'mkdt'
     hint = 'Lower `lr_x`, `lr_y` or `lr_lr`.'
+    kept = *TrajectoryLoss.kept, 'opt', 'opt_lr', 'events', 'bad'
 
     def __init__(
         self,
@@ -300,20 +287,10 @@ class MKDTTask(TrajectoryLoss):
 
     def state_dict(self) -> dict:
         "All that `step` depends on."
-        return dict(
-            **super().state_dict(),
-            opt=self.opt.state_dict(),
-            opt_lr=self.opt_lr.state_dict(),
-            norms=self.long.lengths,
-            events=self.events,
-            last=self.last,
-            bad=self.bad,
-        )
+        return dict(super().state_dict(), norms=self.long.lengths, last=self.last)
 
     def load_state_dict(self, s: dict):  # from `state_dict`
         "Go on from there."
         super().load_state_dict(s)
-        self.opt.load_state_dict(s['opt'])
-        self.opt_lr.load_state_dict(s['opt_lr'])
-        self.long.lengths, self.events, self.bad = s['norms'], s['events'], s['bad']
+        self.long.lengths = s['norms']
         self.last = s['last'] if s['last'] is None else s['last'].to(self.device)

@@ -12,7 +12,7 @@ import torch
 from ..core import generator
 from . import METHODS, Method
 from .coresets import CoresetTask, Full, Herding, KMeans, Random, SAS, herding_index
-from .forgetting import Forgetting, forgetting_events
+from .forgetting import Forgetting, forgetting_events, most_forgotten
 from ..posttrain import ipc_of, per_class
 from .krrst import KRRST
 from .mkdt import HighLoss, MKDT, MKDTFixed, MTTSSL
@@ -150,8 +150,7 @@ class ForgettingLabels(ByClass):
     def choose(self, images, teacher, seed, **kwargs):  # see `Coreset`
         "The classifier in training sees all classes."
         events = forgetting_events(images, seed=seed, show=kwargs.get('show', True))
-        order = torch.randperm(len(events), generator=generator(seed, 'forgetting'))
-        order = order[events[order].argsort(descending=True, stable=True)]
+        order = most_forgotten(events, seed)
         y = images.y.cpu()[order]
         return torch.cat([order[y == c][: ipc_of(images, self.m)] for c in range(len(images.classes))])
 

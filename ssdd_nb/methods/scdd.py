@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import changed, known, need
 from ..moved import moved_names
 from ..core import generator
-from ..images import Images
+from ..images import Images, need_labels
 from ..distilled import Distilled
 from . import Method, distil
 from ..taps import batch_norms
@@ -119,12 +119,7 @@ class SCDD(Method):
         images: Images,  # the training images
     ) -> None:
         "Raise `BadInput` if these settings cannot work for these images."
-        need(
-            images.y is not None,
-            'images',
-            images.name,
-            'has no labels; SC-DD recovers images of classes, so use class folders, or krrst or mkdt',
-        )
+        need_labels(images, 'has no labels; SC-DD recovers images of classes, so use class folders, or krrst or mkdt')
         for key in ('ipc', 'steps'):
             need(isinstance(v := getattr(self, key), int) and v >= 1, key, v, 'at least 1')
         need(
@@ -160,12 +155,7 @@ class SCDD(Method):
         "The settings, the labels, and the aligned network."
         return dict(**asdict(self), source=images.describe(), labels=images.label_hash, teacher=task.classifier.hash())
 
-    def finish(
-        self,
-        d: Distilled,  # the set that `task` made
-        task,  # what ran
-        out: Path | None,  # the run's folder, or None
-    ) -> Distilled:
+    def finish(self, d, task, out):  # see `Method`
         "Keep the network: whoever wants soft labels needs it."
         file = out and Path(out) / 'classifier.safetensors'
         if file and not file.exists():

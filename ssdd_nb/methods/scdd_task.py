@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..core import cosine, generator, precision, to_device
 from ..processes import all_sum, enough, world
+from ..checkpoints import Kept
 from ..images import Images, denormalise, normalise
 from ..distilled import Distilled, distilled_from
 from . import Method
@@ -95,10 +96,11 @@ def clip(
     x.copy_(x.maximum(lo).minimum(hi))
 
 # %% ../../nbs/methods/11b_scdd_task.ipynb #9905a68a
-class SCDDTask:
+class SCDDTask(Kept):
     "Recovery of images from a network, a `Distiller` for `run`."
 
     hint = 'Lower `lr` or `bn_weight`.'
+    kept = 'z', 'x', 'log_c', 'opt', 'gen', 't', 'best', 'lowest'
 
     def __init__(
         self,
@@ -204,32 +206,13 @@ class SCDDTask:
         d = distilled_from(z, self.y, self.images, method=method_of(self.classifier, self.cfg), **about)
         return Distilled(d.x.clamp(0, 1) if self.cfg.clip else d.x, d.y, d.manifest)
 
-    def state_dict(self) -> dict:
-        "All that `step` depends on."
-        return dict(
-            z=self.z,
-            x=self.x.detach(),
-            log_c=self.log_c.detach(),
-            opt=self.opt.state_dict(),
-            gen=self.gen.get_state(),
-            t=self.t,
-            best=self.best,
-            lowest=self.lowest,
-        )
-
     def load_state_dict(self, s: dict):  # from `state_dict`
-        "Go on from there."
+        "Go on from there: in the middle of a batch, or at the beginning of one."
         self.z, self.t = s['z'].to(self.device), s['t']
-        if self.t % self.cfg.steps == 0:
-            self.gen.set_state(s['gen'])
-            return self.begin()
         self.begin()
-        with torch.no_grad():
-            self.x.copy_(s['x'])
-            self.log_c.copy_(s['log_c'])
-        self.opt.load_state_dict(s['opt'])
+        if self.t % self.cfg.steps:
+            super().load_state_dict(s)
         self.gen.set_state(s['gen'])
-        self.best, self.lowest = s['best'].to(self.device), s['lowest'].to(self.device)
 
 # %% ../../nbs/methods/11b_scdd_task.ipynb #701cae98
 def method_of(

@@ -87,6 +87,7 @@ def inner_step(
     return sgd(theta, v, summed(g) if part else g, lr, momentum, weight_decay)
 
 # %% ../../nbs/methods/09c_trajectory_gradient.ipynb #1f1ae443
+# `unrolled`, `sweep` and `trajectories.truncated` take the same problem in the same order: one can stand for another.
 def unrolled(
     theta: Tensor,  # θ_t*, where the walk starts (P,)
     X: Tensor,  # X_s (m, C, H, W), normalised

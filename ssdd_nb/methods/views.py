@@ -150,16 +150,9 @@ class ViewTargets(KRRST):
             need(getattr(self, key) == value, key, getattr(self, key), right)
         views_for(images.x.shape[1], self.kind)
 
-    def start(
-        self,
-        images: Images,  # X_t
-        teacher: Teacher,  # g_φ
-        seed: int = 0,  # of everything random
-        show: bool = True,  # a progress bar while the pool is being filled
-        **kwargs,  # not used
-    ):  # a `ViewTask`
-        "The algorithm, ready to run."
-        return ViewTask(images, teacher, self, seed, show)
+    def task(self, *args):  # see `ViewTask`
+        "What runs."
+        return ViewTask(*args)
 
     def cost(
         self,
