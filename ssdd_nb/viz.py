@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'colour', 'label', 'show_images', 'as_pixels', 'filmstrip', 'Animation', 'animate', 'nearest',
-           'show_nearest', 'smooth', 'plot_log', 'seed_std', 'note', 'plot_scores', 'embed_2d', 'plot_embedding']
+           'show_nearest', 'smooth', 'plot_log', 'show_source', 'seed_std', 'note', 'plot_scores', 'embed_2d',
+           'plot_embedding']
 
 # %% ../nbs/03_viz.ipynb #af0ff584
-import base64, io
+import base64, io, textwrap
 from PIL import Image
 import matplotlib.pyplot as plt
 import numpy as np
@@ -262,6 +263,17 @@ def plot_log(
     )
     ax.set(xlabel='step', ylabel=key)
     return ax
+
+# %% ../nbs/03_viz.ipynb #bbae16a8
+def show_source(
+    *functions,  # of this library, or a notebook's own
+):  # Markdown, which a notebook shows
+    "Code as it stands where it was written, without the rest of its class."
+    import inspect
+    from IPython.display import Markdown
+
+    code = '\n'.join(textwrap.dedent(inspect.getsource(f)) for f in functions)
+    return Markdown(f'```python\n{code}```')
 
 # %% ../nbs/03_viz.ipynb #a651d657
 def seed_std(
