@@ -87,7 +87,8 @@ _JUDGING_VIEWS = Views(
     ratio=(4 / 5, 5 / 4),
     rotate=10,
     jitter=0.8,
-    strength=(0.2, 0.2, 0.2, 0.02),
+    strength=(0.4, 0.4, 0.4, 0.1),
+    grey=0.3,
     noise=0.02,
     padding='reflection',
 )
