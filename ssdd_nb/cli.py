@@ -214,7 +214,7 @@ def study(
     seeds: int = 3,  # how often
     out: str = 'ssdd-study',  # folder for NAME.json
 ):
-    "Measure what a figure or table of a paper shows, and record it. The same command again resumes SC-DD's."
+    "Measure what a figure or table of a paper shows, and record it. The same command again resumes, but for figure1."
     name = known(name, scdd_studies.STUDIES, 'name')
     need_count('seeds', seeds, 1000)
     train, test = _start(src, out)

@@ -55,7 +55,6 @@ def scores_of(
 ) -> list:  # a row for each kind of features: `probe` in %, `steady` from 0 to 1, `rank`, `better` by each
     "What the probe says of a teacher, and what the scores without labels say."
     w = worth(teacher, images, seed=seed)
-    need(w, 'source', f'{len(images)} images', 'at least 50')
 
     def row(features):
         r = w.rows[features]
@@ -78,6 +77,7 @@ def scores(
 ) -> dict:  # `rows`, `settings`
     "Scores with and without labels of nine teachers, pixels and untrained networks."
     seeds = need_count('seeds', seeds, 1000)
+    need(len(train) >= 50, 'source', f'{len(train)} images', 'too few to judge a teacher by; at least 50')
 
     def row(name, seed):
         teacher = a_teacher(name, train, teacher_steps, seed, out and Path(out) / 'teachers', show)
