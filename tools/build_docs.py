@@ -247,7 +247,7 @@ def shown(nb, path, public):
                     continue
                 c.metadata.setdefault('tags', []).append('hide-input')
                 c.metadata['mystnb'] = FOLDED
-            elif is_long(c.source) and 'export' in d and 'code-fold: false' not in d:
+            elif is_long(c.source) and 'export' in d:
                 c.metadata.setdefault('tags', []).append('hide-input')
                 c.metadata['mystnb'] = folded(f'{defined_in(c.source)}: {len(c.source.splitlines())} lines of code')
             if alt := [x.removeprefix('fig-alt:').strip() for x in d if x.startswith('fig-alt:')]:
@@ -273,7 +273,7 @@ FOLDED = folded('imports')
 
 
 def is_long(source):
-    "Whether code takes more of a page than a reader sees at a time; an algorithm that shall be read says so."
+    "Whether code takes more of a page than a reader sees at a time; `viz.show_source` shows a part of it."
     return len(source.splitlines()) > 25
 
 

@@ -14,7 +14,7 @@ from ..errors import need, need_count
 from ..images import Images
 from ..teacher_training import tiny, train_teacher
 from ..teachers import Teacher
-from ..worth import worth
+from ..worth import LEAST, worth
 from .measuring import data_settings, experiment
 
 # %% ../../nbs/experiments/42b_teacher_scores.ipynb #ca82557e
@@ -77,7 +77,7 @@ def scores(
 ) -> dict:  # `rows`, `settings`
     "Scores with and without labels of nine teachers, pixels and untrained networks."
     seeds = need_count('seeds', seeds, 1000)
-    need(len(train) >= 50, 'source', f'{len(train)} images', 'too few to judge a teacher by; at least 50')
+    need(len(train) >= LEAST, 'source', f'{len(train)} images', f'too few to judge a teacher by; at least {LEAST}')
 
     def row(name, seed):
         teacher = a_teacher(name, train, teacher_steps, seed, out and Path(out) / 'teachers', show)
@@ -94,12 +94,12 @@ def agreement(
     result: dict,  # from `scores`
 ) -> dict:  # by score: `rho` (Spearman, all features, mean over seeds), `same` of `teachers` on one side, `missed`
     "How far each score without labels agrees with the probe."
+    seeds = sorted({r['seed'] for r in result['rows']})
+    of = [[r for r in result['rows'] if r['seed'] == s] for s in seeds]
+    judged = [r for r in result['rows'] if 'better' in r]
     found = {}
     for by in ('steady', 'rank'):
-        seeds = sorted({r['seed'] for r in result['rows']})
-        of = {s: [r for r in result['rows'] if r['seed'] == s] for s in seeds}
-        rho = [spearmanr([r['probe'] for r in rows], [r[by] for r in rows]).statistic for rows in of.values()]
-        judged = [r for r in result['rows'] if 'better' in r]
+        rho = [spearmanr([r['probe'] for r in rows], [r[by] for r in rows]).statistic for rows in of]
         wrong = [r['features'] for r in judged if r['better'][by] != r['better']['probe']]
         found[by] = dict(
             rho=float(sum(rho) / len(rho)), same=len(judged) - len(wrong), teachers=len(judged), missed=wrong
