@@ -6,7 +6,8 @@
 __all__ = ['LEAST', 'Worth', 'steady', 'worth', 'thirds']
 
 # %% ../nbs/15_worth.ipynb #59302e49
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 import torch
 from torch import Tensor
 from .errors import need
@@ -83,7 +84,7 @@ class Worth:
 
 # %% ../nbs/15_worth.ipynb #1e19f5cb
 LEAST = 50  # images to judge a teacher by
-_JUDGING_VIEWS = Views(
+_GREY_VIEWS = Views(
     crop=(0.6, 1.0),
     ratio=(4 / 5, 5 / 4),
     rotate=10,
@@ -93,16 +94,17 @@ _JUDGING_VIEWS = Views(
     noise=0.02,
     padding='reflection',
 )
+_COLOUR_VIEWS = replace(_GREY_VIEWS, crop=(0.3, 0.8), flip=0.5, strength=(0.6, 0.6, 0.6, 0.3), grey=0.5)
 
 
 def steady(
-    a: Tensor,  # features of one view of each image (n, d)
-    b: Tensor,  # of another view (n, d)
+    views: list,  # features (n, d) of each of two or more views of the same images
 ) -> float:  # share, from 0 to 1
     "How many of each image's nearest neighbours stay the same when every image is viewed anew; features standardised."
-    both = torch.cat([a, b]).double()
-    scaled = lambda f: (f.double() - both.mean(0)) / both.std(0).clamp_min(1e-9)
-    return neighbours_in_common(scaled(a), scaled(b))
+    every = torch.cat(views).double()
+    scaled = [(f.double() - every.mean(0)) / every.std(0).clamp_min(1e-9) for f in views]
+    pairs = list(combinations(scaled, 2))
+    return sum(neighbours_in_common(a, b) for a, b in pairs) / len(pairs)
 
 # %% ../nbs/15_worth.ipynb #d695ba01
 def _rivals(
@@ -152,14 +154,15 @@ def worth(
         train = train[torch.randperm(len(train), generator=generator(seed, 'worth'))[:most].sort().values]
     fit, held = (train, test) if test is not None or train.y is None else thirds(train, seed)
     few = fit.pixels(slice(min(len(fit), 500)))
-    views = [_JUDGING_VIEWS(few, generator(seed, 'worth views', i)).clamp(0, 1) for i in (0, 1)]
+    judging = _GREY_VIEWS if few.shape[1] == 1 else _COLOUR_VIEWS
+    views = [judging(few, generator(seed, 'worth views', i)).clamp(0, 1) for i in range(3)]
     rows = {}
     for name, see in _rivals(teacher, train).items():
         f, accuracy = see(few), None
         if train.y is not None:
             of = lambda images: torch.cat([see(b) for b in images.pixels().split(512)])
             accuracy = probe_scores(of(fit), of(held), fit, held, labels, seed, draws)
-        rows[name] = dict(accuracy=accuracy, steady=steady(*map(see, views)), rank=rankme(f))
+        rows[name] = dict(accuracy=accuracy, steady=steady([see(v) for v in views]), rank=rankme(f))
     return Worth(rows, labels, len(train))
 
 # %% ../nbs/15_worth.ipynb #652f46b4
