@@ -28,9 +28,8 @@ class Sight:
     "The size at which a network sees images, and its normalisation."
 
     size: tuple | None = None  # (H, W) of what it is shown; None: as the images are
-    resize: int | tuple | None = (
-        None  # length of the shorter side before the middle is cut out, or both sides; None: `size`
-    )
+    # length of the shorter side before the middle is cut out, or both sides; None: `size`
+    resize: int | tuple | None = None
     interpolation: str = 'bicubic'  # or bilinear, nearest
     mean: tuple = IMAGENET[0]  # (C,) subtracted, in units of [0, 1]
     std: tuple = IMAGENET[1]  # (C,) divided by

@@ -98,7 +98,11 @@ class Keeper:
         done.log, self.hash = _logged(self.out / 'log.jsonl', done.steps, done.log_hash)
         return done
 
-    def resume(self, task: Task, log: list) -> int:  # the step to go on from
+    def resume(
+        self,
+        task: Task,  # what runs
+        log: list,  # the lines so far; those of the folder are added
+    ) -> int:  # the step to go on from
         "Put the task and its log back to the last checkpoint, if there is one."
         path = self.out and self.out / 'checkpoint.pt'
         if not path or not path.exists():
@@ -143,7 +147,11 @@ class Keeper:
             return False
         return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20 * self.cost)
 
-    def save(self, task: Task, step: int):  # the step just done
+    def save(
+        self,
+        task: Task,  # what runs
+        step: int,  # the step just done
+    ):
         "Write a checkpoint."
         if not self.out:
             return

@@ -36,8 +36,8 @@ class FineTune:
     batch: int = 256  # images at a time; all of them if there are fewer
     lr: float = 0.01  # of the network
     head_lr: float | None = None  # of the new head; the network's if None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = 0.9  # of SGD, in [0, 1)
+    weight_decay: float = 5e-4  # times the weights, added to the gradient
 
 # %% ../nbs/09_protocols.ipynb #17fdc010
 def paper_finetune(

@@ -32,7 +32,7 @@ class PostRecipe:
     batch: int = 64  # views at a time; of fewer images, several of each
     optimiser: str = 'adamw'  # or `sgd`, with momentum .9
     lr: float = 1e-3  # at the start; it falls to 0 along a cosine
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of the optimiser
     temperature: float = 20.0  # T of the soft labels
     views: Views = Views(crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)  # the crops; only geometry counts
     mix: str = 'cutmix'  # `cutmix`, `mixup` or `none`

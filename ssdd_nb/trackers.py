@@ -29,7 +29,11 @@ class Board:
         again = dict(name=name, resume='allow', **same) if name else {}
         self.run = module.init(project=project or 'ssdd-nb', config=ask, **again)
 
-    def log(self, values: dict, step: int):  # numbers by name; the step they are of
+    def log(
+        self,
+        values: dict,  # numbers by name
+        step: int,  # the step they are of
+    ):
         "One line."
         self.run.log(values, step=step)
 
@@ -52,7 +56,11 @@ class Events:
         where = folder or (str(Path(out) / 'tensorboard') if out else f'runs/{ask["name"]}')
         self.writer = module.SummaryWriter(where, purge_step=start + 1 if start else None)
 
-    def log(self, values: dict, step: int):  # numbers by name; the step they are of
+    def log(
+        self,
+        values: dict,  # numbers by name
+        step: int,  # the step they are of
+    ):
         "One line."
         for name, v in values.items():
             self.writer.add_scalar(name, v, step)

@@ -150,6 +150,8 @@ def ruff():
     yield 'nothing that ruff.toml forbids', r.stdout if r.returncode else ''
     r = sh(sys.executable, 'tools/pasted.py')
     yield 'a reader can paste what the pages show', r.stdout if r.returncode else ''
+    r = sh(sys.executable, 'tools/comments.py')
+    yield 'each parameter has a comment of its own', r.stdout if r.returncode else ''
 
 
 def readme():

@@ -65,7 +65,7 @@ def compare_frozen(
     ipc=(1,),  # images per class, one or more
     seeds: int = 3,  # seeds 0, 1, …: each a new set
     out: Path | None = None,  # folder for sets, rows and compare.json
-    preset: str = 'tiny',
+    preset: str = 'tiny',  # of every method's settings: `tiny`, or a paper's
     steps: int | None = None,  # for methods that have them
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `settings`
@@ -98,12 +98,12 @@ def as_settings(
 
 
 def check_frozen(
-    train: Images,
-    test: Images,
-    methods,
-    ipc: list,
-    preset: str = 'tiny',
-    steps: int | None = None,  # as for `compare_frozen`
+    train: Images,  # with labels
+    test: Images,  # held out
+    methods,  # one or more, see `compare_frozen`
+    ipc: list,  # images per class
+    preset: str = 'tiny',  # of every method's settings: `tiny`, or a paper's
+    steps: int | None = None,  # for methods that have them
 ) -> tuple:  # {name in the table: method}, and the images per class
     "Raise `BadInput`, before anything is computed, for what cannot work."
     need_labels(train, 'has no labels to test by; use class folders', 'source')

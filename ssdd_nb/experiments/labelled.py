@@ -49,8 +49,12 @@ class Labelled:
         return self.method is not None
 
     def settings(
-        self, images: Images, ipc: int, preset: str, steps: int | None
-    ):  # as for `compare_labelled`; the settings, or None
+        self,
+        images: Images,  # with labels
+        ipc: int,  # images per class
+        preset: str,  # `tiny`, or a paper's
+        steps: int | None,  # iterations, if not the preset's
+    ):  # the settings, or None
         "Settings by name, if it has any."
         return self.method and self.method.settings(images, preset, ipc * len(images.classes), steps)
 
@@ -137,8 +141,11 @@ class Labelling(Shared):
     students: int  # how many
     post_steps: int | None  # of their training; the preset's if None
 
-    def recipe(self, kind: str) -> PostRecipe:
-        "How students are trained, with `hard` or `soft` labels."
+    def recipe(
+        self,
+        kind: str,  # of labels, `hard` or `soft`
+    ) -> PostRecipe:
+        "How students are trained."
         return post_recipe(self.preset, kind, self.train.x.shape[1], self.post_steps)
 
 

@@ -318,7 +318,13 @@ class PlainTeacher(TeacherTask):
 class PlainExpert:
     "An expert's training as one would write it down: a module, torch's SGD, a `DataLoader`."
 
-    def __init__(self, images: Images, Y: torch.Tensor, cfg: ExpertConfig, seed: int = 0):  # as for `ExpertTask`
+    def __init__(
+        self,
+        images: Images,  # X_t
+        Y: torch.Tensor,  # targets (n, k)
+        cfg: ExpertConfig,  # how
+        seed: int = 0,  # of weights and batches
+    ):
         self.net = cfg.student(images, Y.shape[1], core.seed_of(seed, 'expert', 0)).to(images.x.device)
         self.opt = torch.optim.SGD(self.net.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
         self.loader = endless(

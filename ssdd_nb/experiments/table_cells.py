@@ -31,8 +31,8 @@ class Small:
     recipe: int = 30  # of pre-training
     tuning: int = 15  # of fine-tuning, and of distillation without data
     post: int = 8  # of post-training
-    train: int = 300  # images at most
-    test: int = 200  # likewise
+    train: int = 300  # images to train on, at most
+    test: int = 200  # images to test on, at most
 
 # %% ../../nbs/experiments/44b_cells.ipynb #03704d0c
 def _net_at(

@@ -329,7 +329,7 @@ def full(
     images: Images,  # all of them
     teacher: Teacher,  # for the targets
     m: int | None = None,  # not used: there is no choice
-    seed: int = 0,  # likewise
+    seed: int = 0,  # not used: nothing is drawn
     out=None,  # folder to save to
     **kwargs,  # for `run`
 ) -> Distilled:

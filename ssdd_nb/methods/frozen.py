@@ -153,9 +153,8 @@ class Frozen(Method):
     augs: int = 10  # views of each synthetic image in a step; 0: the images themselves
     crop: tuple = (0.08, 1.0)  # share of the area that a view of a colour image keeps
     noise: tuple = (0.0, 0.2)  # mean and standard deviation of what half of the views get added, in pixel units
-    clusters: int | None = (
-        None  # how many k-means clusters stand for classes; None: labels, or without labels m clusters
-    )
+    # how many k-means clusters stand for classes; None: labels, or without labels m clusters
+    clusters: int | None = None
 
     @classmethod
     def reads_labels(cls) -> bool:

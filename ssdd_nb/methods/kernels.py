@@ -75,18 +75,15 @@ class KIP(Method):
     m: int = 100  # synthetic images (the authors' notebook)
     steps: int = 10_000  # of Adam (ours; KIP is trained until it converges)
     batch: int = 5000  # real images in a step (the authors' notebook)
-    lr: float = 4e-2  # Adam's on X_s and Y_s (likewise; RFAD: 1e-3, AdaBelief)
+    lr: float = 4e-2  # Adam's on X_s and Y_s (the authors' notebook; RFAD: 1e-3, AdaBelief)
     lam: float = 1e-6  # λ₀, as a fraction of the kernel's mean diagonal (RFAD's code: 5e-3)
     kernel: str = 'ntk'  # `ntk` or `nngp`, both analytic and fully connected; or `features`: RFAD
     depth: int = 1  # L: hidden layers of the analytic kernel (the authors' notebook)
-    w_var: float = 2.0  # σ_w² (likewise)
-    b_var: float = 0.01  # σ_b² (likewise)
+    w_var: float = 2.0  # σ_w² (the authors' notebook)
+    b_var: float = 0.01  # σ_b² (the authors' notebook)
     nets: int = 8  # r: random networks in a step, all new (RFAD's code)
-    widths: tuple | None = (
-        256,
-        256,
-        256,
-    )  # of their blocks (RFAD's 4,096 features at 32 pixels; from memory); `auto_widths` if None
+    # of their blocks (RFAD's 4,096 features at 32 pixels; from memory); `auto_widths` if None
+    widths: tuple | None = (256, 256, 256)
     learn_y: bool = True  # False holds Y_s at the labels
 
     @classmethod
@@ -225,11 +222,11 @@ class FRePo(Method):
     papers = dict.fromkeys(('paper', 'cifar100'), {})
     m: int = 1000  # synthetic images
     steps: int = 500_000  # outer iterations (the authors' code)
-    batch: int = 1024  # real images in one (likewise)
-    lr: float = 3e-4  # LAMB's on X_s and Y_s (likewise)
-    lr_end: float = 0.1  # share of `lr` that is left at the end (likewise)
-    lam: float = 1e-6  # λ₀, as a fraction of the kernel's mean diagonal (likewise; KRR-ST: of its trace)
-    bias: bool = False  # a column of ones beside the features (likewise; KRR-ST: True)
+    batch: int = 1024  # real images in one (the authors' code)
+    lr: float = 3e-4  # LAMB's on X_s and Y_s (the authors' code)
+    lr_end: float = 0.1  # share of `lr` that is left at the end (the authors' code)
+    lam: float = 1e-6  # λ₀, as a fraction of the kernel's mean diagonal (the authors' code; KRR-ST: of its trace)
+    bias: bool = False  # a column of ones beside the features (the authors' code; KRR-ST: True)
     pool: int = 10  # models
     max_steps: int = 100  # steps a model is trained before it is drawn anew
     inner_lr: float = 3e-4  # of the models in the pool (the authors' code)

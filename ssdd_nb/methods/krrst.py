@@ -53,8 +53,8 @@ class KRRST(Method):
     pool: int = 10  # l: models
     max_steps: int = 1000  # T: steps a model is trained before it is drawn anew
     inner_lr: float = 0.1  # of the models in the pool
-    inner_momentum: float = 0.9
-    inner_weight_decay: float = 1e-3
+    inner_momentum: float = 0.9  # of their SGD, in [0, 1)
+    inner_weight_decay: float = 1e-3  # times their weights, added to the gradient
     net: str = 'convnet'  # one of `nets.NETS`
     widths: tuple | None = (128, 256, 512)  # of its blocks; `auto_widths` if None
     norm: str = 'batch'  # its normalisation

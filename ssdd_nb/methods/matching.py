@@ -45,12 +45,12 @@ class Matching(Method):
     steps: int = 20_000  # updates of X_s
     batch: int = 256  # real images of a class in one; all if there are fewer
     lr: float = 0.1  # of X_s, by SGD (DM: 1)
-    momentum: float = 0.5
+    momentum: float = 0.5  # of that SGD, in [0, 1)
     halve: tuple = ()  # shares of the steps after which `lr` is halved (CAFE: three times)
     augment: tuple = ()  # operations of siamese augmentation; none for DC
     init: str = 'real'  # where X_s starts: `real` images of the class, or `noise`
     lr_net: float = 0.01  # of networks in training, by SGD
-    momentum_net: float = 0.5
+    momentum_net: float = 0.5  # of that SGD, in [0, 1)
     batch_net: int = 256  # synthetic images in a step of theirs
     net: str = 'convnet'  # one of `nets.NETS`
     widths: tuple | None = (128, 128, 128)  # of its blocks; `auto_widths` if None
@@ -144,7 +144,7 @@ class DC(Matching):
     "Gradient matching."
 
     name = 'dc'
-    method: str = 'dc'
+    method: str = 'dc'  # its name among `MATCHERS`
     outer: int = 10  # updates of X_s with one network
     inner: int = 50  # epochs that it is trained on X_s between two of them
 
@@ -169,7 +169,7 @@ class DSA(DC):
     "Gradient matching on images that are changed alike."
 
     name, siamese = 'dsa', True
-    method: str = 'dsa'
+    method: str = 'dsa'  # its name among `MATCHERS`
 
 # %% ../../nbs/methods/30_matching.ipynb #5638fe0a
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class DMSSL(DM):
 
     name, free, first = 'dm-ssl', True, 20
     needs, of_classes = frozenset({'teacher'}), False
-    method: str = 'dm-ssl'
+    method: str = 'dm-ssl'  # its name among `MATCHERS`
 
     @classmethod
     def small(cls):  # see `Matching`
@@ -212,13 +212,9 @@ class CAFE(Matching):
     "Aligned features; numbers from the authors' code."
 
     name = 'cafe'
-    method: str = 'cafe'
-    layers: tuple | None = (
-        0.1,
-        0.1,
-        1.0,
-        2.0,
-    )  # w_l, from the first ReLU to the features; 1 if None, as the paper writes it
+    method: str = 'cafe'  # its name among `MATCHERS`
+    # w_l, from the first ReLU to the features; 1 if None, as the paper writes it
+    layers: tuple | None = (0.1, 0.1, 1.0, 2.0)
     beta: float = 0.01  # weight of the discrimination
     settled: float = 0.04  # λ₁: a network is let go when its last accuracies differ by less
     moved: float = 0.03  # λ₂: its training pauses when its last accuracies differ by more
@@ -271,7 +267,7 @@ class CAFEDSA(CAFE):
     "CAFE on images that are changed alike."
 
     name, siamese = 'cafe-dsa', True
-    method: str = 'cafe-dsa'
+    method: str = 'cafe-dsa'  # its name among `MATCHERS`
 
 
 MATCHERS = {k.name: k for k in (DC, DSA, DM, DMSSL, CAFE, CAFEDSA)}

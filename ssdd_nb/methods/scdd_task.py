@@ -57,8 +57,8 @@ def initial(
     y: Tensor,  # class numbers (m,)
     cfg: Method,  # `init`, `ipc`
     seed: int,  # the draw
-    mean: Tensor,  # (C,) of what the network was trained on
-    std: Tensor,  # (C,) likewise
+    mean: Tensor,  # (C,) of the images that the network was trained on
+    std: Tensor,  # (C,) of the same images
 ) -> Tensor:  # (m, C, H, W), normalised for the network
     "Where the images start: Gaussian noise (SRe²L), or random real images of their class."
     gen = generator(seed, 'scdd init')

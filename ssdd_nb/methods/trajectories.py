@@ -67,7 +67,7 @@ class MTT(MKDT):
     lr_syn: float = 1e-2  # α at the start
     lr_lr: float = 1e-7  # of α
     init: str = 'random'  # real images of each class
-    experts: ExpertConfig = EXPERTS
+    experts: ExpertConfig = EXPERTS  # how the experts are trained
     # MTT's `hard`; or TESLA's: `soft`, an expert's for the initial images, or `moving`, those of each walk's goal
     # (the authors' code)
     labels: str = 'hard'
@@ -117,8 +117,12 @@ class MTT(MKDT):
 
     @classmethod
     def settings(
-        cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
-    ):  # see `Method`
+        cls,
+        images: Images,  # what will be distilled, with labels
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # synthetic images, as many of each class; the preset's if None
+        steps: int | None = None,  # outer iterations, if not the preset's
+    ):  # the settings
         "Settings by name; the number of images chooses the row of a paper's table."
         small = known(preset, ('tiny', *PAPER), 'preset') == 'tiny'
         return changed(cls.tiny() if small else cls.paper(preset, m), m=m, steps=steps)
@@ -241,9 +245,9 @@ def tesla(
     images: Images,  # X_t, with labels
     cfg: MTT | None = None,  # `TESLA.tiny()` if None
     seed: int = 0,  # of everything random
-    out: Path | None = None,  # folder, as for `mtt`
-    **kwargs,  # likewise
-) -> Distilled:  # likewise
+    out: Path | None = None,  # folder for checkpoint, log, record, distilled.safetensors, and the experts
+    **kwargs,  # as for `mkdt.mkdt`: `to`, `memory_budget`, …
+) -> Distilled:  # with the Run record as its `run`
     "Distil images with TESLA."
     return mtt(images, cfg or TESLA.tiny(), seed, out, **kwargs)
 

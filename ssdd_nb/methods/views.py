@@ -129,8 +129,12 @@ class ViewTargets(KRRST):
 
     @classmethod
     def settings(
-        cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
-    ):  # see `Method`
+        cls,
+        images: Images,  # what will be distilled
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # synthetic images, if not the preset's
+        steps: int | None = None,  # outer iterations, if not the preset's
+    ):  # the settings
         "With a smaller step for the pixels of colour images, chosen on validation images of CIFAR-10."
         cfg = super().settings(images, preset, m, steps)
         return replace(cfg, lr=1e-2) if preset == 'tiny' and images.x.shape[1] > 1 else cfg
