@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from .errors import BadInput, need, safe
 from .processes import remark, world
-from .files import as_path, atomic, need_file
+from .files import as_path, as_stored, atomic, need_file
 from .records import Run
 
 # %% ../nbs/00e_checkpoints.ipynb #895b2cc1
@@ -78,7 +78,7 @@ class Keeper:
         every: int | None = None,  # steps between checkpoints; by the clock if None
     ):
         self.out = None if out is None else as_path(out, 'out')
-        self.ask, self.every = json.loads(json.dumps(ask)), every
+        self.ask, self.every = as_stored(ask), every
         self.writes = bool(self.out) and world().rank == 0
         self.began = self.saved = time.monotonic()
         self.cost, self.file, self.hash = 0.0, None, hashlib.sha256()  # of the log, as far as it is written

@@ -6,7 +6,7 @@
 __all__ = ['CARD', 'Distilled', 'need_set', 'distilled_from']
 
 # %% ../nbs/02_distilled.ipynb #1984c475
-import importlib.resources, json, os, urllib.parse
+import importlib.resources, os, urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from PIL import Image
@@ -17,7 +17,7 @@ import ssdd_nb
 from .errors import BadInput, need, safe
 from .moved import moved_names
 from .processes import remark
-from .files import as_json, as_path, atomic, digest
+from .files import as_json, as_path, as_stored, atomic, digest
 from .pixels import image_grid, in_short
 from .images import Images, denormalise, normalise
 from .tensors import write_tensors
@@ -200,7 +200,7 @@ def distilled_from(
         classes=list(images.classes) if y.ndim == 1 else [],
         versions={'ssdd-nb': ssdd_nb.__version__, 'torch': torch.__version__},
     )
-    return Distilled(denormalise(z.detach(), images.mean, images.std).cpu(), y.cpu(), json.loads(json.dumps(manifest)))
+    return Distilled(denormalise(z.detach(), images.mean, images.std).cpu(), y.cpu(), as_stored(manifest))
 
 # %% ../nbs/02_distilled.ipynb #b161390e
 def _beside(path, write):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from .errors import BadInput, first_line, need, optional, safe
-from .files import as_json, as_path, atomic, digest
+from .files import as_json, as_path, as_stored, atomic, digest
 from .records import Run
 from .reading import folder_files, from_files, image_endings
 from .parquet import from_parquet, open_table
@@ -96,7 +96,7 @@ def write_table(
         flat = pa.array(t.cpu().contiguous().flatten().numpy())
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, t[0].numel()) if t.ndim > 1 else flat
     shapes = {k: list(t.shape) for k, t in own.items()}
-    about = json.loads(json.dumps(dict(d.manifest, hash=d.hash, shapes=shapes)))
+    about = as_stored(dict(d.manifest, hash=d.hash, shapes=shapes))
     head = {'ssdd-nb': json.dumps(dict(about, seal=digest(about)))}
     shared = {k: t.cpu().contiguous() for k, t in tensors.items() if k in _SHARED}
     if shared:

@@ -6,14 +6,13 @@
 __all__ = ['PIECE', 'PostRecipe', 'draw_views', 'make_views', 'SoftLabels', 'load_labels', 'Relabelling', 'view_bytes', 'relabel']
 
 # %% ../nbs/07b_soft_labels.ipynb #9b4aa504
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor
 from .errors import BadInput, known, need
 from .core import generator, meeting_place, seeded, to_device
-from .files import read_json, write_sealed
+from .files import as_stored, read_json, write_sealed
 from .checkpoints import Kept
 from .runs import run
 from .tensors import read_parts, write_parts
@@ -230,7 +229,7 @@ def relabel(
         seed=seed,
         set=d.hash,
         network=net.hash(),
-        recipe=json.loads(json.dumps(asdict(recipe))),
+        recipe=as_stored(asdict(recipe)),
     )
     run(
         task,

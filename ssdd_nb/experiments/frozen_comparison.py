@@ -6,11 +6,11 @@
 __all__ = ['FROZEN', 'measure_frozen', 'compare_frozen', 'as_settings', 'check_frozen', 'frozen_table']
 
 # %% ../../nbs/experiments/43b_frozen_comparison.ipynb #4b39364e
-import json
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from ..errors import need, need_count
+from ..files import as_stored
 from ..images import Images, need_labels
 from ..distilled import Distilled
 from ..methods import Method
@@ -94,7 +94,7 @@ def as_settings(
     method,  # a name, settings, or a set
 ):  # JSON: the settings, or None
     "What a record says of a method."
-    return json.loads(json.dumps(asdict(method))) if isinstance(method, Method) else None
+    return as_stored(asdict(method)) if isinstance(method, Method) else None
 
 
 def check_frozen(

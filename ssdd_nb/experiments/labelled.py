@@ -8,7 +8,7 @@ __all__ = ['LABELLED', 'LABELLERS', 'Labelled', 'same_net', 'post_recipe', 'post
            'labelled_gains', 'labelled_picture']
 
 # %% ../../nbs/experiments/43_labelled.ipynb #7223be93
-import json, time
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from .. import __version__, posttrain
 from ..errors import changed, known, need, need_count
 from ..moved import moved_names
 from ..core import generator
+from ..files import as_stored
 from ..images import Images, need_labels
 from ..distilled import Distilled, distilled_from
 from ..methods import distil
@@ -173,7 +174,7 @@ def measure_labelled(
         **setting,
         kind=kind,
         test=test.hash,
-        recipe=json.loads(json.dumps(asdict(recipe))),
+        recipe=as_stored(asdict(recipe)),
         student=asdict(shared.student),
         students=shared.students,
         precision=shared.precision,

@@ -7,14 +7,14 @@ __all__ = ['PROTOCOLS', 'RUNNERS', 'run', 'Job', 'run_transfer', 'run_group', 'r
            'run_pictures', 'run_fid', 'run_cost', 'run_settings']
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #fa069d9a
-import json, time
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 from . import comparison, judging, labelled
 from .. import teacher_training, teachers
 from ..errors import known, need
-from ..files import digest, read_json, write_json
+from ..files import as_stored, digest, read_json, write_json
 from ..records import describe
 from ..images import Images
 from ..distilled import Distilled
@@ -95,7 +95,7 @@ def run(
         **describe(device),
     )
     path = Path(out) / f'{t.name}-{called(t, scale)}.json'
-    result = json.loads(json.dumps(result))
+    result = as_stored(result)
     write_json(path, merged(read_json(path, 'a table of this library'), result) if path.exists() else result)
     return result
 
@@ -247,7 +247,7 @@ def _run_ssl(
 
 def _kept(job, name, ask, measure):
     "What `measure` returns, or returned before."
-    return once(job.out / 'rows', name, json.loads(json.dumps(ask)), measure)
+    return once(job.out / 'rows', name, as_stored(ask), measure)
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #f85246a3
 def run_recover(
@@ -319,7 +319,7 @@ def made(
 
 def _place(cell, seed, ask):
     "Where a set is kept, below the folder of the run."
-    return f'sets/{cell.method.name}-seed{seed}-{digest(json.loads(json.dumps(ask)))}'
+    return f'sets/{cell.method.name}-seed{seed}-{digest(as_stored(ask))}'
 
 # %% ../../nbs/experiments/45_reproduce.ipynb #fa7d4c07
 def run_network(
