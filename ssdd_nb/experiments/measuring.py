@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['own_name', 'is_sized', 'has_views', 'settings_of', 'make_set', 'check', 'once', 'set_of', 'Shared', 'Comparing',
-           'measure', 'time_left', 'in_words', 'seconds_of', 'experiment', 'data_settings', 'as_list']
+           'measure', 'time_left', 'in_words', 'experiment', 'data_settings', 'as_list']
 
 # %% ../../nbs/experiments/35_measuring.ipynb #55110e6d
 import inspect, time
@@ -376,7 +376,7 @@ def in_words(seconds: float) -> str:  # any number
     return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
 
 # %% ../../nbs/experiments/35_measuring.ipynb #9b9fcb9e
-def seconds_of(
+def _seconds_of(
     rows: list,  # of one cell
 ) -> float:  # 0 if the rows do not say
     "How long a cell took when it was measured: its set, its students, and each judgement once."
@@ -399,7 +399,7 @@ def experiment(
     for done, (kind, measured) in enumerate(bar, 1):
         start = time.monotonic()
         got = measured()
-        took.append((kind, max(time.monotonic() - start, seconds_of(got))))
+        took.append((kind, max(time.monotonic() - start, _seconds_of(got))))
         bar.set_postfix_str(f'about {in_words(time_left(took, [k for k, _ in cells[done:]]))} left')
         rows += got
     result = dict(**more, rows=rows, settings=as_stored(settings), **describe(device))
