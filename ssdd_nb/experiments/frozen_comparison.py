@@ -17,8 +17,8 @@ from ..methods import Method
 from ..viz import label
 from ..methods.frozen import frozen_probe
 from ..methods.registry import METHODS
-from .measuring import Shared, as_list, check, own_name
-from .score_tables import aligned_text, markdown_table, mean_std, pick
+from .measuring import Shared, as_list, check, own_name, seconds_to_make
+from .score_tables import mean_std, pick, table_text
 from .comparison import in_table
 
 # %% ../../nbs/experiments/43b_frozen_comparison.ipynb #90a6894f
@@ -44,7 +44,7 @@ def measure_frozen(
     def row(encoder):
         d = ready()
         accuracy = frozen_probe(d, test, encoder)
-        return dict(accuracy=accuracy, m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0)
+        return dict(accuracy=accuracy, m=len(d), seconds_set=seconds_to_make(d))
 
     rows = []
     for n, e in encoders.items():
@@ -129,4 +129,4 @@ def frozen_table(
         of = [pick(rows, 'accuracy', method=n, encoder=e, ipc=None if n == 'full' else i) for e, i in columns]
         took = pick(rows, 'seconds_set', method=n, encoder=columns[0][0], ipc=s['ipc'][-1])
         body.append([label(n), *map(mean_std, of), mean_std(took, 0) if n != 'full' else ''])
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)

@@ -28,8 +28,8 @@ from ..pretraining import Student
 from ..soft_labels import PostRecipe, relabel
 from ..posttrain import post_train, test_accuracy
 from ..methods.registry import METHODS
-from .measuring import Shared
-from .score_tables import aligned_text, markdown_table, mean_std, pick
+from .measuring import Shared, seconds_to_make
+from .score_tables import mean_std, pick, table_text
 
 # %% ../../nbs/experiments/43_labelled.ipynb #e2bb1bee
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _measure_labelled(
             accuracy=float(np.mean(acc)),
             accuracies=acc,
             net=how.net,
-            seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0,
+            seconds_set=seconds_to_make(d),
             seconds_students=time.monotonic() - t,
             set=shared.file(folder),
         )
@@ -312,7 +312,7 @@ def labelled_table(
                         *cells,
                     ]
                 )
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)
 
 # %% ../../nbs/experiments/43_labelled.ipynb #1b4a6ef7
 def difference(

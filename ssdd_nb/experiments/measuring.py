@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['own_name', 'is_sized', 'has_views', 'settings_of', 'make_set', 'check', 'once', 'set_of', 'Shared', 'Comparing',
-           'measure', 'time_left', 'in_words', 'experiment', 'data_settings', 'as_list']
+           'seconds_to_make', 'measure', 'time_left', 'in_words', 'experiment', 'data_settings', 'as_list']
 
 # %% ../../nbs/experiments/35_measuring.ipynb #55110e6d
 import inspect, time
@@ -278,6 +278,13 @@ class Comparing(Shared):
     how: Judging  # by which protocols
     recipe: Recipe  # of the pre-training
 
+# %% ../../nbs/experiments/35_measuring.ipynb #5ec0d5e7
+def seconds_to_make(
+    d: Distilled,  # from a run, or from elsewhere
+) -> float:  # 0 if no run made it
+    "How long the run took that made a set."
+    return d.run.seconds if hasattr(d, 'run') else 0.0
+
 # %% ../../nbs/experiments/35_measuring.ipynb #01549ae1
 def measure(
     name: str,  # in the table
@@ -308,7 +315,7 @@ def measure(
         d, net, mse, seconds, asking = ready()
         return dict(
             target_mse=mse,
-            seconds_set=(d.run.seconds if hasattr(d, 'run') else 0.0) + asking,
+            seconds_set=seconds_to_make(d) + asking,
             seconds_pretrain=seconds,
             size=len(d) if d else 0,
             set=shared.file(folder) if d else None,

@@ -22,7 +22,7 @@ from ..posttrain import align
 from ..protocols import frechet, plain_probe
 from ..methods.registry import METHODS
 from .judging import Judging, PROTOCOLS, Target
-from .measuring import once
+from .measuring import once, seconds_to_make
 from .comparison import in_table
 from .tables import TABLES, Table, asked, called, merged, needs, notes, picture, show, wanted
 from .table_cells import Cell, Shelf, by, cells, network_name, shortened, teacher_of
@@ -294,7 +294,7 @@ def _recovered(
         acc = labelled.post_scores(
             d, train, test, net, cell.recipe, cell.student, cell.what.get('students', 1), seed, **job.kwargs
         )
-        return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0)
+        return dict(accuracy=float(np.mean(acc)), m=len(d), seconds_set=seconds_to_make(d))
 
     got = _kept(job, f'{cell.method.name}-seed{seed}', dict(ask, **more), measure)
     return _row(cell, seed, **got)

@@ -13,7 +13,7 @@ from ..errors import known
 from ..images import Images
 from ..methods import Method
 from ..pretraining import Student
-from .score_tables import aligned_text, markdown_table
+from .score_tables import table_text
 from .tables import TABLES, Table, needs
 from .table_cells import Cell, Shelf, asdict_shallow, cells
 
@@ -385,4 +385,4 @@ def listing(
                 f"{d['disk']:.0f} GiB" if d['disk'] else '–',
             ]
         )
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)

@@ -14,7 +14,7 @@ from ..errors import BadInput, known, need
 from ..datasets import SETS
 from ..loading import assets
 from ..viz import colour
-from .score_tables import aligned_text, markdown_table
+from .score_tables import table_text
 
 # %% ../../nbs/experiments/44a_tables.ipynb #f214706b
 @dataclass(frozen=True)
@@ -362,7 +362,7 @@ def show(
                 ]
             )
     head = [f'{t.number}', *(c.label for c in columns)]
-    grid = markdown_table(head, body) if markdown else aligned_text(head, body)
+    grid = table_text(head, body, markdown)
     return grid + ('\n\n' if markdown else '\n') + '\n'.join(notes(t, result, markdown))
 
 # %% ../../nbs/experiments/44a_tables.ipynb #02639547
