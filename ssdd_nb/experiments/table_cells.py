@@ -7,15 +7,13 @@ __all__ = ['PARTS', 'teacher_of', 'asdict_shallow', 'settings_of', 'Cell', 'chan
            'shortened', 'network_name', 'by']
 
 # %% ../../nbs/experiments/44b_cells.ipynb #757df4ad
-import os
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from .. import costs, distortions, posttrain, teacher_training
 from ..methods import mkdt, scdd
 from ..errors import known, need
 from ..core import generator
 from ..images import Images, stratified
-from ..data import alike, load_images
+from ..data import alike, data_root, load_images
 from ..pretraining import Recipe, Student, paper_recipe
 from ..protocols import FineTune, paper_finetune, student_named
 from ..methods.registry import METHODS
@@ -300,14 +298,14 @@ class Shelf:
     def __init__(
         self,
         scale: str = 'paper',  # or `small`
-        root: str | None = None,  # folder of the data sets; None: `SSDD_DATA` or ~/.cache/ssdd-nb, and small a stand-in
+        root: str | None = None,  # folder of the data sets, see `data_root`; None and small: a stand-in
         sources: dict | None = None,  # name of a data set: what `load_images` takes, in place of the usual
         dry: bool = False,  # without content
         device='cpu',  # where images are kept
     ):
         self.scale, self.dry, self.sources, self.device, self.kept = scale, dry, dict(sources or {}), device, {}
         self.stands_in = scale == 'small' and root is None
-        self.root = str(Path(root or os.environ.get('SSDD_DATA') or '~/.cache/ssdd-nb').expanduser())
+        self.root = str(data_root(root))
 
     def source(
         self,
