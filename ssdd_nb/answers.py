@@ -25,7 +25,11 @@ class Answers:
     basis: Tensor | None = None  # (r, k) half precision: principal components; the values are coordinates on them
     mean: Tensor | None = None  # (k,) half precision: what the components are added to
 
-    def at(self, i, v) -> Tensor:  # which images (b,), which view of each (b,); float32 (b, k)
+    def at(
+        self,
+        i,  # which images (b,)
+        v,  # which view of each (b,)
+    ) -> Tensor:  # float32 (b, k)
         "The targets of some views."
         y = self.values[i, v].float()
         if self.scale is not None:

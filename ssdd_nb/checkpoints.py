@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from .errors import BadInput, need, safe
 from .processes import remark, world
-from .files import as_path, atomic, need_file
+from .files import as_path, as_stored, atomic, need_file
 from .records import Run
 
 # %% ../nbs/00e_checkpoints.ipynb #895b2cc1
@@ -78,7 +78,7 @@ class Keeper:
         every: int | None = None,  # steps between checkpoints; by the clock if None
     ):
         self.out = None if out is None else as_path(out, 'out')
-        self.ask, self.every = json.loads(json.dumps(ask)), every
+        self.ask, self.every = as_stored(ask), every
         self.writes = bool(self.out) and world().rank == 0
         self.began = self.saved = time.monotonic()
         self.cost, self.file, self.hash = 0.0, None, hashlib.sha256()  # of the log, as far as it is written
@@ -98,7 +98,11 @@ class Keeper:
         done.log, self.hash = _logged(self.out / 'log.jsonl', done.steps, done.log_hash)
         return done
 
-    def resume(self, task: Task, log: list) -> int:  # the step to go on from
+    def resume(
+        self,
+        task: Task,  # what runs
+        log: list,  # the lines so far; those of the folder are added
+    ) -> int:  # the step to go on from
         "Put the task and its log back to the last checkpoint, if there is one."
         path = self.out and self.out / 'checkpoint.pt'
         if not path or not path.exists():
@@ -143,7 +147,11 @@ class Keeper:
             return False
         return step % self.every == 0 if self.every else time.monotonic() - self.saved > max(2, 20 * self.cost)
 
-    def save(self, task: Task, step: int):  # the step just done
+    def save(
+        self,
+        task: Task,  # what runs
+        step: int,  # the step just done
+    ):
         "Write a checkpoint."
         if not self.out:
             return

@@ -10,7 +10,7 @@ import argparse, codecs, contextlib, dataclasses, difflib, functools, inspect, l
 import threading, time, traceback
 from fastcore.docments import docments
 from . import __version__
-from .errors import BadInput, Diverged, Lost, SIGNALS, Stopped, need, safe, Late
+from .errors import BadInput, Diverged, Lost, Stopped, need, safe, stop_handlers, Late
 
 # %% ../nbs/46_commands.ipynb #9ab69e56
 core, processes, files = map(Late, ('core', 'processes', 'files'))
@@ -215,8 +215,7 @@ def _signals_stop(prog):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {s: signal.getsignal(s) for s in SIGNALS}
-    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}  # nohup means it
+    old = stop_handlers()
 
     def stop(sig, frame):
         at = frame

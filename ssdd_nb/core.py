@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'cosine', 'seed_of', 'generator', 'seeded', 'Batches', 'get_device', 'precision', 'compiled',
-           'compiling', 'place', 'meeting_place', 'to_device', 'together_to_device', 'constant', 'fetch']
+           'compiling', 'place', 'meeting_place', 'to_device', 'together_to_device', 'constant', 'fetch', 'wait_for']
 
 # %% ../nbs/00_core.ipynb #dec01b26
 import functools, hashlib, math, os
@@ -234,6 +234,14 @@ def fetch(
     there = [v for v in values if isinstance(v, Tensor) and v.device.type == 'cuda']
     got = iter(torch.stack([v.detach().double() for v in there]).tolist() if there else [])
     return [next(got) if isinstance(v, Tensor) and v.device.type == 'cuda' else float(v) for v in values]
+
+# %% ../nbs/00_core.ipynb #3a17f0c4
+def wait_for(
+    device,  # any torch device
+) -> None:
+    "Return when a graphics card has done what it was asked; a clock is read then."
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
 
 # %% ../nbs/00_core.ipynb #25b094d3
 __getattr__ = moved_names(__name__)  # for programs of version 0.1.0

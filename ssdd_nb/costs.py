@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from .methods import bn_losses, experts, krrst, mkdt, mkdt_task, ridge, scdd, scdd_task, trajectory_gradient
 from .errors import need
-from .core import generator, precision
+from .core import generator, precision, wait_for
 from .records import free_gib
 from .images import Images
 from .nets import Encoder, make_net
@@ -126,13 +126,13 @@ def timed(
     precision_name: str = 'float32',  # one of `core.PRECISIONS`
 ) -> list:  # seconds of each call
     "How long some calls take, after one to warm up."
-    sync, took = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None), []
+    took = []
     for _ in range(reps + 1):
-        sync()
+        wait_for(device)
         start = time.perf_counter()
         with precision(precision_name, device):
             call()
-        sync()
+        wait_for(device)
         took.append(time.perf_counter() - start)
     return took[1:]
 

@@ -181,12 +181,8 @@ class Views:
     scale: float = 0.0  # enlarged or shrunk by up to
     shear: float = 0.0  # tangent of the angle, up to
     jitter: float = 0.0  # probability of changing the colours
-    strength: tuple = (
-        0.4,
-        0.4,
-        0.2,
-        0.1,
-    )  # how much: brightness, contrast, saturation, hue (SimCLR's and Barlow Twins' values)
+    # how much: brightness, contrast, saturation, hue (SimCLR's and Barlow Twins' values)
+    strength: tuple = (0.4, 0.4, 0.2, 0.1)
     grey: float = 0.0  # probability of losing the colours
     blur: float = 0.0  # probability of blurring
     sigma: tuple = (0.1, 2.0)  # width of the blur in pixels

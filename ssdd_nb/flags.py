@@ -139,7 +139,8 @@ class Teaching:
         return t
 
     def costs(
-        self, images: 'images_.Images'
+        self,
+        images: 'images_.Images',  # what it would be trained on
     ) -> tuple:  # its network, perhaps without weights; the `Estimate` of its training, without parts if it is there
         "What training it takes."
         if self.teacher:
@@ -179,8 +180,8 @@ class JudgingFlags:
 
     def get(
         self,
-        protocol: str,
-        labels: str,  # with commas between
+        protocol: str,  # names, with commas between
+        labels: str,  # fractions of the labels, with commas between
     ) -> 'judging.Judging':
         "What the functions take; raises `BadInput`."
         for name, v in {'tuning-steps': self.tuning_steps, 'kd-steps': self.kd_steps}.items():

@@ -24,12 +24,11 @@ class Images:
     "Images, their labels if there are any, and their normalisation."
 
     x: Tensor  # (N, C, H, W): uint8, or float32 in [0, 1]; or `OnDisk`
-    y: Tensor | None = (
-        None  # class numbers (N,), of any type that holds whole numbers; kept as int64 where the images are
-    )
+    # class numbers (N,), of any type that holds whole numbers; kept as int64 where the images are
+    y: Tensor | None = None
     classes: tuple = ()  # the classes' names, in the order of `y`; the numbers themselves if there are none
     mean: Tensor | None = None  # (C,) in units of [0, 1]; computed if None
-    std: Tensor | None = None  # (C,) likewise
+    std: Tensor | None = None  # (C,) its standard deviation
     name: str = 'images'  # where they came from
     about: dict = field(default_factory=dict)  # what else to remember: licence, skipped files, how it was split
 
@@ -200,8 +199,8 @@ def denormalise(
 def from_arrays(
     x,  # numpy or torch: (N, H, W), (N, H, W, C) or (N, C, H, W); bytes, or floats in [0, 1]
     y=None,  # class numbers (N,), on any device
-    channels_last: bool
-    | None = None,  # of four dimensions, whether the channels come last; guessed from the shape if None
+    # of four dimensions, whether the channels come last; guessed from the shape if None
+    channels_last: bool | None = None,
     **kwargs,  # for `Images`
 ) -> Images:
     "Images from arrays of any usual layout; raises `BadInput` where the layout cannot be told."

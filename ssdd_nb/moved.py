@@ -135,16 +135,16 @@ class FlatModules:
     "Finds a module that lies in a folder by the name that it had before."
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name, path=None, target=None):  # see `importlib.abc.MetaPathFinder`
         package, _, module = name.partition('.')
         return ModuleSpec(name, FlatModules) if package == 'ssdd_nb' and module in FLAT else None
 
     @staticmethod
-    def create_module(spec):
+    def create_module(spec):  # see `importlib.abc.Loader`
         return None
 
     @staticmethod
-    def exec_module(module):
+    def exec_module(module):  # see `importlib.abc.Loader`
         sys.modules[module.__name__] = importlib.import_module(f"ssdd_nb.{FLAT[module.__name__.partition('.')[2]]}")
 
 

@@ -86,7 +86,11 @@ class OnDisk:
         room = torch.empty(*rows.shape, *self.shape[1:], dtype=torch.uint8)
         return room.pin_memory() if self.device.type == 'cuda' else room
 
-    def read(self, rows: Tensor, x: Tensor) -> Tensor:  # rows of the file, a `buffer` for them; the same, filled
+    def read(
+        self,
+        rows: Tensor,  # rows of the file (n,)
+        x: Tensor,  # a `buffer` for them, bytes (n, C, H, W)
+    ) -> Tensor:  # the buffer, filled
         "Pixels from the file, in one copy."
         np.take(self.map, rows.numpy(), 0, x.numpy(), 'clip')  # 'clip' spares another copy; no row lies outside
         return x

@@ -7,7 +7,7 @@ __all__ = ['SGD_PROBE', 'align', 'copy_with_head', 'fits', 'soft_loss', 'hard_lo
            'test_accuracy', 'random_set', 'ipc_of', 'per_class', 'paper_post', 'tiny_post']
 
 # %% ../nbs/08_posttrain.ipynb #9b0e16e2
-import copy, json
+import copy
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import known, need
 from .moved import moved_names
 from .core import generator, to_device
+from .files import as_stored
 from .images import Images, need_labels, normalise
 from .distilled import Distilled, distilled_from
 from .nets import Encoder
@@ -194,7 +195,7 @@ def post_train(
         task,
         out,
         name='post-training',
-        config=dict(json.loads(json.dumps(asdict(recipe))), set=d.hash, labels=who),
+        config=dict(as_stored(asdict(recipe)), set=d.hash, labels=who),
         seed=seed,
         **kwargs,
     )

@@ -78,8 +78,8 @@ class Recipe:
     epochs: float = 1000  # passes over the set, if `steps` is None
     batch: int = 256  # images at a time; all of them if there are fewer
     lr: float | None = 0.1  # learning rate; None: the set's own, if its manifest names one (MKDT's α_syn), or else .1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: float = 0.9  # of SGD, in [0, 1)
+    weight_decay: float = 1e-4  # times the weights, added to the gradient
     schedule: str = 'constant'  # or `cosine`, to 0
     views: int = 1  # of each image in a step, for a set with views; fewer if there is no room in `batch` for so many
 

@@ -23,7 +23,7 @@ class World:
     "Which process this is, of how many."
 
     rank: int = 0  # 0 is the one that writes and prints
-    size: int = 1
+    size: int = 1  # how many processes there are
 
     def share(self, items):  # a tensor or sequence, the same in all processes
         "This process's part of it."

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from .errors import Diverged, SIGNALS, Stopped, need
+from .errors import Diverged, Stopped, need, stop_handlers
 from .core import fetch, precision
 from .processes import anywhere, barrier, progress_bar, world
 from .files import locked
@@ -26,8 +26,7 @@ def polite_stop():  # yields a list that is empty until a signal came
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    came, old = [], {s: signal.getsignal(s) for s in SIGNALS}
-    old = {s: h for s, h in old.items() if s == signal.SIGINT or h is not signal.SIG_IGN}  # nohup means it
+    came, old = [], stop_handlers()
     _asked.append(came)
 
     def note(sig, frame):

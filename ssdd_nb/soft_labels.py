@@ -6,14 +6,13 @@
 __all__ = ['PIECE', 'PostRecipe', 'draw_views', 'make_views', 'SoftLabels', 'load_labels', 'Relabelling', 'view_bytes', 'relabel']
 
 # %% ../nbs/07b_soft_labels.ipynb #9b4aa504
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor
 from .errors import BadInput, known, need
 from .core import generator, meeting_place, seeded, to_device
-from .files import read_json, write_sealed
+from .files import as_stored, read_json, write_sealed
 from .checkpoints import Kept
 from .runs import run
 from .tensors import read_parts, write_parts
@@ -32,7 +31,7 @@ class PostRecipe:
     batch: int = 64  # views at a time; of fewer images, several of each
     optimiser: str = 'adamw'  # or `sgd`, with momentum .9
     lr: float = 1e-3  # at the start; it falls to 0 along a cosine
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of the optimiser
     temperature: float = 20.0  # T of the soft labels
     views: Views = Views(crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5)  # the crops; only geometry counts
     mix: str = 'cutmix'  # `cutmix`, `mixup` or `none`
@@ -230,7 +229,7 @@ def relabel(
         seed=seed,
         set=d.hash,
         network=net.hash(),
-        recipe=json.loads(json.dumps(asdict(recipe))),
+        recipe=as_stored(asdict(recipe)),
     )
     run(
         task,

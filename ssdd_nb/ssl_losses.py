@@ -125,6 +125,17 @@ class Objective(nn.Module):
         super().__init__()
         self.cfg = cfg
 
+    def forward(
+        self,
+        net: Encoder,  # the network in training
+        views: list,  # `self.views` or more views of each image, (b, C, H, W) each
+        y: Tensor | None,  # class numbers (b,); only `Supervised` looks at them
+        n: int,  # size of the whole batch, over all processes
+        done: float,  # share of the training that is over, in [0, 1]
+    ) -> Tensor:  # scalar
+        "The loss of a batch."
+        raise NotImplementedError
+
     def slow_copy(
         self,
         net: Encoder,  # the network in training
@@ -168,14 +179,7 @@ def full(a):  # a tensor, or a list of them; the same
 class Pair(Objective):
     "Barlow Twins and SimCLR: the two views' outputs, and nothing else."
 
-    def forward(
-        self,
-        net: Encoder,  # the network in training
-        views: list,  # two views of each image, (b, C, H, W) each
-        y,  # labels; not looked at
-        n: int,  # size of the whole batch, over all processes
-        done: float,  # share of the training that is over, in [0, 1]
-    ) -> Tensor:  # scalar
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch."
         cfg = self.cfg
         loss = (
@@ -191,7 +195,7 @@ class Supervised(Objective):
 
     views = 1
 
-    def forward(self, net: Encoder, views: list, y: Tensor, n: int, done: float) -> Tensor:  # see `Pair`
+    def forward(self, net: Encoder, views: list, y: Tensor, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch."
         loss = exactly(F.cross_entropy, gathered(net(views[0]), n), y)
         if not self.cfg.slim:
@@ -209,7 +213,7 @@ class MoCo(Objective):
             'queue', F.normalize(torch.randn(cfg.queue, k, generator=generator(seed, 'moco queue')), dim=1)
         )
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch, whose keys then join the queue in place of the oldest."
         with torch.no_grad():
             self.follow(self.slow, net, done)
@@ -229,7 +233,7 @@ class MoCoV3(Objective):
         self.slow, k = self.slow_copy(net), cfg.projector[-1]
         self.predictor = projector(k, (2 * k, k), seed_of(seed, 'predictor'))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch."
         with torch.no_grad():
             self.follow(self.slow, net, done)
@@ -247,7 +251,7 @@ class SwAV(Objective):
         self.register_buffer('queue', torch.zeros(2, cfg.queue, cfg.projector[-1]))
         self.register_buffer('filled', torch.zeros((), dtype=torch.long))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch, whose outputs then join the queue."
         z = [gathered(net.head[0](net.features(v)), n) for v in views]
         scores, ready = [net.head[1](t) for t in z], 0 < self.queue.shape[1] <= self.filled
@@ -266,7 +270,7 @@ class DINO(Objective):
         self.slow = self.slow_copy(net)
         self.register_buffer('centre', torch.zeros(cfg.prototypes))
 
-    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Pair`
+    def forward(self, net: Encoder, views: list, y, n: int, done: float) -> Tensor:  # see `Objective`
         "The loss of a batch, whose mean score then moves the centre."
         with torch.no_grad():
             self.follow(self.slow, net, done)

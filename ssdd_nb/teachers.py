@@ -30,7 +30,7 @@ class Teacher:
         self,
         net: nn.Module,  # an `Encoder`, whose features count, or any module (N, C, H, W) → (N, k)
         mean,  # (C,) what the network expects to be subtracted, in pixel units
-        std,  # (C,) likewise
+        std,  # (C,) what it expects to be divided by, in pixel units
         manifest: dict | None = None,  # how it was made
     ):
         need(isinstance(net, nn.Module), 'net', in_short(net), 'must be a network, from (N, C, H, W) to (N, k)')
@@ -271,7 +271,7 @@ def foreign(
     # a file or a state dict; None: the module's own, or the name's usual pre-trained ones
     weights: Path | dict | None = None,
     mean=None,  # what the network expects to be subtracted, per channel; None: a name's own, or else ImageNet's
-    std=None,  # what it expects to be divided by; None likewise
+    std=None,  # what it expects to be divided by, per channel; None: as for `mean`
     size=None,  # side or (H, W) of what it is shown; None: a name's own, or else as the images are
 ) -> Teacher:
     "A backbone from elsewhere as a teacher, its classifier taken off; raises `BadInput`."

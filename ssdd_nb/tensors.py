@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .errors import BadInput, need, safe
-from .files import as_json, atomic, digest, need_file
+from .files import as_json, as_stored, atomic, digest, need_file
 
 # %% ../nbs/01c_tensors.ipynb #d1397ac2
 def write_tensors(
@@ -20,7 +20,7 @@ def write_tensors(
     manifest: dict,  # what JSON can hold
 ) -> None:
     "Write tensors and what they are, whole or not at all."
-    manifest = json.loads(json.dumps(manifest))
+    manifest = as_stored(manifest)
     about = as_json(dict(manifest, seal=digest(manifest)))  # one entry: their order is not kept
     with atomic(path) as p:
         try:

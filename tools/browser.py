@@ -13,8 +13,8 @@ import argparse, contextlib, functools, http.server, os, re, secrets, shutil, su
 import tempfile, threading, time, urllib.request
 from pathlib import Path
 import nbformat
+from notebooks import NBS, ROOT, notebooks
 
-ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = 77
 SOME = ['index', 'methods/10_krrst', 'results/digits', 'api/core']  # of the site, for the tests
 
@@ -337,16 +337,12 @@ def answers(page, explorers):
     return bad if found >= explorers else [*bad, f'{found} explorers are shown, there should be {explorers}']
 
 
-def lab(notebooks):
+def lab(names):
     "Notebooks in JupyterLab, one after the other."
-    every = sorted(
-        p.relative_to(ROOT / 'nbs').with_suffix('').as_posix()
-        for p in (ROOT / 'nbs').rglob('*.ipynb')
-        if '.ipynb_checkpoints' not in p.parts
-    )
+    every = [p.relative_to(NBS).with_suffix('').as_posix() for p in notebooks()]
     bad = []
     with jupyterlab() as (address, token, folder), browser() as context:
-        for n in notebooks or every:
+        for n in names or every:
             t = time.time()
             wrong = run_in_lab(context, address, token, folder, n)
             print('\n'.join([f"{'FAILED' if wrong else 'passed'}  {n}  {time.time() - t:.0f} s", *wrong]), flush=True)

@@ -14,10 +14,9 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 import nbformat
 from fastcore.docments import docments
+from notebooks import NBS, ROOT, directives, exported_to, notebooks
 
 inspect.getsourcelines = functools.cache(inspect.getsourcelines)  # read five times for each function
-ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT / 'nbs'
 parser = ConfigParser(delimiters=['='])
 parser.read(ROOT / 'settings.ini', encoding='utf8')
 CFG = parser['DEFAULT']
@@ -160,21 +159,7 @@ PARTS = [
 ]
 
 ABOUT = {'contributing': 'CONTRIBUTING.md', 'changes': 'CHANGELOG.md'}  # pages that are files of the repository
-
-
-def directives(cell):
-    "A code cell's `#|` lines; one that begins with two spaces more goes on with the line before."
-    source = re.sub(r'\s*\n#\|  +', ' ', cell.source)
-    return re.findall(r'^#\|\s*(.*?)\s*$', source, re.M) if cell.cell_type == 'code' else []
-
-
 IN_COLAB = "os.path.isdir('/content')"  # in the cell with which a notebook begins that can be run there
-
-
-def exported_to(nb):
-    "The module that a notebook makes; none for the door, whose names are described where they live."
-    module = next((d.split()[1] for c in nb.cells for d in directives(c) if d.startswith('default_exp')), '')
-    return module.removesuffix('__init__').rstrip('.') or None
 
 
 def names(modules):
@@ -448,11 +433,7 @@ def api(module, page):
 def prepare(src):
     "Write what Sphinx reads: the notebooks as they are shown, a page for each module, and the tree of pages."
     shutil.rmtree(src, ignore_errors=True)
-    found = {
-        p.relative_to(NBS): nbformat.read(p, 4)
-        for p in sorted(NBS.rglob('*.ipynb'))
-        if '.ipynb_checkpoints' not in p.parts
-    }
+    found = {p.relative_to(NBS): nbformat.read(p, 4) for p in notebooks()}
     modules = {exported_to(nb): p.with_suffix('').as_posix() for p, nb in found.items() if exported_to(nb)}
     check_parts({p.with_suffix('').as_posix() for p in found})
     unseen = [

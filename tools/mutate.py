@@ -7,24 +7,17 @@ an error if one survived.
 """
 
 import argparse, ast, copy, multiprocessing, os, re, signal, sys, time, types
-from pathlib import Path
 import nbformat
+from notebooks import NBS, ROOT, directives, exported_to
 
-ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r'^#\|\s*(eval:\s*false|notest|slow|cuda)', re.M)
 
 
 def cells(name):
     "(source, exported) of the code cells of a notebook, and the module they make."
-    code = [
-        c.source
-        for c in nbformat.read(ROOT / f'nbs/{name}.ipynb', 4).cells
-        if c.cell_type == 'code' and not SKIP.search(c.source)
-    ]
-    module = next(m[1] for m in (re.search(r'^#\| default_exp (\S+)', c, re.M) for c in code) if m)
-    return [(c, bool(re.search(r'^#\|\s*export\s*$', c, re.M))) for c in code], f'ssdd_nb.{module}'.removesuffix(
-        '.__init__'
-    )
+    nb = nbformat.read(NBS / f'{name}.ipynb', 4)
+    code = [c for c in nb.cells if c.cell_type == 'code' and not SKIP.search(c.source)]
+    return [(c.source, 'export' in directives(c)) for c in code], f'ssdd_nb.{exported_to(nb)}'.rstrip('.')
 
 
 def changes(tree):

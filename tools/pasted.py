@@ -10,11 +10,11 @@ import builtins
 import re
 import symtable
 import sys
-from pathlib import Path
 
 import nbformat
 
-NBS = Path(__file__).resolve().parent.parent / 'nbs'
+from notebooks import NBS, notebooks
+
 KNOWN = {*dir(builtins), '__name__', '__file__', 'get_ipython', 'display'}
 UNSEEN = re.compile(r'^#\|\s*(hide\b|echo:\s*false)', re.M)
 EXPORTED = re.compile(r'^#\|\s*export\w*', re.M)
@@ -64,8 +64,7 @@ def missing(nb):
 
 
 def main(args):
-    files = [NBS / f'{name}.ipynb' for name in args] or sorted(NBS.rglob('*.ipynb'))
-    files = [p for p in files if '.ipynb_checkpoints' not in p.parts]
+    files = [NBS / f'{name}.ipynb' for name in args] or notebooks()
     found = [
         f"{p.relative_to(NBS)}, cell {c.id}: {', '.join(unknown)}"
         for p in files

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT / 'nbs'
+from notebooks import NBS, ROOT, notebooks
+
 CHECK = re.compile(r'^\s*(?:with\s+)?(?:assert\b|test_\w+\(|expect_fail\()|;\s*(?:assert\b|test_\w+\()', re.M)
 SKIPPED, HALF_AN_HOUR = 77, 1800  # an exit code, seconds
 ENV = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
@@ -150,6 +150,8 @@ def ruff():
     yield 'nothing that ruff.toml forbids', r.stdout if r.returncode else ''
     r = sh(sys.executable, 'tools/pasted.py')
     yield 'a reader can paste what the pages show', r.stdout if r.returncode else ''
+    r = sh(sys.executable, 'tools/comments.py')
+    yield 'each parameter has a comment of its own', r.stdout if r.returncode else ''
 
 
 def readme():
@@ -195,10 +197,6 @@ def on_a_card():
 
 
 # ---------------------------------------------------------------- all of them
-
-
-def notebooks():
-    return sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 
 def report(name, error, seconds=None):

@@ -6,19 +6,19 @@
 __all__ = ['FROZEN', 'measure_frozen', 'compare_frozen', 'as_settings', 'check_frozen', 'frozen_table']
 
 # %% ../../nbs/experiments/43b_frozen_comparison.ipynb #4b39364e
-import json
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from ..errors import need, need_count
+from ..files import as_stored
 from ..images import Images, need_labels
 from ..distilled import Distilled
 from ..methods import Method
 from ..viz import label
 from ..methods.frozen import frozen_probe
 from ..methods.registry import METHODS
-from .measuring import Shared, as_list, check, own_name
-from .score_tables import aligned_text, markdown_table, mean_std, pick
+from .measuring import Shared, as_list, check, own_name, seconds_to_make
+from .score_tables import mean_std, pick, table_text
 from .comparison import in_table
 
 # %% ../../nbs/experiments/43b_frozen_comparison.ipynb #90a6894f
@@ -44,7 +44,7 @@ def measure_frozen(
     def row(encoder):
         d = ready()
         accuracy = frozen_probe(d, test, encoder)
-        return dict(accuracy=accuracy, m=len(d), seconds_set=d.run.seconds if hasattr(d, 'run') else 0.0)
+        return dict(accuracy=accuracy, m=len(d), seconds_set=seconds_to_make(d))
 
     rows = []
     for n, e in encoders.items():
@@ -65,7 +65,7 @@ def compare_frozen(
     ipc=(1,),  # images per class, one or more
     seeds: int = 3,  # seeds 0, 1, …: each a new set
     out: Path | None = None,  # folder for sets, rows and compare.json
-    preset: str = 'tiny',
+    preset: str = 'tiny',  # of every method's settings: `tiny`, or a paper's
     steps: int | None = None,  # for methods that have them
     **kwargs,  # for `run`: `show`, `precision`
 ) -> dict:  # `rows`, `settings`
@@ -94,16 +94,16 @@ def as_settings(
     method,  # a name, settings, or a set
 ):  # JSON: the settings, or None
     "What a record says of a method."
-    return json.loads(json.dumps(asdict(method))) if isinstance(method, Method) else None
+    return as_stored(asdict(method)) if isinstance(method, Method) else None
 
 
 def check_frozen(
-    train: Images,
-    test: Images,
-    methods,
-    ipc: list,
-    preset: str = 'tiny',
-    steps: int | None = None,  # as for `compare_frozen`
+    train: Images,  # with labels
+    test: Images,  # held out
+    methods,  # one or more, see `compare_frozen`
+    ipc: list,  # images per class
+    preset: str = 'tiny',  # of every method's settings: `tiny`, or a paper's
+    steps: int | None = None,  # for methods that have them
 ) -> tuple:  # {name in the table: method}, and the images per class
     "Raise `BadInput`, before anything is computed, for what cannot work."
     need_labels(train, 'has no labels to test by; use class folders', 'source')
@@ -129,4 +129,4 @@ def frozen_table(
         of = [pick(rows, 'accuracy', method=n, encoder=e, ipc=None if n == 'full' else i) for e, i in columns]
         took = pick(rows, 'seconds_set', method=n, encoder=columns[0][0], ipc=s['ipc'][-1])
         body.append([label(n), *map(mean_std, of), mean_std(took, 0) if n != 'full' else ''])
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['own_name', 'is_sized', 'has_views', 'settings_of', 'make_set', 'check', 'once', 'set_of', 'Shared', 'Comparing',
-           'measure', 'time_left', 'in_words', 'seconds_of', 'experiment', 'data_settings', 'as_list']
+           'seconds_to_make', 'measure', 'time_left', 'in_words', 'experiment', 'data_settings', 'as_list']
 
 # %% ../../nbs/experiments/35_measuring.ipynb #55110e6d
-import inspect, json, time
+import inspect, time
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from .. import __version__
 from ..errors import known, need
 from ..processes import progress_bar
-from ..files import digest, read_json, write_json, write_sealed
+from ..files import as_stored, digest, read_json, write_json, write_sealed
 from ..records import describe
 from ..images import Images
 from ..distilled import Distilled
@@ -125,13 +125,13 @@ def once(
     if path and path.exists():
         got = read_json(path, 'a result of this library', sealed=True)
         need(
-            got.get('ask') == json.loads(json.dumps(ask)) and 'result' in got,
+            got.get('ask') == as_stored(ask) and 'result' in got,
             'path',
             path,
             'not a result of this library; remove it',
         )
         return got['result']
-    result = json.loads(json.dumps(compute()))
+    result = as_stored(compute())
     if path:
         write_sealed(path, dict(ask=ask, result=result, made=describe()))
     return result
@@ -152,7 +152,7 @@ def set_of(
     if isinstance(method, Distilled):
         return dict(**about, set=method.hash)
     how = settings_of(method, train, m, preset, steps)
-    about['settings'] = json.loads(json.dumps(asdict(how)))  # not the preset's name: what it means may change
+    about['settings'] = as_stored(asdict(how))  # not the preset's name: what it means may change
     if how.reads_labels():
         about['label_hash'] = train.label_hash
     return dict(**about, **_code(type(how)))
@@ -278,6 +278,13 @@ class Comparing(Shared):
     how: Judging  # by which protocols
     recipe: Recipe  # of the pre-training
 
+# %% ../../nbs/experiments/35_measuring.ipynb #5ec0d5e7
+def seconds_to_make(
+    d: Distilled,  # from a run, or from elsewhere
+) -> float:  # 0 if no run made it
+    "How long the run took that made a set."
+    return d.run.seconds if hasattr(d, 'run') else 0.0
+
 # %% ../../nbs/experiments/35_measuring.ipynb #01549ae1
 def measure(
     name: str,  # in the table
@@ -308,7 +315,7 @@ def measure(
         d, net, mse, seconds, asking = ready()
         return dict(
             target_mse=mse,
-            seconds_set=(d.run.seconds if hasattr(d, 'run') else 0.0) + asking,
+            seconds_set=seconds_to_make(d) + asking,
             seconds_pretrain=seconds,
             size=len(d) if d else 0,
             set=shared.file(folder) if d else None,
@@ -376,7 +383,7 @@ def in_words(seconds: float) -> str:  # any number
     return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
 
 # %% ../../nbs/experiments/35_measuring.ipynb #9b9fcb9e
-def seconds_of(
+def _seconds_of(
     rows: list,  # of one cell
 ) -> float:  # 0 if the rows do not say
     "How long a cell took when it was measured: its set, its students, and each judgement once."
@@ -399,10 +406,10 @@ def experiment(
     for done, (kind, measured) in enumerate(bar, 1):
         start = time.monotonic()
         got = measured()
-        took.append((kind, max(time.monotonic() - start, seconds_of(got))))
+        took.append((kind, max(time.monotonic() - start, _seconds_of(got))))
         bar.set_postfix_str(f'about {in_words(time_left(took, [k for k, _ in cells[done:]]))} left')
         rows += got
-    result = dict(**more, rows=rows, settings=json.loads(json.dumps(settings)), **describe(device))
+    result = dict(**more, rows=rows, settings=as_stored(settings), **describe(device))
     if path:
         write_json(path, result)
     return result

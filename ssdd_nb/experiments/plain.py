@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 import torch
 from .. import core, distortions, teacher_training
-from ..core import cosine, generator, precision
+from ..core import cosine, generator, precision, wait_for
 from ..processes import progress_bar
 from ..records import peak_mib, reset_peak
 from ..images import Images
@@ -76,14 +76,13 @@ def krrst_problem(
 @contextmanager
 def measured(device='cpu'):  # yields a dict that will hold `seconds` and `peak_mib`
     "Time and extra peak memory of the block."
-    sync = (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == 'cuda' else (lambda: None)
     gc.collect()
     _trim()
     reset_peak(device)
-    sync()
+    wait_for(device)
     held, t, got = peak_mib(device), time.perf_counter(), {}
     yield got
-    sync()
+    wait_for(device)
     got.update(seconds=time.perf_counter() - t, peak_mib=max(0.0, peak_mib(device) - held))
 
 # %% ../../nbs/experiments/40b_plain.ipynb #68e84969
@@ -318,7 +317,13 @@ class PlainTeacher(TeacherTask):
 class PlainExpert:
     "An expert's training as one would write it down: a module, torch's SGD, a `DataLoader`."
 
-    def __init__(self, images: Images, Y: torch.Tensor, cfg: ExpertConfig, seed: int = 0):  # as for `ExpertTask`
+    def __init__(
+        self,
+        images: Images,  # X_t
+        Y: torch.Tensor,  # targets (n, k)
+        cfg: ExpertConfig,  # how
+        seed: int = 0,  # of weights and batches
+    ):
         self.net = cfg.student(images, Y.shape[1], core.seed_of(seed, 'expert', 0)).to(images.x.device)
         self.opt = torch.optim.SGD(self.net.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
         self.loader = endless(

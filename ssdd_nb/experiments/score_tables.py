@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'axes', 'block', 'blocks', 'columns', 'mean_std', 'pick', 'gain', 'leader', 'p_value', 'table',
-           'markdown_table', 'aligned_text', 'gains', 'how_text', 'break_even', 'costs']
+           'markdown_table', 'aligned_text', 'table_text', 'gains', 'how_text', 'break_even', 'costs']
 
 # %% ../../nbs/experiments/36_score_tables.ipynb #d9b07371
 import itertools, textwrap
@@ -162,7 +162,7 @@ def table(
         )
     for n in dict.fromkeys(r['method'] for r in refs):
         body.append([f'({n}, no student)', '', *[mean_std(of(refs, n, c)) for c in cols], '', ''])
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)
 
 # %% ../../nbs/experiments/36_score_tables.ipynb #7b539124
 def markdown_table(
@@ -183,6 +183,15 @@ def aligned_text(
         '  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r))
         for r in [head, ['─' * n for n in w], *body]
     )
+
+
+def table_text(
+    head: list,  # names of the columns
+    body: list,  # rows of strings
+    markdown: bool = False,  # for a page; otherwise for a terminal
+) -> str:
+    "A table in Markdown, or as aligned text."
+    return markdown_table(head, body) if markdown else aligned_text(head, body)
 
 # %% ../../nbs/experiments/36_score_tables.ipynb #ac713ca6
 def gains(
@@ -286,4 +295,4 @@ def costs(
             ]
         )
     head = ['method', 'seconds to make', 'seconds to pre-train', 'uses to break even']
-    return markdown_table(head, body) if markdown else aligned_text(head, body)
+    return table_text(head, body, markdown)

@@ -119,9 +119,9 @@ class Method:
 
     def config(
         self,
-        images: Images,
-        teacher,
-        task: Distiller,  # as for `start`; what it returned
+        images: Images,  # X_t
+        teacher,  # g_φ; None for a method that asks none
+        task: Distiller,  # what `start` returned
     ) -> dict:  # JSON
         "Every setting that the result depends on, for the record."
         about = dict(teacher=teacher.hash()) if self.asks_teacher() else {}
@@ -131,9 +131,9 @@ class Method:
 
     def finish(
         self,
-        d: Distilled,
-        task: Distiller,
-        out: Path | None,  # the set, what made it, the folder
+        d: Distilled,  # the set
+        task: Distiller,  # what made it
+        out: Path | None,  # the folder, if there is one
     ) -> Distilled:  # the set
         "What is left to do when the set is there."
         return d

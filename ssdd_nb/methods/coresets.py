@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['random', 'kmeans', 'herding', 'check_m', 'CoresetTask', 'Coreset', 'Random', 'kmeans_index', 'KMeans',
-           'herding_index', 'Herding', 'shares', 'most_similar', 'sas_index', 'SAS', 'sas', 'Full', 'full']
+           'herding_index', 'Herding', 'most_similar', 'sas_index', 'SAS', 'sas', 'Full', 'full']
 
 # %% ../../nbs/methods/07_coresets.ipynb #ccfb087d
 from dataclasses import asdict, dataclass
@@ -229,7 +229,7 @@ class Herding(Coreset):
 herding = _as_function(Herding)
 
 # %% ../../nbs/methods/07_coresets.ipynb #5fcb1b91
-def shares(
+def _shares(
     sizes: Tensor,  # of the groups (K,)
     m: int,  # how many to hand out, at most all
 ) -> Tensor:  # (K,), which sum to m
@@ -267,7 +267,7 @@ def sas_index(
     k = torch.from_numpy(
         KMeans(min(groups, len(f)), n_init=3, random_state=seed_of(seed, 'sas') % 2**32).fit_predict(f.numpy())
     ).long()
-    f, seats = torch.nn.functional.normalize(f, dim=1), shares(torch.bincount(k), m)
+    f, seats = torch.nn.functional.normalize(f, dim=1), _shares(torch.bincount(k), m)
     members = [(k == c).nonzero().flatten() for c in range(len(seats))]
     return torch.cat([i[most_similar((1 + f[i] @ f[i].T) / 2, int(n))] for i, n in zip(members, seats)])
 
@@ -329,7 +329,7 @@ def full(
     images: Images,  # all of them
     teacher: Teacher,  # for the targets
     m: int | None = None,  # not used: there is no choice
-    seed: int = 0,  # likewise
+    seed: int = 0,  # not used: nothing is drawn
     out=None,  # folder to save to
     **kwargs,  # for `run`
 ) -> Distilled:

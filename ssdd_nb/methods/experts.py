@@ -33,10 +33,10 @@ class ExpertConfig:
 
     experts: int = 100  # K
     epochs: int = 20  # T
-    batch: int = 256
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    batch: int = 256  # images in a step; all of them if there are fewer
+    lr: float = 0.1  # of SGD, the same in all epochs
+    momentum: float = 0.9  # of SGD, in [0, 1)
+    weight_decay: float = 1e-4  # times the weights, added to the gradient
     net: str = 'convnet'  # one of `nets.NETS`
     widths: tuple | None = (128, 128, 128)  # depth 3 for CIFAR, 4 for Tiny-ImageNet; `auto_widths` if None
     norm: str = 'instance'  # `instance`, `group` or `none`

@@ -65,7 +65,7 @@ class MKDT(Method):
     init: str = 'highloss'  # where X_s starts: `highloss` (4.2), `random`, or `kmeans`
     include_last: bool = True  # start epochs 0 to T⁺ (4.2); False: up to T⁺ − 1 (the code's)
     guard: float = 10.0  # a pixel gradient so many times the usual is scaled down to that; 0: never
-    experts: ExpertConfig = ExpertConfig()
+    experts: ExpertConfig = ExpertConfig()  # how the experts are trained
 
     @classmethod
     def tiny(
@@ -205,8 +205,12 @@ class MTTSSL(MKDT):
 
     @classmethod
     def settings(
-        cls, images: Images, preset: str = 'tiny', m: int | None = None, steps: int | None = None
-    ):  # see `Method`
+        cls,
+        images: Images,  # what will be distilled, whose size the views suit
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # synthetic images, if not the preset's
+        steps: int | None = None,  # outer iterations, if not the preset's
+    ):  # the settings
         "With views that suit the images."
         cfg = super().settings(images, preset, m, steps)
         views = tiny_teacher(images.x.shape[1], min(images.x.shape[2:])).views

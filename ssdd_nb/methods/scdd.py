@@ -45,7 +45,7 @@ class SCDD(Method):
     batch: int = 100  # images at a time
     joint: bool = True  # all images of a class in the same batch; False: one of each class (the authors' code)
     lr: float = 0.25  # Adam's; it falls to 0 along a cosine
-    betas: tuple = (0.5, 0.9)
+    betas: tuple = (0.5, 0.9)  # Adam's, for the mean of the gradient and of its square
     weight_decay: float = 1e-4  # added to the gradient
     bn_weight: float = 5e-4  # α
     first_bn_multiplier: float = 10.0  # of the first layer's β and γ (Table 5)
