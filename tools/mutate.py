@@ -65,6 +65,18 @@ def mutants(name):
             yield i, f'line {node.lineno}: {before} → {what}: {ast.unparse(new)}', changed
 
 
+class Free(multiprocessing.context.ForkProcess):
+    "A worker that may have processes of its own: notebooks start some."
+
+    daemon = property(lambda self: False, lambda self, value: None)
+
+
+class Fork(multiprocessing.context.ForkContext):
+    "Starts such workers."
+
+    Process = Free
+
+
 def survives(job):
     "Run a notebook with one cell changed; what caught the change, or None."
     name, i, changed, limit = job
@@ -120,7 +132,7 @@ def main():
     for name in args.notebooks:
         todo, t = list(mutants(name)), time.time()
         assert survives_unchanged(name, args.limit), f'{name} fails as it is'
-        with multiprocessing.get_context('fork').Pool(args.jobs, maxtasksperchild=1) as pool:
+        with Fork().Pool(args.jobs, maxtasksperchild=1) as pool:
             for (i, what, _), caught in zip(todo, pool.imap(survives, [(name, i, c, args.limit) for i, _, c in todo])):
                 if caught is None:
                     alive.append(f'{name}, {what}')
@@ -136,7 +148,7 @@ def main():
 
 def survives_unchanged(name, limit):
     "Whether the notebook passes as it is."
-    with multiprocessing.get_context('fork').Pool(1) as pool:
+    with Fork().Pool(1) as pool:
         caught = pool.apply(survives, [(name, -1, '', limit)])
     if caught:
         print(caught)
