@@ -108,8 +108,10 @@ class Teacher:
         return self.net.dim if self.kept is not self.net else getattr(self.net.head, 'out_features', None)
 
     def hash(self) -> str:  # 16 hexadecimal digits
-        "The content hash of weights and normalisation."
-        return digest(*[t for _, t in sorted(self.kept.state_dict().items())], self.mean, self.std)
+        "The content hash of weights, normalisation, and the size at which images are seen, where it has one."
+        size = self.manifest.get('size')
+        weights = [t for _, t in sorted(self.kept.state_dict().items())]
+        return digest(*weights, self.mean, self.std, *([size] if size else []))
 
     def about(self) -> dict:  # JSON
         "What a distilled set's manifest says about its teacher."
