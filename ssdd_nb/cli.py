@@ -220,11 +220,13 @@ def study(
     train, test = _start(src, out)
     measure, how = scdd_studies.STUDIES[name], dict(seeds=seeds, out=Path(out))
     if 'teacher' in inspect.signature(measure).parameters:
-        measure(train, teaching.get(train, Path(out) / 'teacher'), **how)
+        found = measure(train, teaching.get(train, Path(out) / 'teacher'), **how)
     else:
         _own_networks(name, train, test, teaching)
         steps = dict(teacher_steps=teaching.teacher_steps) if teaching.teacher_steps else {}
-        measure(train, test, **how, **steps)
+        found = measure(train, test, **how, **steps)
+    if table := scdd_studies.study_table(found):
+        print(table, end='\n\n')
     print(f'the numbers  {out}/{name}.json')
 
 # %% ../nbs/50_cli.ipynb #f0f1fb31

@@ -88,6 +88,7 @@ PARTS = [
             'results/mkdt',
             'results/scdd',
             'results/peers',
+            'results/pretrained',
             'results/frozen',
             'results/gpu',
         ],
