@@ -84,7 +84,7 @@ LOOK = r"""() => {
   if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container'))
     bad.push('formulas that are not drawn')
   article.querySelectorAll('.highlight pre').forEach(o => {
-    if (!o.closest('.cell_output') && o.scrollWidth > o.clientWidth + 1)
+    if (!o.closest('.cell_output, .highlight-text') && o.scrollWidth > o.clientWidth + 1)
       bad.push('a line of code that is cut off: ' + o.textContent.trim().slice(0, 50))
   })
   article.querySelectorAll('.cell_output').forEach(o => {
