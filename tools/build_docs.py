@@ -6,8 +6,8 @@ is read. An API reference is made from the docments of each module. Ends with an
 link leads nowhere.
 """
 
-import ast, dataclasses, functools, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess, sys
-import textwrap, tokenize
+import argparse, ast, dataclasses, functools, html.parser, importlib, inspect, io, itertools, re, shutil, subprocess
+import sys, textwrap, tokenize
 from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
@@ -568,4 +568,6 @@ def main(out):
 
 
 if __name__ == '__main__':
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / '_docs')))
+    flags = argparse.ArgumentParser(description='Build the docs site from the notebooks.')
+    flags.add_argument('out', nargs='?', type=Path, default=ROOT / '_docs', help='folder of the site')
+    sys.exit(main(flags.parse_args().out))

@@ -5,6 +5,7 @@ A page shows all cells but those marked `#| hide`, and of those marked `#| echo:
 shown cell uses must be defined or imported in a shown cell (that one, or one before), or be Python's own.
 """
 
+import argparse
 import ast
 import builtins
 import re
@@ -75,4 +76,6 @@ def main(args):
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', help='notebooks without .ipynb; all by default')
+    sys.exit(main(parser.parse_args().names))
