@@ -130,12 +130,5 @@ def scores_table(
         + [side(n, by) for by in ('probe', 'steady')]
         for n in names
     ]
-    head = [
-        'features',
-        'linear probe, %',
-        'neighbours that stay, %',
-        'RankMe',
-        'better by probe',
-        'better by neighbours',
-    ]
+    head = ['features', 'probe, %', 'neighbours, %', 'RankMe', 'better: probe', 'neighbours']
     return table_text(head, body, markdown)
