@@ -83,8 +83,10 @@ LOOK = r"""() => {
         bad.push('a formula wider than the text: ' + m.math.trim().slice(0, 50))
   if (document.querySelectorAll('.math').length && !article.querySelector('mjx-container'))
     bad.push('formulas that are not drawn')
+  const phone = window.innerWidth < 600
+  const scrolls = phone ? '.cell_output, .highlight-text' : '.cell_output'  // there a drawing in text may scroll
   article.querySelectorAll('.highlight pre').forEach(o => {
-    if (!o.closest('.cell_output, .highlight-text') && o.scrollWidth > o.clientWidth + 1)
+    if (!o.closest(scrolls) && o.scrollWidth > o.clientWidth + 1)
       bad.push('a line of code that is cut off: ' + o.textContent.trim().slice(0, 50))
   })
   article.querySelectorAll('.cell_output').forEach(o => {

@@ -186,6 +186,12 @@ _AXES = dict(
 )
 
 
+def _accuracies(rows):
+    "What was varied, and the accuracies of each method there, by seed."
+    values, methods = (list(dict.fromkeys(r[k] for r in rows)) for k in ('value', 'method'))
+    return values, {m: [pick(rows, 'accuracy', method=m, value=x) for x in values] for m in methods}
+
+
 def show_study(
     result: dict,  # from one of `STUDIES`, but for `figure1` and `scores`
     ax=None,  # axes to draw on
@@ -193,14 +199,12 @@ def show_study(
     "Accuracy against what was varied: mean ± std over seeds."
     import matplotlib.pyplot as plt
 
-    rows = result['rows']
-    values, methods = (list(dict.fromkeys(r[k] for r in rows)) for k in ('value', 'method'))
+    values, found = _accuracies(result['rows'])
     names = any(isinstance(v, str) for v in values)
     ax = ax or plt.subplots(figsize=(6.5 if names else 4.5, 2.7), layout='constrained', dpi=80)[1]
-    for j, m in enumerate(methods):
-        v = [[r['accuracy'] for r in rows if r['method'] == m and r['value'] == x] for x in values]
+    for j, (m, v) in enumerate(found.items()):
         at = np.arange(len(values)) + (
-            0.12 * (j - (len(methods) - 1) / 2) if names else 0
+            0.12 * (j - (len(found) - 1) / 2) if names else 0
         )  # beside each other only where no line joins them
         ax.errorbar(
             at,
@@ -231,10 +235,9 @@ def study_table(
         return scores_table(result, markdown)
     if 'accuracy' not in rows[0]:
         return ''
-    values, methods = (list(dict.fromkeys(r[k] for r in rows)) for k in ('value', 'method'))
-    accuracy = lambda m, v: mean_std(pick(rows, 'accuracy', method=m, value=v))
-    body = [[str(v), *[accuracy(m, v) for m in methods]] for v in values]
-    return table_text([_AXES[result['study']], *[f'{label(m)}, %' for m in methods]], body, markdown)
+    values, found = _accuracies(rows)
+    body = [[str(x), *[mean_std(a[j]) for a in found.values()]] for j, x in enumerate(values)]
+    return table_text([_AXES[result['study']], *[f'{label(m)}, %' for m in found]], body, markdown)
 
 # %% ../../nbs/experiments/44_scdd_studies.ipynb #0fa35a57
 __getattr__ = moved_names(__name__)  # for programs of version 0.1.0
