@@ -301,7 +301,7 @@ def measure(
     made_by = name if m is None else f'{name}-m{m}'
     sized = m is not None or isinstance(method, Method) and method.sized
     folder = shared.folder(f'{made_by}-seed{seed}', setting) if sized else None
-    seen = {} if views == 'off' else dict(views=views)
+    seen = {} if views == 'off' else dict(views=views, plain=shared.recipe.plain)
     ask = dict(**setting, recipe=shared.recipe.about(), student=asdict(student), **seen)
     file = f'{made_by}-{student.net}-seed{seed}'
 

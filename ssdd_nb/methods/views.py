@@ -19,7 +19,7 @@ from ..distilled import Distilled, need_set
 from ..nets import Encoder
 from ..distortions import Views, view_of
 from ..teachers import Teacher
-from ..pretraining import view_matrices
+from ..pretraining import learned, view_matrices
 from .krrst import KRRST, KRRSTTask
 
 # %% ../../nbs/methods/16_views.ipynb #6c7140b6
@@ -66,6 +66,7 @@ def with_views(
     seed: int = 0,  # which views
     bits: int = 16,  # of a stored number: 16 (half precision), or 8 with a scale
     components: int | None = None,  # store so many principal components of the features only
+    moved: bool = True,  # answers are moved by what the image's target has learned; False: as the teacher gives them
 ) -> Distilled:  # with views in place of any that it had
     "The same images, for a student that sees views of them; raises `BadInput`."
     need_set(d)
@@ -79,13 +80,17 @@ def with_views(
     k = teacher(d.pixels()[:1]).shape[1]
     right = f"needs the teacher's {k} features as targets; for labels, post_train draws views"
     need(d.y.ndim == 2 and d.y.shape[1] == k, 'd', d, right)
+    if (d.manifest.get('teacher') or {}).get('hash') != teacher.hash():  # targets of another have learned nothing of it
+        d = _like(d, None, y=teacher(d.x).cpu())
     recipe = {n: v for n, v in asdict(how).items() if v != getattr(Views(), n)}
     recipe = {n: list(v) if isinstance(v, tuple) else v for n, v in recipe.items()}
     size = sum(t.nbytes for t in teacher.kept.state_dict().values())
-    about = dict(recipe=recipe, seed=seed, count=None, teacher=teacher.hash(), teacher_bytes=size)
+    about = dict(recipe=recipe, seed=seed, count=None, moved=moved, teacher=teacher.hash(), teacher_bytes=size)
     if count == 'unlimited':
         return _like(d, about)
     exact = _answers_of(_like(d, dict(about, count=count)), teacher)
+    if moved:
+        exact += learned(d, teacher)[:, None]
     kept = store_answers(exact, bits, components)
     error = (kept.all() - exact).square().mean().item()
     return _like(d, dict(about, count=count, bits=bits, components=components, error=error), kept)
@@ -100,9 +105,9 @@ def _answers_of(
     return torch.stack([teacher(view_of(d.x, M[:, v], padding)).cpu() for v in range(M.shape[1])], 1)
 
 
-def _like(d, about, answers=None):
-    "The set with other views."
-    new = Distilled(d.x, d.y, {**d.manifest, 'views': about}, answers)
+def _like(d, about, answers=None, y=None):
+    "The set with other views, and perhaps other targets."
+    new = Distilled(d.x, d.y if y is None else y, {**d.manifest, 'views': about}, answers)
     if hasattr(d, 'run'):
         new.run = d.run
     return new
@@ -117,6 +122,7 @@ class ViewTargets(KRRST):
     n_views: int = 0  # V: views of each image that the head is fitted to in a step; 0: the image itself, as in KRR-ST
     stored: int = 20  # views of each image whose answers are stored; 0: unlimited, the teacher is asked at pre-training
     kind: str = 'auto'  # of data: `letters`, `photographs`; `auto`: letters for one channel
+    moved: bool = True  # answers are moved by what the image's target has learned; False: as the teacher gives them
 
     @classmethod
     def tiny(
@@ -236,6 +242,7 @@ class ViewTask(KRRSTTask):
 
     def distilled(self) -> Distilled:
         "The set as it stands, with the teacher's answers for some views."
-        d = super().distilled()
-        d = Distilled(d.x, self.teacher(d.x), d.manifest)
-        return with_views(d, self.teacher, self.cfg.stored or 'unlimited', self.cfg.kind, self.seed)
+        d, cfg = super().distilled(), self.cfg
+        if not cfg.learn_y:
+            d = _like(d, None, y=self.teacher(d.x).cpu())
+        return with_views(d, self.teacher, cfg.stored or 'unlimited', cfg.kind, self.seed, moved=cfg.moved)
