@@ -115,10 +115,10 @@ class Distilled:
     def bytes(self) -> int:
         "What a student's training is given: pixels in 8 bits, targets as they are stored, the teacher if it is asked."
         if self.answers:
-            targets = sum(t.nbytes for t in self.answers.tensors().values())
+            said = sum(t.nbytes for t in self.answers.tensors().values())
         else:
-            targets = self.views['teacher_bytes'] if self.views else self.y.nbytes
-        return self.x.numel() + targets
+            said = self.views['teacher_bytes'] if self.views else 0
+        return self.x.numel() + self.y.nbytes + said
 
     def tensors(self) -> dict:  # name: tensor
         "What the file of the set holds."
@@ -241,7 +241,9 @@ The images derive from {source}: {licence}.
 """
 _FOR_FEATURES = "They are for pre-training an encoder on the targets; see *How they were made* for the recipe.", ''
 _FOR_VIEWS = (
-    """They are for pre-training an encoder on views of them: {how}. {whose}""",
+    """They are for pre-training an encoder on views of them: {how}. {whose}
+
+Half of the time a student is shown the image itself, with its target `y`.""",
     """
 
 from ssdd_nb.pretraining import pretrain
@@ -269,6 +271,8 @@ def _for_views(v):
         if v['count']
         else f"The teacher (hash {v['teacher']}) is asked for its features of each view."
     )
+    if v.get('moved'):
+        whose += " They are moved by what the image's target `y` has learned: y minus the features of the image."
     purpose, usage = _FOR_VIEWS
     return purpose.format(how=how, whose=whose), usage.format(teacher='' if v['count'] else ', teacher=…')
 

@@ -133,18 +133,6 @@ class ViewTargets(KRRST):
         "For a laptop: KRR-ST's, at half of its steps, for k-means is a good start."
         return super().tiny(m, steps)
 
-    @classmethod
-    def settings(
-        cls,
-        images: Images,  # what will be distilled
-        preset: str = 'tiny',  # `tiny`, or one of `papers`
-        m: int | None = None,  # synthetic images, if not the preset's
-        steps: int | None = None,  # outer iterations, if not the preset's
-    ):  # the settings
-        "With a smaller step for the pixels of colour images, chosen on validation images of CIFAR-10."
-        cfg = super().settings(images, preset, m, steps)
-        return replace(cfg, lr=1e-2) if preset == 'tiny' and images.x.shape[1] > 1 else cfg
-
     def check(
         self,
         images: Images,  # X_t
