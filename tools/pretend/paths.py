@@ -24,6 +24,7 @@ from ssdd_nb.experiments import bench, labelled, plain as plain_, studies, study
 from ssdd_nb.methods import (
     bn_losses,
     coresets,
+    distil,
     experts as experts_,
     forgetting,
     kernels,
@@ -37,6 +38,7 @@ from ssdd_nb.methods import (
     scdd_task,
     trajectories,
     trajectory_gradient,
+    views as views_,
 )
 from ssdd_nb import (
     cli,
@@ -479,6 +481,32 @@ def as_on_the_cpu(train, t):
     t.net.to('cuda')
     gap = (there.x - here.x).abs().max().item()
     assert gap < 1e-4, f'pixels differ by {gap:.2g}'
+
+
+# ---------------------------------------------------------------- view targets
+
+
+@group
+def view_targets(check):
+    train, test = digits()
+    t = teacher(train)
+    settings = lambda **more: replace(views_.ViewTargets.tiny(6, 2), batch=16, pool=2, max_steps=2, widths=WIDTHS, **more)
+    made = lambda **more: distil(train, settings(**more), t, **QUIET)
+    for name, more in dict(stored={}, unlimited=dict(stored=0), under=dict(n_views=2, learn_y=False)).items():
+        d = check(f'distils, {name}', lambda: made(**more))
+        asked = {} if d.answers else dict(teacher=t)
+        check(f'a student, {name}', lambda: pretraining.pretrain(d, pretraining.Recipe(3), show=False, **asked))
+    check('resumes', lambda: resumes(lambda out, **k: distil(train, settings(stored=2), t, 0, out, **k)))
+    check('answers are the same on the CPU', lambda: same_answers(made(stored=3), train, t))
+
+
+def same_answers(d, train, t):
+    there = views_.with_views(d, t, 3).answers.all()
+    t.net.to('cpu')
+    here = views_.with_views(d, teachers.Teacher(t.net, t.mean.to('cpu'), t.std.to('cpu')), 3).answers.all()
+    t.net.to('cuda')
+    gap = (there.cpu() - here).abs().max().item()
+    assert gap < 1e-3, f'answers differ by {gap:.2g}'
 
 
 # ---------------------------------------------------------------- MKDT
