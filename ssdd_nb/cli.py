@@ -26,7 +26,7 @@ from .errors import Late, known, need, need_count
 from .moved import moved_names
 from .commands import command
 from .flags import Source, Teaching, _agreed, _start, _store_labels, _worth, teacher_config
-from .eval_command import eval
+from .eval_command import _need_test, eval
 from .compare_commands import compare, demo
 
 # %% ../nbs/50_cli.ipynb #30b779a2
@@ -232,7 +232,7 @@ def study(
 # %% ../nbs/50_cli.ipynb #f0f1fb31
 def _own_networks(name, train, test, teaching):
     "Raise `BadInput` for what a study that trains its own networks cannot use."
-    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    _need_test(test)
     need(train.y is not None, 'source', train.name, 'has no labels')
     given = teaching.teacher or teaching.teacher_preset
     need(not given, 'teacher', given, f'{name} trains its own networks; leave it out')

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import BadInput, known, need, need_count, Late
 from .commands import command
 from .flags import JudgingFlags, Source, Teaching, _agreed, _names, _recipe, _start, _students, teacher_config
-from .eval_command import _classifier, _seen, _testable
+from .eval_command import _classifier, _need_test, _seen, _testable
 
 # %% ../nbs/48_compare_commands.ipynb #624ba248
 core, processes, files, data = map(Late, ('core', 'processes', 'files', 'data'))
@@ -194,7 +194,7 @@ def _targets(names, src, train, test, how):
         got = replace(src, source=n, size=None, split=None, classes=None).load(
             size=None if fixed else tuple(train.x.shape[2:])
         )
-        need(got[1], 'targets', n, 'there is nothing left to test on; hold some images out')
+        _need_test(got[1], 'targets', n)
         a, b = data.alike(got, train.x.shape[1:])
         _testable(b, a, how)
         on.append(judging_.Target(a, b))
@@ -215,7 +215,7 @@ def _compare_labelled(asked, names, ipc, kinds, students, post_steps, student):
     if post_steps is not None:
         need_count('post-steps', post_steps)
     train, test = _start(asked.src, asked.out)
-    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    _need_test(test)
     lab.check_labelled(train, names, ipc, asked.preset, asked.steps)
     wanted, nets = {lab.LABELLED[n].net for n in names}, {}
     if 'ssl' in wanted:
@@ -235,7 +235,7 @@ def _compare_labelled(asked, names, ipc, kinds, students, post_steps, student):
 def _compare_frozen(asked, names, ipc, encoders):
     "Linear probes on frozen networks' features of sets with labels."
     train, test = _start(asked.src, asked.out)
-    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    _need_test(test)
     frozen_comparison.check_frozen(train, test, names, list(ipc), asked.preset, asked.steps)
     others = [n.strip() for n in (encoders or '').split(',') if n.strip()]
     all_of_them = {'its encoder': asked.teacher(train)}

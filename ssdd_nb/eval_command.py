@@ -93,9 +93,14 @@ def eval(
         files.write_json(Path(out) / 'eval.json', result)
 
 # %% ../nbs/47_eval_command.ipynb #49457d32
+def _need_test(test, arg='held-out', value=0):
+    "Raise `BadInput` unless some images are held out."
+    need(test, arg, value, 'there is nothing left to test on; hold some images out')
+
+
 def _testable(test, train, how, told=True):
     "Make sure there is something to test on; say when fractions of few labels are the same number."
-    need(test, 'held-out', 0, 'there is nothing left to test on; hold some images out')
+    _need_test(test)
     images_.same_classes(train, test)
     if not told:
         return
