@@ -133,6 +133,19 @@ class ViewTargets(KRRST):
         "For a laptop: KRR-ST's, at half of its steps, for k-means is a good start."
         return super().tiny(m, steps)
 
+    @classmethod
+    def settings(
+        cls,
+        images: Images,  # what will be distilled
+        preset: str = 'tiny',  # `tiny`, or one of `papers`
+        m: int | None = None,  # synthetic images, if not the preset's
+        steps: int | None = None,  # outer iterations, if not the preset's
+    ):  # the settings
+        "With a smaller step for the pixels of few photographs, which a larger one fits too well."
+        cfg = super().settings(images, preset, m, steps)
+        few = images.x.shape[1] > 1 and len(images) < 1000
+        return replace(cfg, lr=1e-2) if preset == 'tiny' and few else cfg
+
     def check(
         self,
         images: Images,  # X_t
