@@ -80,7 +80,7 @@ def with_views(
     k = teacher(d.pixels()[:1]).shape[1]
     right = f"needs the teacher's {k} features as targets; for labels, post_train draws views"
     need(d.y.ndim == 2 and d.y.shape[1] == k, 'd', d, right)
-    if (d.manifest.get('teacher') or {}).get('hash') != teacher.hash():  # targets of another have learned nothing of it
+    if (d.manifest.get('teacher') or {}).get('hash') not in (None, teacher.hash()):  # another's targets are no use
         d = _like(d, None, y=teacher(d.x).cpu())
     recipe = {n: v for n, v in asdict(how).items() if v != getattr(Views(), n)}
     recipe = {n: list(v) if isinstance(v, tuple) else v for n, v in recipe.items()}
