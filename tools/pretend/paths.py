@@ -490,7 +490,9 @@ def as_on_the_cpu(train, t):
 def view_targets(check):
     train, test = digits()
     t = teacher(train)
-    settings = lambda **more: replace(views_.ViewTargets.tiny(6, 2), batch=16, pool=2, max_steps=2, widths=WIDTHS, **more)
+    settings = lambda **more: replace(
+        views_.ViewTargets.tiny(6, 2), batch=16, pool=2, max_steps=2, widths=WIDTHS, **more
+    )
     made = lambda **more: distil(train, settings(**more), t, **QUIET)
     for name, more in dict(stored={}, unlimited=dict(stored=0), under=dict(n_views=2, learn_y=False)).items():
         d = check(f'distils, {name}', lambda: made(**more))
