@@ -124,7 +124,7 @@ class Viewing:
         teacher: Teacher | None,  # whom to ask; None: the answers are stored
         seed: int,  # which views, step by step
         device,  # where they are made
-        plain: float = 0.0,  # how often an image is shown as it is
+        plain: float,  # how often an image is shown as it is, in [0, 1]
     ):
         about, name = d.views, getattr(teacher, 'hash', lambda: None)()
         self.how, self.count, self.seed, self.teacher = views_of(d), about['count'], seed, teacher

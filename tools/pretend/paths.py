@@ -499,10 +499,10 @@ def view_targets(check):
         asked = {} if d.answers else dict(teacher=t)
         check(f'a student, {name}', lambda: pretraining.pretrain(d, pretraining.Recipe(3), show=False, **asked))
     check('resumes', lambda: resumes(lambda out, **k: distil(train, settings(stored=2), t, 0, out, **k)))
-    check('answers are the same on the CPU', lambda: same_answers(made(stored=3), train, t))
+    check('answers are the same on the CPU', lambda: same_answers(made(stored=3), t))
 
 
-def same_answers(d, train, t):
+def same_answers(d, t):
     there = views_.with_views(d, t, 3).answers.all()
     t.net.to('cpu')
     here = views_.with_views(d, teachers.Teacher(t.net, t.mean.to('cpu'), t.std.to('cpu')), 3).answers.all()
