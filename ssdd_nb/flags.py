@@ -135,6 +135,7 @@ class Teaching:
                 images, teacher_config(images, self.teacher_preset or 'tiny', self.teacher_steps), 0, out, **kwargs
             )
         t = teachers.find_teacher(self.teacher)
+        t.folder = Path(out)  # what it says of the images is kept with the results, too
         t.check(images)  # says at once if it does not take such images
         return t
 

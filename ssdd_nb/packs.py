@@ -6,13 +6,13 @@
 __all__ = ['pack']
 
 # %% ../nbs/00k_packs.ipynb #2acd98e9
-import functools, os
+import functools
 from pathlib import Path
 import numpy as np
 import torch
 from .errors import BadInput, need
 from .processes import barrier, progress_bar, world
-from .files import as_path, atomic, digest, read_json, write_sealed
+from .files import as_path, atomic, digest, read_json, reserve, write_sealed
 from .pixels import OnDisk
 from .reading import _images, _sizes, _taken, choose_size, read_files
 
@@ -67,20 +67,13 @@ def _mark(name, read):
     return getattr(of, 'CRC', None)
 
 # %% ../nbs/00k_packs.ipynb #7402e23e
-def _reserve(file, size):
-    "Raise `OSError` if the disk has no room for a file: to run out of it in a memory map would end the process."
-    with open(file, 'wb') as f:
-        if hasattr(os, 'posix_fallocate'):
-            os.posix_fallocate(f.fileno(), 0, size)
-
-
 def _write_pack(files, what, folder, ask, size):
     "Decode files into one array on disk, some at a time."
     sizes = _sizes(files) if size is None else []
     to = choose_size(sizes, size)
     h, w = to or sizes[0][::-1]
     folder.mkdir()
-    _reserve(folder / 'images.npy', len(files) * 3 * h * w)
+    reserve(folder / 'images.npy', len(files) * 3 * h * w)
     x, names, bad, rows, grey = (
         np.lib.format.open_memmap(folder / 'images.npy', 'w+', np.uint8, (len(files), 3, h, w)),
         [],
@@ -110,7 +103,7 @@ def _write_pack(files, what, folder, ask, size):
     x.flush()
     if grey:
         with atomic(folder / 'images.npy') as p:
-            _reserve(p, len(files) * h * w)
+            reserve(p, len(files) * h * w)
             one = np.lib.format.open_memmap(p, 'w+', np.uint8, (len(files), 1, h, w))
             for at in range(0, len(files), 512):
                 one[at : at + 512] = x[at : at + 512, :1]

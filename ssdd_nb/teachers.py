@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from .errors import BadInput, need, safe
 from .moved import moved_names
 from .core import meeting_place, place, to_device
-from .processes import barrier, gathered, world
 from .files import as_path, digest
+from .records import free_gib
 from .pixels import in_short
 from .images import Images, normalise
+from .rows import each_row, kept_rows
 from .tensors import read_tensors, write_tensors
 from .loading import assets
 from .nets import Encoder, in_batches, make_net
@@ -43,7 +44,8 @@ class Teacher:
         )  # what it computes, and what of it is saved
         self.mean, self.std = (torch.as_tensor(t, dtype=torch.float32).flatten().cpu() for t in (mean, std))
         self.manifest, self.cache = manifest or dict(net=type(net).__name__), {}
-        self.folder = None  # where targets are kept for the next process; set by `train_teacher`
+        # a folder where targets are kept for the next process, and mapped from there; set by `train_teacher`
+        self.folder = None
 
     def __call__(self, x: Tensor) -> Tensor:  # (n, C, H, W) in pixel units, to (n, k)
         """g_φ(x), without gradients, on the images' device.
@@ -156,28 +158,15 @@ def _need_channels(x, mean, std):
 
 def _targets(teacher, images):
     "The targets of images: read, if a process before this one has computed them."
-    file = teacher.folder and teacher.folder / f'targets-{digest(teacher.hash(), images.hash)}.safetensors'
-    if file and file.exists():
-        return _read_targets(file, len(images)).to(images.x.device)
-    teacher.check(images)  # before anything long begins
-    barrier()  # all have looked for the file before one of them writes it
-    parts = world().share(torch.arange(len(images))).split(512)
-    y = gathered(torch.cat([teacher(images.pixels(i)) for i in parts]), len(images))
-    bad = int((~y.isfinite()).any(1).sum())
-    found = f'NaN or infinite targets for {bad} of {len(y)} images'
-    need(not bad, 'teacher', found, 'its numbers ran away; train it anew, with a smaller learning rate')
-    if file:
-        write_tensors(file, dict(y=y), dict(hash=digest(y)))
-    return y
-
-# %% ../nbs/05_teachers.ipynb #a5998cad
-def _read_targets(file, n):
-    "Targets that were computed before."
-    about, tensors = read_tensors(file, 'targets')
-    y = tensors.get('y')
-    fits = y is not None and y.ndim == 2 and len(y) == n and about.get('hash') in (None, digest(y))
-    need(fits, 'targets', file, 'was damaged or changed; remove it, and it will be made anew')
-    return y
+    k = teacher.check(images).shape[1]  # before anything long begins
+    of, what = lambda i: teacher(images.pixels(i)), f'targets of {images.name}'
+    if teacher.folder:
+        file = Path(teacher.folder) / f'targets-{digest(teacher.hash(), images.hash)}.npy'
+        return kept_rows(file, len(images), of, what).to(images.x.device)
+    size, free = 4 * len(images) * k / 2**30, free_gib(images.x.device)
+    right = f'they take {size:.1f} GiB, and {free or 0:.1f} are free; with `teacher.folder` set they are kept on disk'
+    need(free is None or size < free, 'teacher', what, right)
+    return torch.cat([rows for _, rows in each_row(len(images), of, what)])
 
 # %% ../nbs/05_teachers.ipynb #d1e189df
 _TEACHER_FORMAT = 'ssdd-nb teacher 1'

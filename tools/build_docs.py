@@ -131,6 +131,7 @@ PARTS = [
             '00i_layouts',
             '00j_reading',
             '00k_packs',
+            '00k_rows',
             '01_data',
             '01a_archives',
             '01b_datasets',
