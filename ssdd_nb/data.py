@@ -20,6 +20,7 @@ from .records import free_gib
 from .pixels import as_float, in_short
 from .images import from_arrays, same_classes, split
 from .reading import as_size, choose_size, decode, folder_files, from_files, zip_files
+from .tars import tar_files
 from .packs import pack
 
 # %% ../nbs/01_data.ipynb #da7a0007
@@ -71,6 +72,7 @@ _SOURCES = (
     'letters',
     'folder:PATH',
     'zip:PATH',
+    'tar:PATH',
     'npz:PATH',
     'parquet:PATH',
     'hf:USER/NAME',
@@ -185,6 +187,10 @@ def _reshaped(x, c, h, w):
     return x.clamp(0, 1).contiguous()
 
 # %% ../nbs/01_data.ipynb #e6ace37b
+_OF_FILES = dict(folder=folder_files, zip=zip_files, tar=tar_files)  # whose pictures are files, in folders
+_ENDINGS = 'zip', 'tar', 'npz', 'parquet'
+
+
 def _own_files(
     source: str | Path,  # whatever `load_images` was given
 ) -> str:  # the same, with its prefix if it is a path
@@ -192,7 +198,7 @@ def _own_files(
     wants = 'must be a name or a path; from_arrays(x, y) makes images of arrays'
     need(isinstance(source, (str, os.PathLike)), 'source', in_short(source), wants)
     prefix, _, rest = str(source).partition(':')
-    if prefix in ('folder', 'zip', 'npz', 'parquet', 'hf'):
+    if prefix in (*_OF_FILES, 'npz', 'parquet', 'hf'):
         need(rest.strip(), 'source', source, 'names no path; an empty one is not taken for the current folder (say .)')
         return str(source)
     if source in ('digits', 'letters') or _named_set(source):
@@ -203,10 +209,10 @@ def _own_files(
         need(not _ambiguous(source), 'source', source, both)
         return f'folder:{source}'
     if path.exists():
-        right = 'must be a folder, a .zip of images, an .npz of arrays or a .parquet table'
-        need(ending in ('zip', 'npz', 'parquet'), 'source', source, right)
+        right = 'must be a folder, a .zip or .tar of images, an .npz of arrays or a .parquet table'
+        need(ending in _ENDINGS, 'source', source, right)
         return f'{ending}:{source}'
-    like_a_path = not isinstance(source, str) or ending in ('zip', 'npz', 'parquet') or len(Path(source).parts) > 1
+    like_a_path = not isinstance(source, str) or ending in _ENDINGS or len(Path(source).parts) > 1
     need(not like_a_path, 'source', source, 'there is no such folder or file')
     return source
 
@@ -269,7 +275,7 @@ def _from_npz(
 
 # %% ../nbs/01_data.ipynb #ae2b1bf5
 def load_images(
-    # `digits`, `letters`, a torchvision name, a folder, zip, npz or parquet, or `hf:USER/NAME` on the hub
+    # `digits`, `letters`, a torchvision name, a folder, zip, tar, npz or parquet, or `hf:USER/NAME` on the hub
     source: str | Path = 'digits',
     size=None,  # 32, '32' or (H, W) to crop and resize to; see `choose_size`
     *,
@@ -277,10 +283,10 @@ def load_images(
     split_seed: int = 0,  # 0: the official split where there is one; anything else: another draw
     skip_unreadable: bool = False,  # go on without image files that cannot be read
     root: str | None = None,  # for torchvision sets: where their files are
-    on_disk: Path | None = None,  # for folders and zips: decode into this folder, and read from there; see `pack`
-    # for folders and zips: the folders at the top to test on, with commas between; `none` if they are classes
+    on_disk: Path | None = None,  # for folders, zips and tars: decode into this folder, and read from there; see `pack`
+    # for folders, zips and tars: the folders at the top to test on, with commas between; `none` if they are classes
     split: str | None = None,
-    # for folders and zips: the folders that are classes, with commas between; `none` if none is
+    # for folders, zips and tars: the folders that are classes, with commas between; `none` if none is
     classes: str | None = None,
 ) -> tuple:  # train and test `Images`; None for the second if none are held out
     "Training and test images from any source; raises `BadInput`."
@@ -288,19 +294,16 @@ def load_images(
     size = None if size is None else as_size(size)
     kind, _, path = source.partition(':')
     need(
-        not on_disk or kind in ('folder', 'zip') or _named_set(source),
+        not on_disk or kind in _OF_FILES or _named_set(source),
         'on_disk',
         on_disk,
-        f'is for folders and zips; {source} is held in memory',
+        f'is for folders, zips and tars; {source} is held in memory',
     )
     for arg, value in dict(split=split, classes=classes).items():
-        need(value is None or kind in ('folder', 'zip'), arg, value, f'is for folders and zips; {source} says itself')
+        need(value is None or kind in _OF_FILES, arg, value, f'is for folders, zips and tars; {source} says itself')
     name = safe(f'{kind}:{Path(path).name or path}' if path and kind != 'hf' else source)
-    if kind in ('folder', 'zip'):
-        files, how = (
-            folder_files(path) if kind == 'folder' else zip_files(path),
-            (size, skip_unreadable, split, classes),
-        )
+    if kind in _OF_FILES:
+        files, how = _OF_FILES[kind](path), (size, skip_unreadable, split, classes)
         if not (split or classes):
             importlib.import_module('ssdd_nb.datasets').refuse_odd(files, source)
         images, official = from_files(files, name, *how) if on_disk is None else pack(files, name, on_disk, *how)

@@ -25,21 +25,21 @@ judging, measuring, tables, table_cells = map(Late, ('judging', 'measuring', 'ta
 class Source:
     "Where the images come from."
 
-    # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH, npz:PATH, parquet:PATH, or hf:USER/NAME
-    # on the Hugging Face hub
+    # digits, a torchvision name (cifar10, mnist, …), folder:PATH, zip:PATH, tar:PATH (or WebDataset's shards),
+    # npz:PATH, parquet:PATH, or hf:USER/NAME on the Hugging Face hub
     source: str = 'digits'
     # crop to squares and resize to this side in pixels (default: as they are if all are alike and small, else 32)
     size: int = None
     held_out: float = 0.3  # share of the images to test on where there is no official split; 0 holds out none
     split_seed: int = 0  # 0: the official test split, or the first draw of one; any other number draws another
-    # for folders and zips: the folders at the top to test on, with commas between; none if they are classes
+    # for folders, zips and tars: the folders at the top to test on, with commas between; none if they are classes
     # (default: by their names)
     split: str = None
-    # for folders and zips: the folders that are classes, with commas between; none if there are no labels
+    # for folders, zips and tars: the folders that are classes, with commas between; none if there are no labels
     # (default: all)
     classes: str = None
     skip_unreadable: bool = False  # leave out image files that cannot be read, and record which
-    # for folders and zips too large for memory: decode the images once into this folder, and read from there
+    # for folders, zips and tars too large for memory: decode the images once into this folder, and read from there
     on_disk: str = None
     data_root: str = None  # folder of torchvision's files (default: $SSDD_DATA, or ~/.cache/ssdd-nb)
     validation: bool = False  # test on a part of the training split instead of the test split: for tuning
@@ -78,7 +78,7 @@ class Source:
             print(f"not read: {reading.left_out_text(train.about['left_out'])}")
         if show and train.about.get('unlabelled'):
             print(f"no labels: {train.about['unlabelled']}")
-        if show and train.y is not None and train.name.startswith(('folder:', 'zip:')):
+        if show and train.y is not None and train.name.startswith(('folder:', 'zip:', 'tar:')):
             print(_classes(train))
         return train.to(device), test and test.to(device)
 

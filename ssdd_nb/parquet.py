@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import BadInput, first_line, need, optional, safe
 from .files import as_path, need_file
 from .records import free_gib
-from .layouts import part_of
+from .layouts import part_in, part_of
 from .reading import LARGE, MEMBER, RATIO, from_files
 
 # %% ../nbs/01c_parquet.ipynb #5772593f
@@ -131,7 +131,7 @@ def _table_files(
         return {need_file(path, 'source'): None}
     files = sorted(p for p in path.rglob('*.parquet') if p.is_file() and not p.name.startswith('.'))
     need(files, 'source', f'parquet:{path}', 'there is no .parquet file in it')
-    parts = {p: _part(p) for p in files}
+    parts = {p: part_in(p.stem) or part_of(p.parent.name) for p in files}
     sets = {p.parent.parent if part_of(p.parent.name) else p.parent for p in files}
     named = ', '.join(sorted(safe(s.relative_to(path).as_posix()) for s in sets))
     need(len(sets) == 1, 'source', f'parquet:{path}', f'holds tables of several sets; name one of the folders {named}')
@@ -140,11 +140,6 @@ def _table_files(
     right = 'is of no part of the split: train, test or validation; name a file, or move it elsewhere'
     need(not several, 'source', ', '.join(unknown[:3]), right)
     return parts
-
-
-def _part(path):
-    "Which part of a split a table holds: by its name, or by its folder's."
-    return part_of(re.split(r'[-_.0-9]', path.stem)[0]) or part_of(path.parent.name)
 
 # %% ../nbs/01c_parquet.ipynb #71c2262d
 def from_parquet(

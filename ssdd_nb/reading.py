@@ -320,8 +320,9 @@ def _taken(files, what, split, classes):
 def _instead(left_out):
     "What is there, where no images are."
     said = left_out_text(left_out)
-    raw = any(s in said for s in ('no ending', '.gz', '.bin', '.mat', '.parquet', '.tar'))
+    raw = any(s in said for s in ('no ending', '.gz', '.bin', '.mat', '.parquet'))
     hint = '; files of a known data set are read by its name, such as cifar10, with root (--data-root)' if raw else ''
+    hint = '; for pictures in tars say tar:PATH' if '.tar' in said else hint
     return f' ({said}){hint}' if said else ''
 
 # %% ../nbs/00j_reading.ipynb #b64c0c4a

@@ -130,6 +130,7 @@ PARTS = [
             '00h_images',
             '00i_layouts',
             '00j_reading',
+            '00j_tars',
             '00k_packs',
             '00k_rows',
             '01_data',
