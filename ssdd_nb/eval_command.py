@@ -9,7 +9,7 @@ __all__ = ['eval']
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from .errors import known, need, need_count, Late
+from .errors import known, need, need_count, safe, Late
 from .commands import command
 from .flags import JudgingFlags, Source, _recipe, _students, teacher_config
 
@@ -36,8 +36,8 @@ def eval(
     recipe: str = 'same',
     student: str = 'convnet',  # what is trained: a network of the library
     precision: str = 'float32',  # of training: float32, tf32 or bf16
-    # a teacher.safetensors, for distance and baselines (default: the set's own, if it lies in the set's folder or
-    # ships with the library)
+    # for distance and baselines: a teacher.safetensors, or a network from elsewhere, as ssdd-distill takes it
+    # (default: the set's own, if it lies in the set's folder or ships with the library)
     teacher: str = None,
     post_steps: int = None,  # of a set with labels: steps of the students' training, if not the preset's
     out: str = None,  # folder for eval.json
@@ -71,12 +71,14 @@ def eval(
             'and --protocol, --labels, --recipe and --student do not apply'
         )
         return _eval_labelled(d, train, test, Path(path).parent, seeds, post_steps, out)
-    t = teachers.load_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
+    t = teachers.find_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
+    right = f'there are no labels, and no teacher: nothing to measure by; name one with --teacher {_named_in(d)}'
+    need(t or train.y is not None, 'teacher', None, right)
     _seen(t, train)
     result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(score_tables.table(result))
     if t is None:
-        print('no teacher, so no distance to it and no random subset: name one with --teacher')
+        print(f'no teacher, so no distance to it and no random subset: name one with --teacher {_named_in(d)}')
     else:
         print(score_tables.gains(result))
         by = lambda name: tuple(
@@ -205,6 +207,13 @@ def _teacher_of(d, folder):
         t = teachers.load_teacher(path)
         if t.hash() == want:
             return t
+
+
+def _named_in(d):
+    "What a set calls its teacher, if that is a network from elsewhere: as the flag --teacher takes it."
+    about = d.manifest.get('teacher') or {}
+    named = [safe(about[k]) for k in ('net', 'weights') if about.get(k)] if about.get('loss') == 'foreign' else []
+    return '@'.join(named) or 'PATH'
 
 # %% ../nbs/47_eval_command.ipynb #320e4770
 def _evaluate(d, train, test, t, how, seeds, recipe, student, out, precision):
