@@ -19,7 +19,7 @@ from .distortions import Views
 from .teachers import Teacher
 from .pretraining import Student
 from .probes import fractions, probe_scores
-from .label_free import neighbours_in_common, rankme
+from .label_free import in_common, nearest, rankme
 
 # %% ../nbs/15_worth.ipynb #fbf801f2
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _steady(
     "How many of each image's nearest neighbours stay the same when every image is viewed anew; features standardised."
     every = torch.cat(views).double()
     scaled = [(f.double() - every.mean(0)) / every.std(0).clamp_min(1e-9) for f in views]
-    pairs = list(combinations(scaled, 2))
-    return sum(neighbours_in_common(a, b) for a, b in pairs) / len(pairs)
+    pairs = list(combinations(map(nearest, scaled), 2))
+    return sum(in_common(a, b) for a, b in pairs) / len(pairs)
 
 # %% ../nbs/15_worth.ipynb #d695ba01
 def _rivals(
