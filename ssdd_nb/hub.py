@@ -19,6 +19,7 @@ from .errors import BadInput, first_line, need, optional, safe
 from .files import as_json, as_path, as_stored, atomic, digest
 from .records import Run
 from .reading import folder_files, from_files, image_endings
+from .tars import tar_files
 from .parquet import from_parquet, open_table
 from .distilled import Distilled
 from .loading import SET_FILES, find_set, load
@@ -343,7 +344,7 @@ def from_hub(
     size=None,  # a side or (H, W); see `data.choose_size`
     skip_unreadable: bool = False,  # go on without images that cannot be read
 ) -> tuple:  # all the `Images`, and the indices of an official test split or None
-    "Images from the hub: of tables, or of files in folders. Raises `BadInput`; `load_images` calls it."
+    "Images from the hub: of tables, of files in folders, or of tars. Raises `BadInput`; `load_images` calls it."
     place, name = Place.of(path), safe(f'hf:{path}')
 
     def choose(files):
@@ -352,16 +353,19 @@ def from_hub(
         endings = {Path(f).suffix.lower() for f in files}
         if '.parquet' in endings:
             return ['*.parquet']
-        images = endings & image_endings()
+        images = endings & image_endings() or endings & {'.tar'}
         there = safe(', '.join(sorted(endings - {''})[:8])) or 'nothing'
-        right = f'holds neither tables (.parquet) nor images ({there}); @refs/convert/parquet behind the name may'
+        right = f'holds neither tables (.parquet) nor images or tars ({there}); @refs/convert/parquet behind it may'
         need(images, 'source', place, right)
         return [f'*{e}' for e in images] + [f'*{e.upper()}' for e in images]
 
     folder, about = _fetched(place, choose, 'source')
-    tables = any(folder.rglob('*.parquet'))
-    got = from_parquet(folder, name, size, skip_unreadable) if tables else None
-    images, official = got or from_files(folder_files(folder), name, size, skip_unreadable)
+    there = lambda ending: any(folder.rglob(f'*{ending}'))
+    if there('.parquet'):
+        images, official = from_parquet(folder, name, size, skip_unreadable)
+    else:
+        files = tar_files(folder) if there('.tar') else folder_files(folder)
+        images, official = from_files(files, name, size, skip_unreadable)
     licence = getattr(getattr(about, 'card_data', None), 'license', None)
     if isinstance(licence, str):
         images.about['licence'] = safe(f'{licence} (https://huggingface.co/datasets/{place.repo})')
