@@ -221,6 +221,8 @@ def _worth(t, train, out, flag, yes):
         files.write_json(out / 'worth.json', w.about())
     if w.better:
         return print(str(w))
+    if w.better is None:
+        return print(f'note: {w}; a few class folders would tell')
     if not w.labelled and t.manifest.get('loss') == 'foreign':
         return print(f'note: {w}; for a network from elsewhere this is only a hint: a few labels would tell')
     mend = f'train it longer (--{flag}), on more images, or take a pre-trained one (--teacher timm:NAME)'

@@ -29,6 +29,7 @@ class Worth:
     rows: dict  # name: dict of `accuracy` {fraction: percent} or None, `_steady`, `rank`
     labels: tuple  # fractions of the labels
     images: int  # images that were looked at
+    colour: bool = False  # whether they have colours
 
     @property
     def labelled(self) -> bool:  # whether there was a probe
@@ -50,15 +51,18 @@ class Worth:
         return self.score('teacher') - max(others)
 
     @property
-    def better(self) -> bool:
-        "Whether it is ahead at all."
-        return self.gain > 0
+    def better(self) -> bool | None:  # None: it cannot be told without labels
+        "Whether it is ahead at all. Neighbours that do not stay say nothing against a teacher of photographs."
+        return True if self.gain > 0 else None if self.colour and not self.labelled else False
 
     def __str__(self):
         by = 'linear probe' if self.labelled else 'neighbours that stay under another view, no labels'
         others = ', '.join(f'{n} {self.said(n)}' for n in self.rows if n != 'teacher')
-        ahead = f"{abs(self.gain):.1f} points {'above' if self.better else 'below'} an untrained network"
-        return f"the teacher is {ahead} ({by}: teacher {self.said('teacher')}, {others})"
+        seen = f"({by}: teacher {self.said('teacher')}, {others})"
+        if self.better is None:
+            return f'whether the teacher is better than an untrained network cannot be told without labels {seen}'
+        side = 'above' if self.better else 'below'
+        return f'the teacher is {abs(self.gain):.1f} points {side} an untrained network {seen}'
 
     def said(
         self,
@@ -163,7 +167,7 @@ def worth(
             of = lambda images: torch.cat([see(b) for b in images.pixels().split(512)])
             accuracy = probe_scores(of(fit), of(held), fit, held, labels, seed, draws)
         rows[name] = dict(accuracy=accuracy, steady=_steady([see(v) for v in views]), rank=rankme(f))
-    return Worth(rows, labels, len(train))
+    return Worth(rows, labels, len(train), train.x.shape[1] > 1)
 
 # %% ../nbs/15_worth.ipynb #652f46b4
 def _thirds(
