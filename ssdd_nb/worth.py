@@ -7,11 +7,13 @@ __all__ = ['LEAST', 'Worth', 'worth']
 
 # %% ../nbs/15_worth.ipynb #59302e49
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 import torch
 from torch import Tensor
 from .errors import need
 from .core import generator, place
+from .processes import progress_bar
 from .pixels import in_short
 from .images import Images, need_images, normalise, stratified
 from .nets import make_net
@@ -141,6 +143,7 @@ def worth(
     seed: int = 0,  # of splits, views and labelled images
     most: int = 3000,  # images to look at
     draws: int = 3,  # of labelled images
+    show: bool = True,  # a progress bar
 ) -> Worth | None:
     "What a teacher knows of such images, beside pixels and untrained networks; None for fewer than 50."
     need_images(train, 'train')
@@ -160,16 +163,28 @@ def worth(
     few = fit.pixels(slice(min(len(fit), 500)))
     judging = _GREY_VIEWS if few.shape[1] == 1 else _COLOUR_VIEWS
     views = [judging(few, generator(seed, 'worth views', i)).clamp(0, 1) for i in range(3)]
+    rivals, probed = _rivals(teacher, train), 0 if train.y is None else len(fit) + len(held)
+    total = len(rivals) * (4 * len(few) + probed)
     rows = {}
-    for name, see in _rivals(teacher, train).items():
-        f, accuracy = see(few), None
-        if train.y is not None:
-            of = lambda images: torch.cat([see(b) for b in images.pixels().split(512)])
-            accuracy = probe_scores(of(fit), of(held), fit, held, labels, seed, draws)
-        rows[name] = dict(accuracy=accuracy, steady=_steady([see(v) for v in views]), rank=rankme(f))
+    with progress_bar(desc='what the teacher is worth', total=total, show=show, unit=' images') as bar:
+        for name, see in rivals.items():
+            of = partial(_features, see, bar=bar)
+            f, accuracy = of(few), None
+            if train.y is not None:
+                accuracy = probe_scores(of(fit.pixels()), of(held.pixels()), fit, held, labels, seed, draws)
+            rows[name] = dict(accuracy=accuracy, steady=_steady([of(v) for v in views]), rank=rankme(f))
     return Worth(rows, labels, len(train), train.x.shape[1] > 1)
 
 # %% ../nbs/15_worth.ipynb #652f46b4
+def _features(see, x, bar):
+    "Features of pixels, some at a time."
+    found = []
+    for b in x.split(512):
+        found.append(see(b))
+        bar.update(len(b))
+    return torch.cat(found)
+
+
 def _thirds(
     images: Images,  # with labels
     seed: int,  # of the split
