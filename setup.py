@@ -8,7 +8,8 @@ from setuptools import setup, find_packages
 parser = ConfigParser(delimiters=['='])
 parser.read('settings.ini', encoding='utf8')
 cfg = parser['DEFAULT']
-dev, lab, hub = (cfg[f'{kind}_requirements'].split() for kind in ('dev', 'lab', 'hub'))
+EXTRAS = 'hub', 'teachers', 'lab', 'dev'
+hub, teachers, lab, dev = (cfg[f'{kind}_requirements'].split() for kind in EXTRAS)
 
 
 def page():
@@ -41,7 +42,7 @@ setup(
     package_data={'ssdd_nb': ['assets/*', 'assets/tables/*', 'assets/teachers/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'hub': hub, 'lab': lab, 'dev': hub + lab + dev},
+    extras_require={'hub': hub, 'teachers': teachers, 'lab': lab, 'dev': hub + lab + dev},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

@@ -111,7 +111,7 @@ def make_foreign(
 
 # %% ../nbs/04b_backbones.ipynb #74c69df1
 def _timm(name, model, pretrained):
-    timm = optional('timm', 'teacher', name, 'timm')
+    timm = optional('timm', 'teacher', name, 'timm>=1.0.21')
     model = model.replace('hf_hub:', 'hf-hub:')
     if not model.startswith('hf-hub:'):
         base, dot, tag = model.partition('.')
@@ -143,7 +143,7 @@ def _torchvision(name, model, pretrained):
 
 # %% ../nbs/04b_backbones.ipynb #ca8f61f9
 def _open_clip(name, model, pretrained):
-    clip = optional('open_clip', 'teacher', name, 'open_clip_torch')
+    clip = optional('open_clip', 'teacher', name, 'open_clip_torch>=2.23')
     model, _, tag = model.partition('/')
     model = known(model, clip.list_models(), 'teacher')
     tags = clip.list_pretrained_tags_by_model(model)

@@ -255,6 +255,4 @@ def _together(prog, kwargs):
         else contextlib.nullcontext()
     ):
         yield
-    from torch import distributed
-
-    distributed.destroy_process_group()
+    processes.leave()

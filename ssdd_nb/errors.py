@@ -7,7 +7,7 @@ __all__ = ['SIGNALS', 'BadInput', 'Diverged', 'Lost', 'Stopped', 'stop_handlers'
            'first_line', 'in_short', 'need_count', 'Late', 'optional']
 
 # %% ../nbs/000_errors.ipynb #e44c0005
-import dataclasses, difflib, html, importlib, numbers, os, re, signal, unicodedata
+import dataclasses, difflib, html, importlib.metadata, numbers, os, re, signal, unicodedata
 
 # %% ../nbs/000_errors.ipynb #f4bc693f
 class BadInput(ValueError):
@@ -162,12 +162,29 @@ def optional(
     module: str,  # what to import
     arg: str,  # the argument that asked for it, for messages
     value,  # its value
-    install: str,  # what `pip install` takes
+    install: str,  # what `pip install` takes: a name, perhaps with the oldest version that works, or an extra
 ):  # the module
     "A library that is imported when it is asked for; raises `BadInput` that says what to install."
+    name, _, oldest = install.partition('>=')
+    how = f"pip install '{install}'" if oldest else f'pip install {install}'
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ImportError:
-        missing = install if module.startswith('torch.') else module.partition('.')[0]  # a part of torch wants more
-        right = f'{missing} is not installed; pip install {install}'
-        raise BadInput(f'{arg}={value}: {right}') from None
+        missing = name if module.startswith('torch.') else module.partition('.')[0]  # a part of torch wants more
+        raise BadInput(f'{arg}={value}: {missing} is not installed; {how}') from None
+    if oldest and _version_of(name) < _numbers(oldest):
+        raise BadInput(f'{arg}={value}: needs {name} {oldest} or newer; {how}')
+    return found
+
+
+def _numbers(version):
+    "A version as numbers that can be compared."
+    return [int(n) for n in re.findall(r'\d+', version)[:3]]
+
+
+def _version_of(name):
+    "The version of an installed package; infinite if nobody knows it."
+    try:
+        return _numbers(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return [float('inf')]

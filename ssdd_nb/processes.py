@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['World', 'world', 'alone', 'join', 'enough', 'all_sum', 'summed', 'gathered', 'exchanged', 'anywhere', 'barrier',
-           'forked', 'progress_bar', 'remark']
+           'leave', 'forked', 'progress_bar', 'remark']
 
 # %% ../nbs/00a_processes.ipynb #70c58749
-import builtins, datetime, functools, importlib, io, multiprocessing, os, sys, tempfile, types
+import builtins, datetime, functools, importlib, io, multiprocessing, os, sys, tempfile, time, types
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,16 @@ def barrier() -> None:
     with _connected():
         torch.distributed.barrier()
 
+
+def leave() -> None:
+    """End what `join` began.
+
+    PyTorch before 2.8 waits for its threads with the interpreter locked: one that still has a tensor to give back
+    would wait for the lock, and both for ever. So they get a moment to finish.
+    """
+    time.sleep(0.1)
+    torch.distributed.destroy_process_group()
+
 # %% ../nbs/00a_processes.ipynb #21db0573
 @contextmanager
 def _connected():
@@ -215,7 +225,7 @@ def forked(
             except Exception as e:
                 Path(d, 'failed').write_text(f'process {rank}: {e!r}')
                 os._exit(1)
-            torch.distributed.destroy_process_group()
+            leave()
 
         them = _processes(child, n)
         for p in them:

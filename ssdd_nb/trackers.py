@@ -27,7 +27,7 @@ class _Board:
         name = f'{ask["name"]}-{digest(ask, str(Path(out).resolve()))[:8]}' if out else None
         same = dict(id=name) if module.__name__ == 'wandb' else {}
         again = dict(name=name, resume='allow', **same) if name else {}
-        self.run = module.init(project=project or 'ssdd-nb', config=ask, **again)
+        self.run = module.init(project=project or 'ssdd-nb', config=dict(ask), **again)
 
     def log(
         self,
@@ -71,9 +71,9 @@ class _Events:
 
 # %% ../nbs/00b_trackers.ipynb #9bf07351
 TRACKERS = dict(
-    trackio=('trackio', 'trackio', _Board),
-    wandb=('wandb', 'wandb', _Board),
-    tensorboard=('torch.utils.tensorboard', 'tensorboard', _Events),
+    trackio=('trackio', 'trackio>=0.5', _Board),
+    wandb=('wandb', 'wandb>=0.18', _Board),
+    tensorboard=('torch.utils.tensorboard', 'tensorboard>=2.10', _Events),
 )  # name: the module, what to install, how it is asked
 
 # %% ../nbs/00b_trackers.ipynb #8d431fb7
