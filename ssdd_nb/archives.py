@@ -6,13 +6,14 @@
 __all__ = ['Files', 'Picture']
 
 # %% ../nbs/01a_archives.ipynb #5009af49
-import io, tarfile, threading, zipfile
+import io, threading, zipfile
 from collections.abc import Callable
 from pathlib import Path
 from PIL import Image
 import numpy as np
-from .errors import BadInput, need
+from .errors import need
 from .reading import decode, members
+from .tars import inside, read_at
 
 # %% ../nbs/01a_archives.ipynb #606f3db4
 class Files:
@@ -26,7 +27,7 @@ class Files:
         path: Path,  # a folder or an archive
     ):
         self.path, self.lock = Path(path), threading.Lock()
-        self.archive = None
+        self.archive = self.members = None
         if self.path.is_dir():
             found = (p for p in self.path.rglob('*') if p.is_file())
             self.names = sorted(p.relative_to(self.path).as_posix() for p in found)
@@ -40,22 +41,18 @@ class Files:
                 path,
                 f'unpack it first (tar xzf {self.path.name}), and name the folder',
             )
-            try:
-                self.archive = tarfile.open(self.path, 'r:')
-            except (tarfile.TarError, OSError) as e:
-                raise BadInput(f'source={path}: neither a zip nor a tar archive ({e})') from None
-            self.members = {m.name.removeprefix('./'): m for m in self.archive if m.isfile()}
+            self.members = inside(self.path)
             self.names = list(self.members)
         self.there = set(self.names)
 
     def read(self, name: str) -> bytes:  # one of `names`
         "What is in a file; a file that is not there says so."
+        if self.members is not None:
+            return read_at(*self.members[name], self.path)
         if self.archive is None:
             return (self.path / name).read_bytes()
         with self.lock:
-            if isinstance(self.archive, zipfile.ZipFile):
-                return self.archive.read(name)
-            return self.archive.extractfile(self.members[name]).read()
+            return self.archive.read(name)
 
     def below(
         self,
