@@ -41,7 +41,7 @@ class Files:
                 path,
                 f'unpack it first (tar xzf {self.path.name}), and name the folder',
             )
-            self.members = inside(self.path)
+            self.members, _ = inside(self.path)
             self.names = list(self.members)
         self.there = set(self.names)
 

@@ -135,6 +135,8 @@ def distill(
     before = (Path(out) / 'run.json').exists()
     ways = dict(precision=precision, log_to=log_to)
     t = teaching.get(train, Path(out) / 'teacher', **ways) if how.asks_teacher() else None
+    if before and t:
+        _same_teacher(t, Path(out))
     if 'teacher' in how.needs and not before:
         _worth(t, train, Path(out), 'teacher-steps', yes)
     d = measuring.make_set(name, train, t, m, seed, Path(out), preset, steps, **ways)
@@ -153,6 +155,13 @@ def distill(
         )
     if t is not None and not no_verdict:
         _verdict(d, train, test, t, Path(out))
+
+# %% ../nbs/50_cli.ipynb #48227012
+def _same_teacher(t, out):
+    "Raise `BadInput` if a finished run was told by another teacher, before this one looks at all images."
+    was = records.Run.load(out / 'run.json').config.get('teacher')
+    right = f'holds a run with another teacher (hash {was}, now {t.hash()}); choose another folder, or remove this one'
+    need(was in (None, t.hash()), 'out', out, right)
 
 # %% ../nbs/50_cli.ipynb #0606000c
 def _verdict(d, train, test, t, out):

@@ -74,6 +74,9 @@ def eval(
     t = teachers.find_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     right = f'there are no labels, and no teacher: nothing to measure by; name one with --teacher {_named_in(d)}'
     need(t or train.y is not None, 'teacher', None, right)
+    want = (d.manifest.get('teacher') or {}).get('hash')
+    right = f'is not the teacher that the set was made with ({_named_in(d)}, hash {want}); name that one'
+    need(t is None or want in (None, t.hash()), 'teacher', teacher, right)
     _seen(t, train)
     result = _evaluate(d, train, test, t, how, seeds, pretraining, who[0], out, precision)
     print(score_tables.table(result))

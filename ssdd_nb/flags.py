@@ -214,11 +214,12 @@ def _names(text, known_names, what='methods'):
 # %% ../nbs/46b_flags.ipynb #62ee9141
 def _worth(t, train, out, flag, yes):
     "Say what a teacher is worth; stop if that is no more than an untrained network, unless `yes`."
-    w = worths.worth(t, train)
+    w = _known_worth(out / 'worth.json', of := dict(teacher=t.hash(), images=[train.hash, train.label_hash]))
+    w = w or worths.worth(t, train)
     if not w:
         return
     if processes.world().rank == 0:
-        files.write_json(out / 'worth.json', w.about())
+        files.write_sealed(out / 'worth.json', dict(w.about(), of=of))
     if w.better:
         return print(str(w))
     if w.better is None:
@@ -229,6 +230,17 @@ def _worth(t, train, out, flag, yes):
     if yes:
         return print(f'note: {w}; what is made from it can hardly help: {mend}')
     raise BadInput(f'teacher: {w}; what is made from it can hardly help: {mend}; --yes goes on')
+
+
+def _known_worth(file, of):
+    "What was found of the same teacher and images before, in a run that was killed since."
+    try:
+        found = files.read_json(file, 'what a teacher is worth', sealed=True)
+    except BadInput:
+        return None
+    if found.get('of') != of:
+        return None
+    return worths.Worth(found['rows'], tuple(found['labels']), found['images'], found['colour'])
 
 # %% ../nbs/46b_flags.ipynb #79d461db
 def _start(src, out, show=True):

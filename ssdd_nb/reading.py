@@ -19,7 +19,7 @@ from .processes import progress_bar
 from .files import as_path, need_file
 from .pixels import in_short
 from .images import Images
-from .layouts import layout
+from .layouts import layout, stated
 
 # %% ../nbs/00j_reading.ipynb #8772191f
 LARGE = 2**24  # pixels, or bytes of a file in a zip: beyond, what a file claims is compared with its own size
@@ -96,6 +96,7 @@ class Files(dict):
         images = sorted(n for n in names if _ending(n) in image_endings() and not ours(n))
         others = Counter(_ending(n) or 'no ending' for n in names if _ending(n) not in image_endings() and not ours(n))
         super().__init__({n: reader(n) for n in images})
+        self.said = None  # what is said of each beside its name: its part of a split, and its class; see `stated`
         self.left_out = dict(left_out or {})
         if others:
             self.left_out['files that are no images by their ending'] = dict(others.most_common(10))
@@ -312,7 +313,8 @@ def _taken(files, what, split, classes):
     "The files that count, and what their folders say."
     left_out = getattr(files, 'left_out', {})
     need(files, 'source', what, f'there are no image files in it{_instead(left_out)}')
-    lay = layout(list(files), split, classes)
+    said = getattr(files, 'said', None)
+    lay = stated({n: said[n] for n in files}, split, classes) if said else layout(list(files), split, classes)
     lay.left_out = {**left_out, **lay.left_out}
     return {n: files[n] for n in lay.kept}, lay
 
@@ -348,12 +350,15 @@ def _images(x, names, bad, what, to, size, lay):
     loose = [n for n in names if lay.label[n] is None]
     if labels is None and 0 < len(loose) < len(names):
         about['unlabelled'] = (
-            f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, '
+            f'{len(loose)} of {len(names)} images have no class, such as {safe(loose[0])}, so there are no labels'
+            if lay.stated
+            else f'{len(loose)} of {len(names)} images lie outside the class folders, such as {safe(loose[0])}, '
             'so the folders are not taken for labels'
         )
     if to and size is None:
         about['resized'] = f'images of various or large sizes were cropped to squares and resized to {to[0]}×{to[1]}'
-    classes = tuple(sorted(set(labels))) if labels else ()
+    numbers = lay.stated and labels and all(l.isdecimal() for l in labels)
+    classes = tuple(sorted(set(labels), key=(lambda l: (int(l), l)) if numbers else None)) if labels else ()
     number = {c: i for i, c in enumerate(classes)}
     y = torch.tensor([number[l] for l in labels]) if labels else None
     return Images(x, y, tuple(safe(c, most=255) for c in classes), name=what, about=about), test

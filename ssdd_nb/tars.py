@@ -6,36 +6,57 @@
 __all__ = ['inside', 'read_at', 'tar_files']
 
 # %% ../nbs/00j_tars.ipynb #b880791b
-import functools, json, tarfile
+import functools, json, os, re, tarfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from .errors import BadInput, need, safe
 from .files import as_path, need_file
-from .layouts import part_in
+from .layouts import part_in, part_of
 from .reading import MEMBER, Files, image_endings
 
 # %% ../nbs/00j_tars.ipynb #dcddbbc4
+_PACKED = re.compile(r'\.(tgz|tbz2?|txz)$|\.tar\.\w+$', re.I)
+
+
 def _tars(
     path,  # a tar, or a folder of them
 ) -> dict:  # a file: its part of a split, `train`, `test`, … or None
     "The tars of a set, in their order; raises `BadInput` if there are none."
     path = as_path(path, 'source')
-    files = sorted(path.rglob('*.tar')) if path.is_dir() else [need_file(path, 'source')]
-    need(files, 'source', f'tar:{path}', 'there is no .tar file in it')
-    packed = next((f for f in files if f.suffix.lower() in ('.gz', '.tgz', '.bz2', '.xz', '.zst')), None)
+    there = sorted(p for p in path.rglob('*') if p.name[0] != '.') if path.is_dir() else [need_file(path, 'source')]
+    packed = next((f for f in there if _PACKED.search(f.name)), None)
     need(packed is None, 'source', packed, 'is compressed: unpack it (tar -xf), and name the folder: folder:PATH')
-    return {f: part_in(f.stem) or part_in(f.parent.name) if len(files) > 1 else None for f in files}
+    files = [f for f in there if f.suffix.lower() == '.tar'] if path.is_dir() else there
+    need(files, 'source', f'tar:{path}', 'there is no .tar file in it')
+    return {f: part_in(f.stem) or part_of(f.parent.name) if len(files) > 1 else None for f in files}
 
 
 def inside(
     file: Path,  # a tar, not compressed
-) -> dict:  # name of each plain file: where it begins and how long it is
-    "What is in a tar; raises `BadInput` if it is none."
+) -> tuple:  # {name of each file: where it begins and how long it is}; how many entries were not taken
+    "What is in a tar, hard and symbolic links to files in it too; raises `BadInput` if it is none, or cut off."
+    found, links, others, end = {}, {}, 0, 0
+    clean = lambda name: os.path.normpath(name).lstrip('/') if name.strip('./') else name
     try:
         with tarfile.open(file, 'r:') as tar:
-            found = [m for m in tar if m.isreg() and not m.issparse()]
+            for m in tar:
+                end = tar.offset
+                if m.isreg() and not m.issparse():
+                    found[m.name.removeprefix('./').lstrip('/')] = m.offset_data, m.size
+                elif m.islnk() or m.issym():
+                    to = m.linkname if m.islnk() else os.path.join(os.path.dirname(m.name), m.linkname)
+                    links[m.name.removeprefix('./').lstrip('/')] = clean(to)
+                elif not m.isdir():
+                    others += 1
+        with open(file, 'rb') as f:
+            f.seek(end)
+            whole = f.read(512) == bytes(512)
     except (tarfile.TarError, OSError, ValueError) as e:
         raise BadInput(f'source={file}: not a tar archive, or cut off ({safe(e, most=80)})') from None
-    return {m.name.removeprefix('./').lstrip('/'): (m.offset_data, m.size) for m in found}
+    need(whole, 'source', file, 'is cut off: the end of the archive is missing')
+    known = {clean(n): n for n in found}
+    good = {n: known[to] for n, to in links.items() if to in known}
+    return found | {n: found[to] for n, to in good.items()}, others + len(links) - len(good)
 
 
 def read_at(
@@ -69,53 +90,77 @@ def _key(name):
     return f'{folder}/{key}', ending.lower()
 
 
-def _class_of(ending, text, name):
+def _class_in(ending, text):
     "What a file beside a picture says of its class: a number or a word; None if nothing."
+    said = text.decode('utf-8-sig')
+    if ending == 'json':
+        about = json.loads(said)
+        said = next((about[k] for k in _SAID if about.get(k) is not None), None) if isinstance(about, dict) else None
+        said = int(said) if isinstance(said, float) and said.is_integer() else said
+    return str(said).strip() or None if isinstance(said, (str, int)) and not isinstance(said, bool) else None
+
+
+def _class_of(at, ending, name):
+    "The class in a file of a tar; raises `BadInput` for a .cls that says none."
     try:
-        said = text.decode().strip()
-        if ending == 'json':
-            about = json.loads(said)
-            said = next((about[k] for k in _SAID if k in about), None) if isinstance(about, dict) else None
-        said = None if said is None or isinstance(said, (bool, float, list, dict)) else str(said).strip()
+        said = _class_in(ending, read_at(*at)) if at[1] < 2**20 else None
     except (ValueError, RecursionError):
-        raise BadInput(f'source={safe(name)}: says no class: neither a number nor a word') from None
-    return said or None
-
-
-def _folders(said):
-    "The folder of each class, such that their order is that of the numbers."
-    wide = max([len(s) for s in said if s.isdecimal()], default=0)
-    return {s: s.zfill(wide) if s.isdecimal() else s.replace('/', '∕') for s in said}
+        said = None
+    need(said or ending == 'json', 'source', safe(f'{at[2]}: {name}'), 'says no class: neither a number nor a word')
+    need(not said or len(said) < 256, 'source', safe(f'{at[2]}: {name}'), 'says a class of more than 255 letters')
+    return said
 
 # %% ../nbs/00j_tars.ipynb #f1dec166
 def tar_files(
     path,  # a tar, or a folder of them
-) -> Files:  # name, as a folder would have it: a function that returns its bytes
-    "The image files in tars, by part of the split, class and number of the tar; raises `BadInput`."
-    where, said, left_out = {}, {}, {}
+) -> Files:  # name: a function that returns its bytes
+    "The image files in tars, and what is said of them; raises `BadInput`."
+    where, said, left_out = {}, {}, Counter()
     for k, (file, part) in enumerate(_tars(path).items()):
-        files = inside(file)
+        files, others = inside(file)
+        left_out['links that lead elsewhere, sparse files and devices'] += others
         pictures = {_key(n)[0] for n in files if PurePosixPath(n).suffix.lower() in image_endings()}
         for name, (offset, size) in files.items():
             key, ending = _key(name)
-            read = functools.partial(_picture_at, offset, size, file)
             if '..' in name.split('/'):
-                left_out.setdefault('names that lead out of the tar', dict(files=0))['files'] += 1
+                left_out['names that lead out of the tar'] += 1
             elif ending in ('cls', 'json') and key in pictures:
-                got = _class_of(ending, read(), name)
-                said[k, key] = said.get((k, key)) if got is None else got
+                got = _class_of((offset, size, file), ending, name)
+                said[k, key] = said.get((k, key), got) if ending == 'json' else got
             else:
-                where[k, part, name] = read
-    shards, folders = len({k for k, *_ in where}) > 1, _folders({*said.values()} - {None})
+                where[k, part, name] = functools.partial(_picture_at, offset, size, file)
+    left_out = {why: dict(files=n) for why, n in left_out.items() if n}
+    return (_samples if any(said.values()) else _unsaid)(where, said, left_out)
+
+
+def _samples(where, said, left_out):
+    "Pictures of samples, of which some have classes: folders tell their part of the split, and nothing else."
+    several, reads, about = _several(where), {}, {}
+    for (k, part, name), read in where.items():
+        key, ending = _key(name)
+        at = f'{k:05d}/{name}' if several else name
+        parts = [p for p in map(part_of, name.split('/')[:-1]) if p]
+        reads[at], about[at] = read, (part or next(iter(parts), None), said.get((k, key)))
+    plain = {_key(n)[0] for n in reads if f'.{_key(n)[1]}' in image_endings()}
+    more = {n for n in reads if _key(n)[1].count('.') and _key(n)[0] in plain}  # 0007.mask.png beside 0007.jpg
+    if more:
+        left_out = {**left_out, 'further files of a sample': dict(files=len(more))}
+    files = Files([n for n in reads if n not in more], reads.get, left_out)
+    files.said = about
+    return files
+
+
+def _unsaid(where, said, left_out):
+    "Files as the folder that was packed has them."
 
     def place(k, part, name):
-        path = PurePosixPath(name)
-        label = said.get((k, _key(name)[0])) if folders else None
-        above = ([folders[label]] if label else []) if folders else list(path.parts[:-1])
-        return '/'.join([*filter(None, [part]), *above, f'{k:05d}-{path.name}' if shards else path.name])
+        folder, _, base = name.rpartition('/')
+        return '/'.join(p for p in (part, folder, f'{k:05d}-{base}' if _several(where) else base) if p)
 
     placed = {place(*at): read for at, read in where.items()}
-    twice = len(where) - len(placed)
-    if twice:
-        left_out['names that occur twice'] = dict(files=twice)
     return Files(placed, placed.get, left_out)
+
+
+def _several(where):
+    "Whether the files are of several tars."
+    return len({k for k, *_ in where}) > 1

@@ -63,8 +63,8 @@ class Worth:
         seen = f"({by}: teacher {self.said('teacher')}, {others})"
         if self.better is None:
             return f'whether the teacher is better than an untrained network cannot be told without labels {seen}'
-        side = 'above' if self.better else 'below'
-        return f'the teacher is {abs(self.gain):.1f} points {side} an untrained network {seen}'
+        by = f"{abs(self.gain):.1f} points {'above' if self.better else 'below'}"
+        return f"the teacher is {by if abs(self.gain) >= 0.05 else 'level with'} an untrained network {seen}"
 
     def said(
         self,
