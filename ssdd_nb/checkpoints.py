@@ -7,6 +7,7 @@ __all__ = ['REMARKS', 'SEAL', 'Task', 'Distiller', 'Kept', 'Keeper', 'write_chec
 
 # %% ../nbs/00e_checkpoints.ipynb #cf1c0d23
 import hashlib, json, os, re, time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 import torch
@@ -96,6 +97,8 @@ class Keeper:
         done = Run.load(self.out / 'run.json')
         _need_same(self.out, {k: getattr(done, k) for k in self.ask}, self.ask)
         done.log, self.hash = _logged(self.out / 'log.jsonl', done.steps, done.log_hash)
+        with suppress(OSError):  # a folder that cannot be written to is read all the same
+            (self.out / 'checkpoint.pt').unlink(missing_ok=True)  # of a run that was stopped after its record
         return done
 
     def resume(
