@@ -410,9 +410,21 @@ def teacher_edges(check):
     check('slimming', lambda: teacher_training.train_teacher(train, teaching('supervised', slim=0.01), 0, **QUIET))
     check('a foreign module', lambda: teachers.foreign(foreign_module(), mean=(0.5,), std=(0.2,)).targets(train))
     check('the packaged teacher', lambda: teachers.load_teacher('digits').targets(test))
+    check('targets kept in a file come back to the card', lambda: kept_targets(test))
     check('images of the CPU do not move it', lambda: stays(trained.net, lambda: trained.targets(on_the_cpu()[1])))
     for first in ('cpu', 'cuda'):
         check(f'begun on {first}, resumed on the other', lambda: crosses(teach_on, first))
+
+
+def kept_targets(test):
+    plain = teachers.load_teacher('digits').targets(test)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):  # computed and kept; then read
+            keeps = teachers.load_teacher('digits')
+            keeps.folder = Path(folder)
+            got = keeps.targets(test)
+            assert got.device == plain.device == test.x.device, got.device
+            assert torch.equal(got, plain)
 
 
 def photographs(loss, how):
