@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from .errors import BadInput, need
 from .processes import barrier, progress_bar, world
-from .files import as_path, atomic, digest, read_json, reserve, write_sealed
-from .pixels import OnDisk
+from .files import as_path, atomic, digest, read_json, write_sealed
+from .pixels import OnDisk, room_on_disk
 from .reading import _images, _sizes, _taken, choose_size, read_files
 
 # %% ../nbs/00k_packs.ipynb #7795b6af
@@ -73,14 +73,7 @@ def _write_pack(files, what, folder, ask, size):
     to = choose_size(sizes, size)
     h, w = to or sizes[0][::-1]
     folder.mkdir()
-    reserve(folder / 'images.npy', len(files) * 3 * h * w)
-    x, names, bad, rows, grey = (
-        np.lib.format.open_memmap(folder / 'images.npy', 'w+', np.uint8, (len(files), 3, h, w)),
-        [],
-        {},
-        [],
-        True,
-    )
+    x, names, bad, rows, grey = (room_on_disk(folder / 'images.npy', np.uint8, (len(files), 3, h, w)), [], {}, [], True)
     todo = list(files)
     for at in progress_bar(range(0, len(todo), 512), desc=f'decoding {what}'):
         part = {n: files[n] for n in todo[at : at + 512]}
@@ -103,8 +96,7 @@ def _write_pack(files, what, folder, ask, size):
     x.flush()
     if grey:
         with atomic(folder / 'images.npy') as p:
-            reserve(p, len(files) * h * w)
-            one = np.lib.format.open_memmap(p, 'w+', np.uint8, (len(files), 1, h, w))
+            one = room_on_disk(p, np.uint8, (len(files), 1, h, w))
             for at in range(0, len(files), 512):
                 one[at : at + 512] = x[at : at + 512, :1]
     write_sealed(folder / 'images.json', dict(ask=ask, to=to, names=names, rows=rows, bad=bad))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from .errors import BadInput, need
 from .processes import barrier, gathered, progress_bar, world
-from .files import as_path, digest, locked, need_file, read_json, reserve, write_sealed
+from .files import as_path, digest, locked, need_file, read_json, write_sealed
+from .pixels import room_on_disk
 
 # %% ../nbs/00k_rows.ipynb #6696cb48
 BATCH = 512  # rows that a process computes together
@@ -87,10 +88,9 @@ def _room(file, n, k):
     "A file that is as long as all rows will need, mapped into memory."
     try:
         file.unlink(missing_ok=True)  # whoever still has it mapped keeps what is his
-        reserve(file, 4 * n * k + 128)  # and the head of the file
-        return np.lib.format.open_memmap(file, 'w+', np.float32, (n, k))
+        return room_on_disk(file, np.float32, (n, k))
     except OSError as e:
-        raise BadInput(f'{file}: cannot be written ({e.strerror or e}); it takes {4 * n * k / 2**30:.1f} GiB') from e
+        raise BadInput(f'{file}: cannot be written ({e.strerror or e}); it takes {4 * n * k / 2**20:,.1f} MiB') from e
 
 
 def _mapped(file, n, done, mode):
