@@ -6,7 +6,7 @@
 __all__ = ['data_root', 'from_torchvision', 'letters', 'alike', 'digits', 'load_images']
 
 # %% ../nbs/01_data.ipynb #fa4eec52
-import importlib, inspect, os, re
+import importlib, inspect, os
 from dataclasses import replace
 from pathlib import Path
 from PIL import Image
@@ -20,7 +20,7 @@ from .records import free_gib
 from .pixels import as_float, in_short
 from .images import from_arrays, same_classes, split
 from .reading import as_size, choose_size, decode, folder_files, from_files, zip_files
-from .tars import tar_files
+from .tars import PACKED, tar_files
 from .packs import pack
 
 # %% ../nbs/01_data.ipynb #da7a0007
@@ -204,7 +204,7 @@ def _own_files(
     if source in ('digits', 'letters') or _named_set(source):
         return str(source)
     path, ending = as_path(source, 'source'), Path(source).suffix[1:].lower()
-    ending = 'tar' if re.search(r'\.tar\.\w+$|\.t[gbx]z2?$', path.name) else ending  # which says how to unpack it
+    ending = 'tar' if PACKED.search(path.name) else ending  # which says how to unpack it
     if path.is_dir():
         both = f'a set of torchvision, and a folder here; for the folder say folder:{source}, for the set rename it'
         need(not _ambiguous(source), 'source', source, both)

@@ -74,7 +74,7 @@ def eval(
     t = teachers.find_teacher(teacher) if teacher else _teacher_of(d, Path(path).parent)
     right = f'there are no labels, and no teacher: nothing to measure by; name one with --teacher {_named_in(d)}'
     need(t or train.y is not None, 'teacher', None, right)
-    want = (d.manifest.get('teacher') or {}).get('hash')
+    want = _said_of_teacher(d).get('hash')
     right = f'is not the teacher that the set was made with ({_named_in(d)}, hash {want}); name that one'
     need(t is None or want in (None, t.hash()), 'teacher', teacher, right)
     _seen(t, train)
@@ -139,7 +139,7 @@ def _eval_labelled(d, train, test, folder, seeds, post_steps, out):
     ipc, method, file = len(d) // len(train.classes), d.manifest['method'], folder / 'classifier.safetensors'
     net = teachers.load_teacher(file) if file.exists() else None
     need(
-        net is None or net.hash() == (d.manifest.get('teacher') or {}).get('hash'),
+        net is None or net.hash() == _said_of_teacher(d).get('hash'),
         'path',
         file,
         'is not the network that this set was recovered from; remove it, and labels will be hard',
@@ -203,9 +203,14 @@ def _seen(t, train):
         )
 
 # %% ../nbs/47_eval_command.ipynb #5701f227
+def _said_of_teacher(d):
+    "What a set says of its teacher; nothing, if it had none."
+    return d.manifest.get('teacher') or {}
+
+
 def _teacher_of(d, folder):
     "The teacher that the set was made with, if it is at hand."
-    want = (d.manifest.get('teacher') or {}).get('hash')
+    want = _said_of_teacher(d).get('hash')
     for path in [*sorted(folder.glob('teacher*/teacher.safetensors')), 'digits']:
         t = teachers.load_teacher(path)
         if t.hash() == want:
@@ -214,7 +219,7 @@ def _teacher_of(d, folder):
 
 def _named_in(d):
     "What a set calls its teacher, if that is a network from elsewhere: as the flag --teacher takes it."
-    about = d.manifest.get('teacher') or {}
+    about = _said_of_teacher(d)
     named = [safe(about[k]) for k in ('net', 'weights') if about.get(k)] if about.get('loss') == 'foreign' else []
     return '@'.join(named) or 'PATH'
 
