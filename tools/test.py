@@ -19,9 +19,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from pathlib import Path
 
 import nbformat
@@ -30,6 +31,8 @@ from notebooks import NBS, ROOT, notebooks
 
 CHECK = re.compile(r'^\s*(?:with\s+)?(?:assert\b|test_\w+\(|expect_fail\()|;\s*(?:assert\b|test_\w+\()', re.M)
 SKIPPED, HALF_AN_HOUR = 77, 1800  # an exit code, seconds
+# Starting a process also reads the exit codes of all others, and of two threads that read a code at once one gets none.
+CODES = threading.Lock()
 ENV = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
 PRELOADED = [
     'torch',
@@ -113,12 +116,15 @@ def run_notebook(p, flags, env=()):
         said = Path(d) / 'said'
         server = multiprocessing.get_context('forkserver')
         process = server.Process(target=in_process, args=(p, flags, dict(env), said))
-        process.start()
-        process.join(HALF_AN_HOUR)
-        if process.is_alive():
-            process.kill()
-            return 'took more than half an hour'
-        return f'{said.read_text(errors="replace")}\nexit code {process.exitcode}' if process.exitcode else ''
+        with CODES:
+            process.start()
+        ended = connection.wait([process.sentinel], HALF_AN_HOUR)  # reads nothing
+        with CODES:
+            if not ended:
+                process.kill()
+                return 'took more than half an hour'
+            code = process.exitcode
+        return f'{said.read_text(errors="replace")}\nexit code {code}' if code else ''
 
 
 def notebook(p, flags):
