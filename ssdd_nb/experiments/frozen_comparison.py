@@ -123,7 +123,7 @@ def frozen_table(
     "Accuracy, mean ± std over seeds: a line for each method, a column for each encoder and number of images per class."
     rows, s = result['rows'], result['settings']
     columns = [(e, i) for e in s['encoders'] for i in s['ipc']]
-    head = ['method', *[f'{e}, IPC {i}' for e, i in columns], 'seconds']
+    head = ['method', *[f'{e}, IPC {i}' if i == s['ipc'][0] else f'IPC {i}' for e, i in columns], 'seconds']
     body = []
     for n in dict.fromkeys(r['method'] for r in rows):
         of = [pick(rows, 'accuracy', method=n, encoder=e, ipc=None if n == 'full' else i) for e, i in columns]

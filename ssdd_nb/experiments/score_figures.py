@@ -85,7 +85,8 @@ def curves(
         ax.errorbar(x, [np.mean(u) for u in v], std, **look)
 
     for n in names:
-        if any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n):
+        sized = any(r.get('budget', 0) is not None for r in result['rows'] if r['method'] == n)
+        if sized:
             bars(axs[0], a['budget'], [of(b, n) for b in parts.values()], n)
             took = [max(np.mean(of(b, n, key='seconds_set')), 0.01) for b in parts.values()]
             got = [of(b, n) for b in parts.values()]
@@ -95,11 +96,11 @@ def curves(
             for ax in (axs[0], axs[2]):
                 ax.axhline(np.mean(of(last, n)), color=colour(n), ls='--', lw=1.3, label=label(n))
         if probes:
-            bars(axs[1], [c[1] for c in probes], [of(last, n, c) for c in probes], n)
+            bars(axs[1], [c[1] for c in probes], [of(last, n, c) for c in probes], n, 'o-' if sized else 'o--')
     for ax, text in zip(
         axs,
         (
-            'synthetic images m',
+            'number of images m',
             f"fraction of labels (m = {a['budget'][-1]})",
             'seconds to make the set, at least 0.01' + ('\n(larger dots: more images)' if len(parts) > 1 else ''),
         ),
