@@ -103,11 +103,7 @@ def teacher_config(
         need_count(flag + 'steps', steps)
     small = {'tiny': None, **{f"tiny-{l.replace('_', '-')}": l for l in ssl_losses.LOSSES}}
     name = known(preset, (*small, 'barlow_twins', 'simclr', 'moco', 'supervised'), flag + 'preset')
-    cfg = (
-        teacher_training.tiny(images.x.shape[1], min(images.x.shape[2:]), small[name])
-        if name in small
-        else teacher_training.paper(name)
-    )
+    cfg = teacher_training.tiny_for(images, small[name]) if name in small else teacher_training.paper(name)
     return changed(cfg, steps=steps)
 
 # %% ../nbs/46b_flags.ipynb #e45cfd5f

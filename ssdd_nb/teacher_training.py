@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTO_VIEWS', 'MILD_VIEWS', 'GREY_VIEWS', 'MOCO_VIEWS', 'SUPERVISED_VIEWS', 'TINY', 'OF_RUN', 'TeacherConfig',
-           'paper', 'tiny', 'TeacherTask', 'train_teacher', 'teacher_settings']
+           'paper', 'tiny', 'tiny_for', 'TeacherTask', 'train_teacher', 'teacher_settings']
 
 # %% ../nbs/05b_teacher_training.ipynb #7f47bf4a
 from dataclasses import asdict, dataclass, fields, replace
@@ -119,8 +119,9 @@ def tiny(
     channels: int = 1,  # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
     side: int = 8,  # of the images
     loss: str | None = None,  # one of `LOSSES`; None: SimCLR for colour images from 24 pixels on, else Barlow Twins
+    n: int = 0,  # how many there are: with more than a thousand photographs training takes longer
 ) -> TeacherConfig:
-    """A teacher for a laptop: a small ResNet and up to a thousand steps.
+    """A teacher for a laptop: a small ResNet, and a thousand steps, or up to three thousand where photographs are many.
 
     For colour images from 24 pixels on, the features of Barlow Twins and SimCLR keep where things are.
     """
@@ -141,8 +142,17 @@ def tiny(
             lam_bt=0.01,
         )
     if photographs and loss in ('simclr', 'barlow_twins'):
-        return replace(cfg, loss=loss, temperature=0.2, grid=4, steps=1000, views=MILD_VIEWS)
+        steps = min(max(1000, n), 3000)  # of fewer than a thousand, more were not tried
+        return replace(cfg, loss=loss, temperature=0.2, grid=4, steps=steps, views=MILD_VIEWS)
     return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
+
+
+def tiny_for(
+    images: Images,  # to train on
+    loss: str | None = None,  # one of `LOSSES`; None: SimCLR for colour images from 24 pixels on, else Barlow Twins
+) -> TeacherConfig:
+    "`tiny`, for such images and so many: what `train_teacher` takes unless told otherwise."
+    return tiny(images.x.shape[1], min(images.x.shape[2:]), loss, len(images))
 
 
 TINY = dict(
@@ -231,7 +241,7 @@ class TeacherTask(Fit):
 # %% ../nbs/05b_teacher_training.ipynb #8f4b251e
 def train_teacher(
     images: Images,  # their labels are looked at by the loss `supervised` only
-    cfg: TeacherConfig | str | None = None,  # settings, or a loss; None: `tiny` for such images
+    cfg: TeacherConfig | str | None = None,  # settings, or a loss; None: `tiny_for` these images
     seed: int = 0,  # of weights, batches and views
     out: Path | None = None,  # folder for checkpoints, log, record and teacher.safetensors
     **kwargs,  # any field of `TeacherConfig`: `loss`, `steps`, …; for `run`: `show`, `precision`, …
@@ -261,7 +271,7 @@ def train_teacher(
 # %% ../nbs/05b_teacher_training.ipynb #c266631e
 def teacher_settings(
     images: Images,  # what the teacher is for
-    cfg: TeacherConfig | str | None,  # settings, or a loss; None: `tiny` for such images
+    cfg: TeacherConfig | str | None,  # settings, or a loss; None: `tiny_for` these images
     given: dict,  # fields of `TeacherConfig`, and options of `run`
 ) -> tuple:  # a `TeacherConfig`, and the options of `run`
     "What `train_teacher` was told, put together; raises `BadInput` with the nearest known name."
@@ -274,7 +284,7 @@ def teacher_settings(
     right = "must be a TeacherConfig, as tiny and paper give it, or a loss such as 'simclr'"
     need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), right)
     if cfg is None:
-        cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), chosen.pop('loss', None))
+        cfg = tiny_for(images, chosen.pop('loss', None))
     if chosen.get('epochs') and 'steps' not in chosen:
         chosen['steps'] = None  # or the preset's steps would count
     for k in chosen.keys() & {'widths', 'projector'}:

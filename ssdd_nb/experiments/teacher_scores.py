@@ -12,7 +12,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 from ..errors import need, need_count
 from ..images import Images
-from ..teacher_training import tiny, train_teacher
+from ..teacher_training import tiny_for, train_teacher
 from ..teachers import Teacher
 from ..worth import LEAST, worth
 from .measuring import data_settings, experiment
@@ -42,7 +42,7 @@ def _a_teacher(
 ) -> Teacher:
     "One of the study's teachers, trained or read."
     loss, share = _TEACHERS[name]
-    cfg = tiny(images.x.shape[1], min(images.x.shape[2:]), loss)
+    cfg = tiny_for(images, loss)
     cfg = replace(cfg, steps=max(1, round(share * (steps or cfg.steps))))
     return train_teacher(images, cfg, seed, out and Path(out) / f'{name.replace("/", "-")}-seed{seed}', show=show)
 
