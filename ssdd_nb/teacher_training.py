@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from .errors import known, need
+from .errors import known, need, need_count
 from .core import Batches, compiled, generator, place
 from .processes import all_sum, enough, world
 from .files import as_path
@@ -119,7 +119,7 @@ def tiny(
     channels: int = 1,  # 1: turns and shifts, as for digits; 3: crops and colours, as for photographs
     side: int = 8,  # of the images
     loss: str | None = None,  # one of `LOSSES`; None: SimCLR for colour images from 24 pixels on, else Barlow Twins
-    n: int = 0,  # how many there are: with more than a thousand photographs training takes longer
+    n: int = 0,  # how many there are, from 1,000 photographs on as many steps, up to 3,000; see `tiny_for`
 ) -> TeacherConfig:
     """A teacher for a laptop: a small ResNet, and a thousand steps, or up to three thousand where photographs are many.
 
@@ -142,7 +142,7 @@ def tiny(
             lam_bt=0.01,
         )
     if photographs and loss in ('simclr', 'barlow_twins'):
-        steps = min(max(1000, n), 3000)  # of fewer than a thousand, more were not tried
+        steps = min(max(1000, n), 3000)
         return replace(cfg, loss=loss, temperature=0.2, grid=4, steps=steps, views=MILD_VIEWS)
     return replace(cfg, loss=loss, **{'widths': (16, 32, 64), **TINY[loss]})
 
@@ -186,6 +186,11 @@ class TeacherTask(Fit):
             'a teacher compares images, so it needs at least 2 in a batch',
         )
         known(cfg.loss, LOSSES, 'loss'), known(cfg.optimiser, ('adam', 'sgd'), 'optimiser')
+        if cfg.steps is not None:
+            need_count('steps', cfg.steps)
+        else:
+            right = 'a number of passes over the images above 0, or give steps'
+            need(isinstance(cfg.epochs, (int, float)) and cfg.epochs > 0, 'epochs', cfg.epochs, right)
         need(cfg.loss != 'moco' or cfg.queue >= 1, 'queue', cfg.queue, 'MoCo needs at least 1 earlier key')
         need(
             cfg.loss not in ('swav', 'dino') or cfg.prototypes >= 2,
@@ -285,7 +290,7 @@ def teacher_settings(
     need(cfg is None or isinstance(cfg, TeacherConfig), 'cfg', in_short(cfg), right)
     if cfg is None:
         cfg = tiny_for(images, chosen.pop('loss', None))
-    if chosen.get('epochs') and 'steps' not in chosen:
+    if 'epochs' in chosen and 'steps' not in chosen:
         chosen['steps'] = None  # or the preset's steps would count
     for k in chosen.keys() & {'widths', 'projector'}:
         chosen[k] = chosen[k] and tuple(chosen[k])

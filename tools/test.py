@@ -120,11 +120,11 @@ def run_notebook(p, flags, env=()):
             process.start()
         ended = connection.wait([process.sentinel], HALF_AN_HOUR)  # reads nothing
         with CODES:
-            if not ended:
-                process.kill()
-                return 'took more than half an hour'
-            code = process.exitcode
-        return f'{said.read_text(errors="replace")}\nexit code {code}' if code else ''
+            code = process.exitcode if ended else process.kill()
+        text = said.read_text(errors='replace') if said.exists() else 'it ended before it began'
+        if not ended:
+            return f'{text}\ntook more than half an hour'
+        return f'{text}\nexit code {code}' if code else ''
 
 
 def notebook(p, flags):
