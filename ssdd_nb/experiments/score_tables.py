@@ -245,7 +245,10 @@ def how_text(
             '(a number: stored with the set; unlimited: new ones in each step; off: the set as it is)'
         )
     draws = 'one draw of them' if s['draws'] == 1 else f"the mean of {s['draws']} draws of them"
+    judged = {r.get('protocol', 'probe') for r in result['rows'] if r['accuracy'] is not None}  # none without labels
     for p in s.get('protocols', ['probe']):
+        if p not in judged:
+            continue
         lines.append(
             dict(
                 probe='probe: features frozen, logistic regression by L-BFGS in float64 with a ridge; '
